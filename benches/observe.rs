@@ -7,10 +7,10 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::Method;
 use northgate::base::clock::{Clock, Timestamp};
+use northgate::observe::access_log_entry::AccessLogEntry;
 use northgate::observe::log::{Log, Settings};
 use northgate::observe::log_format::Format;
 use northgate::observe::metrics::{AuthMethod, AuthResult, Metrics};
-use northgate::observe::record::AccessLogEntry;
 
 fn counting(criterion: &mut Criterion) {
     let metrics = Metrics::default();

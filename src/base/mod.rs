@@ -1,6 +1,6 @@
 //! Shared values without I/O (floor 0).
 
-pub mod accept;
+pub mod accept_header;
 pub mod body;
 pub mod clock;
 pub mod digest;
@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod http2_frames;
 pub mod idle_timeout;
 pub mod in_flight;
+pub mod inspected_stream;
 pub mod lock;
 pub mod log_limiter;
 pub mod media_type;
@@ -19,6 +20,5 @@ pub mod scopes;
 pub mod secret;
 pub mod single_flight;
 pub mod strict_json;
-pub mod tapped;
 pub mod watched_body;
 pub mod weak_map;

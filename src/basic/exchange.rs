@@ -32,7 +32,7 @@ use crate::password::{
     pad_response_time,
 };
 use crate::token::lifetime::{ends_at, is_due};
-use crate::token::received::{bearer, payload, received_principal};
+use crate::token::received_tokens::{bearer, payload, received_principal};
 use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, RevocationEvent, RevocationList, TokenError, Verifier};
 

@@ -15,11 +15,10 @@ mod de;
 mod effective;
 mod effective_issuer;
 mod effective_limits;
-mod env;
 pub mod fault;
 mod file;
 mod not_implemented;
-pub mod own;
+pub mod own_path_hosts;
 mod patterns;
 mod redact;
 pub mod reserved_headers;
@@ -28,7 +27,8 @@ pub mod route;
 pub mod server;
 mod static_response;
 mod suggestion;
-mod variables;
+mod variable_expansion;
+mod variable_syntax;
 mod yaml;
 mod yaml_writer;
 
@@ -43,12 +43,12 @@ use http::HeaderName;
 
 pub(crate) use self::de::units::format_duration;
 pub use auth::{Auth, AuthMethod, Credential, TokenBinding};
-pub use env::{Environment, NotUnicode};
 pub use fault::{Code, Fault, Faults, Format, Position};
 pub(crate) use redact::shown;
 pub use route::{Action, Route};
 pub use server::{Admin, Listener, Metrics, Server};
 pub use static_response::StaticResponse;
+pub use variable_expansion::{Environment, NotUnicode};
 
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -166,7 +166,7 @@ pub fn load_text(
         return Err(Faults::new(name.to_owned(), lines, faults));
     };
     let masked = redact::tree::without_secrets(text, &root);
-    env::expand(&mut root, environment, &mut faults);
+    variable_expansion::expand(&mut root, environment, &mut faults);
     let file: Option<file::File> = deserializer::deserialize(&root, &mut faults);
     let surroundings = check::CheckContext { directory, environment, now };
     let config = file.map(|file| check::check(&file, hash(text), surroundings, &mut faults));

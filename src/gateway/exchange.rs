@@ -42,8 +42,8 @@ use crate::base::grpc::{self, Variant};
 use crate::base::raw_target;
 use crate::base::watched_body::Watched;
 use crate::limit::{LimitState, Now};
+use crate::observe::access_log_entry::AccessLogEntry;
 use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
-use crate::observe::record::AccessLogEntry;
 use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
 

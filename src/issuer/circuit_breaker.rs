@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::purpose::{Input, Purpose};
+use super::call_purpose::{Input, Purpose};
 
 /// The circuit breakers of one authorization server.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 use crate::base::lock::IgnorePoison;
 use std::sync::{Mutex, MutexGuard};
 
-use super::purpose::Class;
+use super::call_purpose::Class;
 
 /// The limit of concurrent calls.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 use super::token_response::Tokens;
 use core::time::Duration;
 
+use super::call_purpose::{Input, Purpose};
 use super::calls::Inner;
 use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::http_client::{CallError, Post};
-use super::purpose::{Input, Purpose};
 use super::resource_indicator::ResourceIndicator;
 use super::settings::Client;
 use super::token_response::{GrantOutcome, parse};

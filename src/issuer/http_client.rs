@@ -9,8 +9,8 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use url::Url;
 
+use super::call_purpose::{Class, Purpose};
 use super::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
-use super::purpose::{Class, Purpose};
 use super::settings::{ClientAuth, Settings};
 use super::unavailable::Unavailable;
 use crate::base::clock::Clock;

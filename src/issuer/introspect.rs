@@ -4,7 +4,7 @@
 //! causes, and errors of the server. The `token` room decides whether an
 //! active token is accepted, and for how long a response is cached.
 
-use super::own_token::OwnToken;
+use super::introspection_token::IntrospectionToken;
 use std::borrow::Cow;
 
 use http::header::AUTHORIZATION;
@@ -12,12 +12,12 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::call_purpose::{Input, Purpose};
 use super::calls::Inner;
 use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::grant::{Grant, GrantError, TokenRequest};
 use super::http_client::{CallError, Post, Response};
-use super::purpose::{Input, Purpose};
 use super::settings::{Client, IntrospectionAuthorization, SignedAnswer};
 use super::signing_key::SigningFailed;
 use super::unavailable::Unavailable;
@@ -187,7 +187,7 @@ impl Inner {
         let lifetime = tokens.expires_in.unwrap_or(DEFAULT_TOKEN_LIFETIME);
         let renew_at = tokens.received.plus(lifetime * 4 / 5);
         let token = tokens.access_token.clone();
-        *own = Some(OwnToken { token: token.clone(), renew_at });
+        *own = Some(IntrospectionToken { token: token.clone(), renew_at });
         Ok(token)
     }
 }

@@ -6,25 +6,25 @@
 //! *means*.
 
 pub mod algorithm;
+mod call_purpose;
 mod calls;
 mod circuit_breaker;
 mod client_auth;
 mod concurrency;
+#[cfg(test)]
+mod failure_isolation;
 mod freshness;
 pub mod grant;
 mod http_client;
 pub mod introspect;
-#[cfg(test)]
-mod isolation;
+mod introspection_token;
 pub mod jwk;
 pub mod jwks;
 mod jwks_cache;
 mod jwks_storage;
 mod key_strength;
 pub mod metadata;
-mod own_token;
 mod par;
-mod purpose;
 mod resource_indicator;
 mod revocation;
 pub mod settings;
@@ -63,7 +63,7 @@ pub use settings::{
 };
 pub use unavailable::Unavailable;
 
-use self::own_token::Introspector;
+use self::introspection_token::Introspector;
 use circuit_breaker::CircuitBreakers;
 use grant::TokenRequest;
 use http_client::IssuerClient;

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use http::StatusCode;
 use serde_json::Value;
 
+use super::call_purpose::{Input, Purpose};
 use super::calls::Inner;
 use super::client_auth::Form;
-use super::purpose::{Input, Purpose};
 use super::settings::{Client, ClientAuth};
 use super::unavailable::Unavailable;
 use crate::base::strict_json;

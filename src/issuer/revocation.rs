@@ -3,10 +3,10 @@
 
 use url::Url;
 
+use super::call_purpose::{Input, Purpose};
 use super::calls::Inner;
 use super::client_auth::Form;
 use super::http_client::{CallError, Post, Response};
-use super::purpose::{Input, Purpose};
 use super::settings::Client;
 use super::unavailable::Unavailable;
 use crate::base::secret::Secret;

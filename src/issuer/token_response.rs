@@ -10,8 +10,8 @@ use http::StatusCode;
 use http::header::WWW_AUTHENTICATE;
 use serde_json::{Map, Value};
 
+use super::call_purpose::Purpose;
 use super::http_client::{Response, plain};
-use super::purpose::Purpose;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::base::strict_json;

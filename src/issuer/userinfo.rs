@@ -3,8 +3,8 @@
 use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
+use super::call_purpose::Purpose;
 use super::calls::Inner;
-use super::purpose::Purpose;
 use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
 use crate::base::strict_json;

@@ -20,10 +20,10 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::base::clock::Clock;
 
-use super::event::EventFormatter;
-use super::library_lines::LibraryLines;
+use super::access_log_entry::{AccessLogEntry, Redact};
+use super::event_format::EventFormatter;
+use super::library_log_limit::LibraryLogLimit;
 use super::metrics::Metrics;
-use super::record::{AccessLogEntry, Redact};
 use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
 
 /// Settings of logging.
@@ -183,7 +183,7 @@ impl Log {
         let (level, handle) = reload::Layer::new(level);
         let in_force = Arc::new(CurrentFilter::new(settings.format.unwrap_or(format)));
         let suppressed = Arc::<AtomicU64>::default();
-        let libraries = LibraryLines::new(clock.clone(), Arc::clone(&suppressed));
+        let libraries = LibraryLogLimit::new(clock.clone(), Arc::clone(&suppressed));
         let events = tracing_subscriber::fmt::layer()
             .event_format(EventFormatter { clock, format: Arc::clone(&in_force), suppressed })
             .with_writer(writer.lines().clone());

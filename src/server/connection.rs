@@ -39,8 +39,8 @@ use super::listener::{CurrentListener, Listener};
 use super::{catch_panic, http1, proxy_protocol};
 use crate::base::body::{self, Body};
 use crate::base::grpc;
+use crate::base::inspected_stream::InspectedStream;
 use crate::base::raw_target::BadTarget;
-use crate::base::tapped::Tapped;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Rejection};
@@ -176,8 +176,8 @@ impl Connection<'_> {
             .initial_connection_window_size(windows.connection);
         let service = self.service(Rc::new(peer), executor);
         let gateway = self.gateway.clone();
-        let tap = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
-        let stream = RawTargets::new(Tapped { stream, tap });
+        let inspector = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
+        let stream = RawTargets::new(InspectedStream { stream, inspector });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         // A connection error was counted when the client was notified.

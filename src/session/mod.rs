@@ -41,7 +41,7 @@ pub use self::cookies::csrf::HEADER as CSRF_HEADER;
 pub(crate) use self::cookies::csrf::token_cookie_may_be_used;
 pub use self::cookies::deferred_cookies::DeferredCookies;
 pub use self::logout::session_watch::SessionWatch;
-pub use self::refresh::events::MalformedEvent;
+pub use self::refresh::refresh_events::MalformedEvent;
 pub use self::registry::RefreshEvents;
 pub use authenticate::{Reason, SessionError, SessionHandle, SessionUser};
 pub use registry::SessionRegistry;
@@ -55,7 +55,7 @@ use self::login::login_cookies::LoginCookies;
 use self::logout::token_revocation::TokenRevoker;
 use self::pages::Pages;
 use self::refresh::refresher::TokenRefresher;
-use self::store::loaded::LoadedSession;
+use self::store::loaded_session::LoadedSession;
 use self::store::redis::SharedSessions;
 use self::store::storage::{
     PresentedCookies, SessionStorage, StoredSession, session_associated_data,

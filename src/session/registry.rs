@@ -9,12 +9,12 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::cookies::seal::KeyRing;
+use super::login::issuer_observations::IssuerObservations;
 use super::login::kept_forms::KeptForms;
-use super::login::login_times::LoginTimes;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::session_watch::SessionWatchers;
-use super::refresh::events::{self, MalformedEvent};
-use super::refresh::results::RefreshResults;
+use super::refresh::refresh_events::{self, MalformedEvent};
+use super::refresh::refresh_results::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
 use super::store::redis::SharedSessions;
 use super::store::server_side::{MemoryStore as Visits, Store};
@@ -85,7 +85,7 @@ impl SessionRegistry {
                 results: Arc::new(RefreshResults::new(control.clone(), self.under_way.clone())),
                 ended: Arc::new(EndedSessions::new(self.revocations.clone())),
                 watchers: Arc::default(),
-                logins: LoginTimes::new(),
+                logins: IssuerObservations::new(),
                 forms: KeptForms::new(),
                 sessions: OnceLock::new(),
             });
@@ -119,7 +119,7 @@ pub(super) struct EndedState {
     pub(super) ended: Arc<EndedSessions>,
     pub(super) watchers: Arc<SessionWatchers>,
     /// Data about the issuer learned from logins.
-    pub(super) logins: LoginTimes,
+    pub(super) logins: IssuerObservations,
     /// Forms whose users have to log in again.
     pub(super) forms: KeptForms,
     sessions: OnceLock<Arc<Visits>>,
@@ -216,7 +216,7 @@ impl RefreshEvents {
 
     /// Returns the key of the stream of refreshes.
     pub fn key(redis: &Redis) -> String {
-        events::stream_key(redis)
+        refresh_events::stream_key(redis)
     }
 
     /// Applies an entry of that stream.
@@ -225,7 +225,7 @@ impl RefreshEvents {
     ///
     /// [`MalformedEvent`] if the entry is not one that the gateway writes.
     pub fn apply(&self, fields: &[Vec<u8>]) -> Result<(), MalformedEvent> {
-        let (name, ends) = events::read(fields).ok_or(MalformedEvent)?;
+        let (name, ends) = refresh_events::read(fields).ok_or(MalformedEvent)?;
         for retained in self.0.values() {
             retained.watchers.renew(name, ends);
             retained.results.apply_event(name, ends);

@@ -7,7 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::base::accept;
+use crate::base::accept_header;
 use crate::base::body::Body;
 
 /// Returns an HTML page with its content security policy.
@@ -81,7 +81,7 @@ pub(super) fn with_cookies(
 
 /// Whether the client accepts pages: `Accept` names `text/html`.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
-    accept::names_html(headers)
+    accept_header::names_html(headers)
 }
 
 /// Returns a response with `Cache-Control: no-store`.

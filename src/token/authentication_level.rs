@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use crate::base::scopes::Scopes;
     use crate::base::secret::Secret;
-    use crate::token::received::received_principal;
+    use crate::token::received_tokens::received_principal;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 

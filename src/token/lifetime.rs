@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::received::payload;
+use super::received_tokens::payload;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;

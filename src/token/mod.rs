@@ -19,7 +19,7 @@ pub mod jwt;
 pub(crate) mod lifetime;
 mod opaque;
 pub mod principal;
-pub(crate) mod received;
+pub(crate) mod received_tokens;
 pub mod revocation;
 mod token_digests;
 pub mod validation;

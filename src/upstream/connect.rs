@@ -19,7 +19,7 @@ use super::endpoint::{Dial, Endpoint, EndpointPermit};
 use super::handshake_error;
 use super::tls_connectors::{HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
-use crate::base::tapped::Tapped;
+use crate::base::inspected_stream::InspectedStream;
 
 /// A failure to connect, with its cause for the log.
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ async fn open(endpoint: &Endpoint, offer: Offer) -> Result<Stream, ConnectError>
         None => Ok(Stream::Tcp(tcp)),
         Some((connectors, name)) => {
             let connector = connectors.offering(offer);
-            let records = Tapped { stream: tcp, tap: TlsRecordTracker::default() };
+            let records = InspectedStream { stream: tcp, inspector: TlsRecordTracker::default() };
             let tls = connector.connect(name.clone(), records).await.map_err(|error| {
                 let cause = handshake_error::cause(&error).into();
                 ConnectError { failure: UpstreamError::Tls, cause }
@@ -207,7 +207,7 @@ const KEEP_ALIVE_RETRIES: u32 = 4;
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-    Tls(Box<TlsStream<Tapped<TcpStream, TlsRecordTracker>>>),
+    Tls(Box<TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>>),
 }
 
 impl Stream {
@@ -236,8 +236,8 @@ impl Stream {
 }
 
 /// Checks the same above TLS. Messages for the session alone, such as a session ticket (RFC 8446 §4.6), are allowed.
-fn is_quiet(tls: &mut TlsStream<Tapped<TcpStream, TlsRecordTracker>>) -> bool {
-    let (Tapped { stream, tap: records }, session) = tls.get_mut();
+fn is_quiet(tls: &mut TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>) -> bool {
+    let (InspectedStream { stream, inspector: records }, session) = tls.get_mut();
     let mut room = [0; 512];
     for _ in 0..MAX_READS {
         let is_empty = session

@@ -13,9 +13,8 @@ mod attempt;
 mod attempts;
 mod circuit_breaker;
 mod connect;
+mod connection_gauges;
 mod connection_pool;
-mod counted;
-mod endless;
 mod endpoint;
 mod endpoint_set;
 mod error;
@@ -26,6 +25,7 @@ mod health_check;
 mod http1;
 mod http2;
 mod load_balancer;
+mod long_lived_response;
 mod maintenance;
 mod pooled_body;
 mod registry;
@@ -36,7 +36,7 @@ mod send_options;
 mod settings;
 mod tls_connectors;
 mod tls_records;
-mod unbegun;
+mod unbegun_requests;
 
 use core::fmt;
 use core::sync::atomic::AtomicUsize;
@@ -73,8 +73,8 @@ pub use self::settings::{
     Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
 use self::tls_connectors::TlsParts;
-pub use self::unbegun::UnbegunPermit;
-use self::unbegun::UnbegunRequests;
+pub use self::unbegun_requests::UnbegunPermit;
+use self::unbegun_requests::UnbegunRequests;
 use crate::base::clock::Clock;
 use crate::observe::metrics::{Metrics, UpstreamMetrics};
 use crate::tls::TlsError;

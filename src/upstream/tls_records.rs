@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::base::tapped::Tap;
+use crate::base::inspected_stream::Inspector;
 
 /// The position of a stream within its records.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl TlsRecordTracker {
     }
 }
 
-impl Tap for TlsRecordTracker {
+impl Inspector for TlsRecordTracker {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.advance(bytes);
         Ok(())

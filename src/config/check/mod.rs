@@ -22,6 +22,7 @@ mod metering;
 mod plans;
 mod redis;
 mod resilience;
+mod response_cost;
 mod route_conflicts;
 mod routes;
 mod secrets;
@@ -30,10 +31,9 @@ mod session_login;
 mod sessions;
 mod token_rules;
 mod token_source;
-mod told_cost;
 mod unreachable_rules;
+mod unsatisfiable_rules;
 mod upstreams;
-mod void_settings;
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -44,12 +44,12 @@ use super::Config;
 use super::de::field::{Field, LOOK_AT_THE_VARIABLE, Map, Spanned};
 use super::de::units;
 use super::de::units::InvalidValue;
-use super::env::Environment;
 use super::fault::{Code, Fault, Position};
 use super::file::File;
 use super::file::value::Value;
 use super::redact;
 use super::suggestion;
+use super::variable_expansion::Environment;
 use crate::base::clock::Timestamp;
 
 /// The inputs of checking besides the file itself.

@@ -13,7 +13,7 @@ use crate::base::secret::Secret;
 use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
 use crate::config::file::value::{self, KeywordOr, SecretSource};
-use crate::config::variables;
+use crate::config::variable_syntax;
 use crate::disk::directory::{Refused, Use};
 use crate::disk::{Directory, OpenError, Permissions, own_account};
 use crate::tls;
@@ -24,7 +24,7 @@ impl Check<'_> {
         let secret = match &source.value {
             KeywordOr::Scalar(literal) => {
                 // The value of a variable is not in the file, unless it is the variable's default.
-                if source.raw.as_ref().is_none_or(|raw| !variables::is_names_only(raw)) {
+                if source.raw.as_ref().is_none_or(|raw| !variable_syntax::is_names_only(raw)) {
                     self.fault(
                         Code::C107,
                         source.at,
@@ -74,7 +74,7 @@ impl Check<'_> {
             return None;
         }
         // A text that had variables is final: what looks like one was escaped.
-        if source.raw.is_none() && variables::holds_a_variable(secret.expose()) {
+        if source.raw.is_none() && variable_syntax::holds_a_variable(secret.expose()) {
             self.fault(
                 Code::C103,
                 source.at,

@@ -16,7 +16,7 @@ use crate::config::de::field::{Field, ListOrNone, Spanned};
 use crate::config::de::units::{FromScalar, InvalidValue};
 use crate::config::fault::{Code, Position};
 use crate::config::file::{File, sessions as file};
-use crate::config::own;
+use crate::config::own_path_hosts;
 use crate::config::patterns;
 use crate::config::route::{HostPattern, PathPattern, Route};
 use crate::limit::{self, KeyPart};
@@ -430,11 +430,12 @@ impl Check<'_> {
         let mut taken: Vec<(String, &str, Rc<Hosts>)> = Vec::new();
         for (name, keys) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
             let settings = sessions.get(name.value.as_str());
-            let hosts = settings.map_or_else(|| vec![None], |session| own::hosts(session, routes));
+            let hosts = settings
+                .map_or_else(|| vec![None], |session| own_path_hosts::hosts(session, routes));
             let hosts = Rc::new(hosts);
             for own in own_paths(name, keys) {
                 let same = |(path, _, others): &&(String, &str, Rc<Hosts>)| {
-                    *path == own.path && own::overlap(others, &hosts)
+                    *path == own.path && own_path_hosts::overlap(others, &hosts)
                 };
                 if let Some((_, other, _)) = taken.iter().find(same) {
                     let message = format!("{} is session `{other}`'s already", own.shown);
@@ -498,7 +499,7 @@ fn route_at<'r>(routes: &'r [Route], hosts: &[Option<HostPattern>], path: &str) 
     let here = |route: &&Route| {
         let its: Vec<_> = route.hosts.iter().cloned().map(Some).collect();
         route.paths.contains(&wanted)
-            && own::overlap(if its.is_empty() { &[None] } else { &its }, hosts)
+            && own_path_hosts::overlap(if its.is_empty() { &[None] } else { &its }, hosts)
     };
     routes.iter().find(here).map(|route| &*route.id)
 }

@@ -8,7 +8,7 @@
 use crate::base::secret::HIDDEN;
 
 use super::suggestion;
-use super::variables::is_names_only;
+use super::variable_syntax::is_names_only;
 
 /// The parts of a key's value that may be shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

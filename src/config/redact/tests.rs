@@ -5,8 +5,8 @@ use std::path::Path;
 use super::tree::*;
 use super::*;
 use crate::base::clock::Timestamp;
-use crate::config::env::Environment;
 use crate::config::fault::{Faults, Format, Line, Position};
+use crate::config::variable_expansion::Environment;
 use crate::config::yaml::Kind;
 use crate::config::{load_text, yaml};
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Secrecy, gives_a_secret_away, is_secret, names_a_secret};
 use crate::base::secret::HIDDEN;
 use crate::config::fault::{self, Fault, Line, Position};
-use crate::config::variables::is_names_only;
+use crate::config::variable_syntax::is_names_only;
 use crate::config::yaml::{Kind, Node};
 
 /// The length in bytes below which a text is too short to be a secret.

@@ -25,7 +25,6 @@ mod jwt;
 mod keys;
 mod logout;
 mod metadata;
-mod mint;
 mod pages;
 mod par;
 mod paths;
@@ -36,6 +35,7 @@ mod routes;
 mod store;
 mod token;
 mod token_factory;
+mod trial_tokens;
 mod userinfo;
 mod users;
 
@@ -50,7 +50,7 @@ pub use super::http_server::StartError;
 pub use clients::{Authentication, Client, GrantType, TokenFormat};
 pub use config::{API, DevIssuerConfig, Resource};
 pub use keys::Algorithm;
-pub use mint::{Mint, MintError};
+pub use trial_tokens::{Mint, MintError};
 pub use users::User;
 
 use self::browser_sessions::BrowserSessions;

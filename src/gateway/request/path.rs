@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use super::bad_path::BadPath;
+use super::path_error::PathError;
 use crate::base::raw_target::{self, escape};
 
 /// Whether a path has one reading and is written in canonical form. One pass over the bytes.
@@ -32,8 +32,8 @@ pub(crate) fn is_plain(path: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`BadPath::Malformed`] as for [`read`], except for climbs above the root.
-pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
+/// [`PathError::Malformed`] as for [`read`], except for climbs above the root.
+pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, PathError> {
     if path.bytes().all(|byte| byte == b'/' || is_plain_byte(byte)) {
         return Ok(Cow::Borrowed(path));
     }
@@ -45,19 +45,19 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, BadPath> {
             b'%' => {
                 let (high, low) = (hex(bytes.next())?, hex(bytes.next())?);
                 match high << 4 | low {
-                    0x00..=0x1f | 0x7f => return Err(BadPath::Malformed),
+                    0x00..=0x1f | 0x7f => return Err(PathError::Malformed),
                     plain if is_unreserved(plain) => out.push(char::from(plain)),
                     other => escape(&mut out, other),
                 }
             }
-            b'#' | b'?' | 0x00..=0x20 | 0x7f => return Err(BadPath::Malformed),
+            b'#' | b'?' | 0x00..=0x20 | 0x7f => return Err(PathError::Malformed),
             b'/' | b'\\' => out.push(char::from(byte)),
             plain if is_plain_byte(plain) => out.push(char::from(plain)),
             other => escape(&mut out, other),
         }
     }
     if is_overlong(&out) {
-        return Err(BadPath::Malformed);
+        return Err(PathError::Malformed);
     }
     Ok(Cow::Owned(out))
 }
@@ -71,9 +71,9 @@ pub(crate) const fn is_delimiter(byte: u8) -> bool {
 ///
 /// # Errors
 ///
-/// [`BadPath::Malformed`] for a climb above the root.
-pub(crate) fn resolve(path: &str) -> Result<Cow<'_, str>, BadPath> {
-    let Some(segments) = path.strip_prefix('/') else { return Err(BadPath::Malformed) };
+/// [`PathError::Malformed`] for a climb above the root.
+pub(crate) fn resolve(path: &str) -> Result<Cow<'_, str>, PathError> {
+    let Some(segments) = path.strip_prefix('/') else { return Err(PathError::Malformed) };
     if !segments.split('/').any(|segment| dots(segment).is_some()) {
         return Ok(Cow::Borrowed(path));
     }
@@ -87,7 +87,7 @@ pub(crate) fn resolve(path: &str) -> Result<Cow<'_, str>, BadPath> {
             }
             Some(Dots::Current) => {}
             Some(Dots::Parent) => {
-                output.pop().ok_or(BadPath::Malformed)?;
+                output.pop().ok_or(PathError::Malformed)?;
             }
         }
         if segments.peek().is_none() {
@@ -135,9 +135,9 @@ fn is_overlong(canonical: &str) -> bool {
     memchr::memchr_iter(b'%', path).any(|at| overlong(path.get(at..).unwrap_or_default()))
 }
 
-fn hex(digit: Option<u8>) -> Result<u8, BadPath> {
+fn hex(digit: Option<u8>) -> Result<u8, PathError> {
     let digit = digit.and_then(|digit| char::from(digit).to_digit(16));
-    digit.map(|digit| digit as u8).ok_or(BadPath::Malformed)
+    digit.map(|digit| digit as u8).ok_or(PathError::Malformed)
 }
 
 const fn is_unreserved(byte: u8) -> bool {
@@ -255,7 +255,7 @@ mod tests {
             "*",
             "/\u{7f}",
         ] {
-            assert_eq!(read(path), Err(BadPath::Malformed), "{path:?}");
+            assert_eq!(read(path), Err(PathError::Malformed), "{path:?}");
         }
     }
 

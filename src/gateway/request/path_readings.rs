@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::bad_path::BadPath;
 use super::path;
+use super::path_error::PathError;
 
 /// Readings of one path that the gateway compares; a path with more is refused.
 pub(crate) const MAX_READINGS: usize = 64;
@@ -28,8 +28,8 @@ impl PathReadings {
     ///
     /// # Errors
     ///
-    /// [`BadPath::Malformed`] if a reading climbs above the root, [`BadPath::TooManyReadings`] beyond the bounds.
-    pub(crate) fn of(as_sent: String) -> Result<Self, BadPath> {
+    /// [`PathError::Malformed`] if a reading climbs above the root, [`PathError::TooManyReadings`] beyond the bounds.
+    pub(crate) fn of(as_sent: String) -> Result<Self, PathError> {
         let mut found = Discovered { bytes: as_sent.len(), readings: vec![as_sent] };
         found.collect(&STEPS[..AS_REFERENCE])?;
         let mut forwarded = path::resolve(&found.readings[0])?.into_owned();
@@ -84,7 +84,7 @@ struct Discovered {
 
 impl Discovered {
     /// Applies `steps` to every reading, including those that `steps` produce.
-    fn collect(&mut self, steps: &[Transformation]) -> Result<(), BadPath> {
+    fn collect(&mut self, steps: &[Transformation]) -> Result<(), PathError> {
         let mut next = 0;
         while next < self.readings.len() {
             for step in steps {
@@ -94,7 +94,7 @@ impl Discovered {
                 }
                 self.bytes += reading.len();
                 if self.readings.len() == MAX_READINGS || self.bytes > MAX_READING_BYTES {
-                    return Err(BadPath::TooManyReadings);
+                    return Err(PathError::TooManyReadings);
                 }
                 self.readings.push(reading);
             }
@@ -125,7 +125,7 @@ fn as_matched(reading: &mut String) {
 }
 
 /// One transformation that an upstream may apply to a path; borrowed if it changes nothing.
-type Transformation = fn(&str) -> Result<Cow<'_, str>, BadPath>;
+type Transformation = fn(&str) -> Result<Cow<'_, str>, PathError>;
 
 const STEPS: [Transformation; 7] = [
     path::resolve,
@@ -191,7 +191,7 @@ fn without_parameters(path: &str) -> String {
 
 /// Returns the path after a leading `//host`, as a URL parser derives it that takes `//host/a` for a reference.
 #[expect(clippy::unnecessary_wraps, reason = "one of the steps, which may fail")]
-fn without_authority(path: &str) -> Result<Cow<'_, str>, BadPath> {
+fn without_authority(path: &str) -> Result<Cow<'_, str>, PathError> {
     if !path.starts_with("//") {
         return Ok(Cow::Borrowed(path));
     }
@@ -213,10 +213,10 @@ pub(crate) struct Path<'a> {
 ///
 /// # Errors
 ///
-/// [`BadPath::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
-/// escape, and a path that climbs above the root in any reading. [`BadPath::TooManyReadings`] for one with more than
+/// [`PathError::Malformed`] for a control character, raw or escaped, a raw space, `#` or `?`, a malformed or overlong
+/// escape, and a path that climbs above the root in any reading. [`PathError::TooManyReadings`] for one with more than
 /// [`MAX_READINGS`].
-pub(crate) fn read(text: &str) -> Result<Path<'_>, BadPath> {
+pub(crate) fn read(text: &str) -> Result<Path<'_>, PathError> {
     if path::is_plain(text) {
         return Ok(Path { written: Cow::Borrowed(text), readings: PathReadings::default() });
     }
@@ -273,9 +273,9 @@ mod tests {
         assert!(read(&long).is_ok());
         let twisted = "/a//../b;/..%2f%5c..;x//c\\..%2f;%3b/d//..;".repeat(8);
         let twisted = format!("/{}{twisted}", "a/b/c/d/e/f/g/h/".repeat(40));
-        assert_eq!(read(&twisted).map(|_| ()), Err(BadPath::TooManyReadings));
+        assert_eq!(read(&twisted).map(|_| ()), Err(PathError::TooManyReadings));
         let heavy = format!("/{}", "a%2fb%3b{{{{//".repeat(4600));
-        assert_eq!(read(&heavy).map(|_| ()), Err(BadPath::TooManyReadings));
+        assert_eq!(read(&heavy).map(|_| ()), Err(PathError::TooManyReadings));
     }
 
     fn all(path: &str) -> Vec<String> {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::error_page::{self, ErrorPage};
 use super::grpc_refusal;
 use super::rejection::{Challenge, Rejection};
-use crate::base::accept;
+use crate::base::accept_header;
 use crate::base::body::Body;
 use crate::base::grpc::Variant;
 use crate::session::{LoginRedirect, user_agent};
@@ -71,7 +71,7 @@ impl ResponseFormat {
             return Self::Grpc(variant);
         }
         // A script reads it, even if it has asked for a page to show.
-        if accept::prefers_html(headers) && !user_agent::is_script(headers) {
+        if accept_header::prefers_html(headers) && !user_agent::is_script(headers) {
             Self::Page
         } else {
             Self::ProblemJson

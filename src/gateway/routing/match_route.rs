@@ -13,7 +13,7 @@ use super::route::{Fields, Router};
 use crate::gateway::Rejection;
 use crate::gateway::policy::cors;
 use crate::gateway::proxy::rewrite;
-use crate::gateway::request::bad_path::BadPath;
+use crate::gateway::request::path_error::PathError;
 use crate::gateway::request::path_readings::{self, PathReadings};
 
 /// Resolves the dot segments of a target's path, and lists the readings of the path.
@@ -27,8 +27,8 @@ pub(crate) fn read_path(target: &mut Uri) -> Result<PathReadings, Rejection> {
     let pathless = target.query().is_some()
         && !target.path_and_query().is_some_and(|target| target.as_str().starts_with('/'));
     let path = path_readings::read(target.path()).map_err(|bad| match bad {
-        BadPath::Malformed => Rejection::BadRequest,
-        BadPath::TooManyReadings => Rejection::AmbiguousPath,
+        PathError::Malformed => Rejection::BadRequest,
+        PathError::TooManyReadings => Rejection::AmbiguousPath,
     })?;
     let readings = path.readings;
     if let Cow::Owned(written) = path.written {

@@ -13,7 +13,7 @@ use http::Method;
 use super::action::Action;
 use super::route::CompiledRoute;
 use crate::config::route::{HostPattern, PathPattern, Segment};
-use crate::config::{Auth, Config, Route, own};
+use crate::config::{Auth, Config, Route, own_path_hosts};
 use crate::gateway::proxy::identity_token::JWKS_PATH;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::well_known::protected_resource::ProtectedResources;
@@ -77,7 +77,7 @@ fn of_session<R>(
     session: &session::Settings,
     route: &Arc<R>,
 ) -> impl Iterator<Item = CompiledRoute<R>> {
-    let hosts = own::hosts(session, &config.routes);
+    let hosts = own_path_hosts::hosts(session, &config.routes);
     let everywhere = hosts.contains(&None);
     let others = || config.sessions.values().filter(|other| other.name != session.name);
     let contested = |path: &str| others().any(|other| other.own_paths().any(|own| own == path));

@@ -14,26 +14,26 @@
 //! | `store_state`, `store_time`, `epoch`, `hub` | its availability, its clock, and the task that talks to it |
 
 mod backend;
-mod epoch;
-mod hub;
 mod lease;
 mod lease_table;
+mod pending_request;
 mod protocol;
 mod redis_backend;
 mod shared_limit;
+mod store_epoch;
 mod store_state;
+mod store_task;
 mod store_time;
-mod ticket;
 
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::epoch::{from_epoch_nanos, to_epoch_nanos};
-pub use self::hub::LimitStore;
 pub(super) use self::lease::Lease;
 pub(super) use self::lease_table::LeaseSlot;
+pub(super) use self::pending_request::{StoreAnswer, Ticket, TicketRequest, ask};
 pub(super) use self::protocol::Shape;
 pub(super) use self::shared_limit::{FirstAnswer, SharedLimit};
-pub(super) use self::ticket::{StoreAnswer, Ticket, TicketRequest, ask};
+pub(super) use self::store_epoch::{from_epoch_nanos, to_epoch_nanos};
+pub use self::store_task::LimitStore;

@@ -5,8 +5,8 @@ use std::sync::{Arc, LazyLock};
 use tokio::sync::watch;
 
 use super::backend::{Backend, Call, StoreFailure};
-use super::epoch::from_epoch_nanos;
 use super::protocol::{Message, Response};
+use super::store_epoch::from_epoch_nanos;
 use crate::base::clock::Clock;
 use crate::limit::counters::Now;
 use crate::store::{Condition, Redis, Script};

@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use super::epoch::from_epoch_nanos;
+use super::store_epoch::from_epoch_nanos;
 use crate::limit::counters::Now;
 
 /// The store's time as far as this gateway knows, in microseconds of [`super::epoch`].

@@ -11,10 +11,10 @@ use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
 use super::LimitStore;
-use super::epoch::to_epoch_nanos;
 use super::lease::{first_share, max_lease};
 use super::model::{Connection, Model};
 use super::protocol::Shape;
+use super::store_epoch::to_epoch_nanos;
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{
     Decision, Kind, LimitKeySource, LimitRegistry, LimitState, Limiter, Now, OnStoreError, Quota,

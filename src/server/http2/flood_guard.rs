@@ -20,7 +20,7 @@ use crate::base::http2_frames::{
     CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, PUSH_PROMISE,
     RST_STREAM, TokenBucket, WINDOW_UPDATE,
 };
-use crate::base::tapped::Tap;
+use crate::base::inspected_stream::Inspector;
 
 /// Closes a connection that floods.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl<F: FnMut()> FloodGuard<F> {
     }
 }
 
-impl<F: FnMut()> Tap for FloodGuard<F> {
+impl<F: FnMut()> Inspector for FloodGuard<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.frames.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
     }

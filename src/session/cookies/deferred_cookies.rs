@@ -14,7 +14,7 @@ use http::HeaderValue;
 
 use crate::session::logout::ended_sessions::EndedSessions;
 use crate::session::refresh::refresher::TokenRefresher;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::storage::{SessionStorage, StoredSession};
 
 /// A session whose cookies have changed and will be written with the response.

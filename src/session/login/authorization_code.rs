@@ -29,7 +29,7 @@ use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
 use crate::token::TokenError;
-use crate::token::received::payload;
+use crate::token::received_tokens::payload;
 
 impl Sessions {
     /// Redirects a browser to the issuer.

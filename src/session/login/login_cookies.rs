@@ -11,8 +11,8 @@ use std::sync::Arc;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-use super::demands::StepUp;
 use super::kept_forms::FormId;
+use super::login_requirements::StepUp;
 use super::login_transaction::{LoginTransaction, TRANSACTION_LIFETIME};
 use crate::base::clock::Timestamp;
 use crate::base::random::random;

@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::demands::StepUp;
+use super::login_requirements::StepUp;
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
 use crate::base::secret::Secret;

@@ -1,10 +1,10 @@
 //! Logging in: the form, the authorization code flow, and the limits on failed attempts.
 
 pub(crate) mod authorization_code;
-pub(crate) mod demands;
+pub(crate) mod issuer_observations;
 pub(crate) mod kept_forms;
 pub(crate) mod login_cookies;
-pub(crate) mod login_times;
+pub(crate) mod login_requirements;
 pub(crate) mod login_transaction;
 pub(crate) mod password_login;
 pub(crate) mod return_to;

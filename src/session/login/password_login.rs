@@ -27,11 +27,11 @@ use crate::session::logout::ended_sessions::EndReason;
 use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::{Csrf, Identity, ReturnTo};
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::SessionState;
 use crate::session::store::storage::StorageError;
 use crate::session::{Sessions, authenticate};
-use crate::token::received::payload;
+use crate::token::received_tokens::payload;
 use crate::token::{Audience, Principal, TokenError};
 
 impl Sessions {

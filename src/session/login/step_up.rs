@@ -13,8 +13,8 @@ use http::request::Parts;
 use http::{HeaderValue, Method};
 use url::{Url, form_urlencoded};
 
-use super::demands::StepUp;
 use super::kept_forms::{KeptForm, MAX_FORM};
+use super::login_requirements::StepUp;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::session::cookies::origin::SEC_FETCH_SITE;

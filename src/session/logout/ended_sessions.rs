@@ -198,7 +198,7 @@ mod tests {
     use crate::base::clock::Clock;
     use crate::issuer::Tokens;
     use crate::session::settings::Forward;
-    use crate::session::store::loaded::LoadedSession;
+    use crate::session::store::loaded_session::LoadedSession;
     use crate::session::store::state::SessionState;
     use crate::token::RevocationEvent;
     use crate::token::revocation::event::RevocationListener;

@@ -16,7 +16,7 @@ use crate::session::cookies::origin::RequestOrigin;
 use crate::session::login::return_to::ReturnTarget;
 use crate::session::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::Csrf;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::Id;
 use crate::session::store::storage::PresentedCookies;
 use crate::session::{Flow, Sessions};

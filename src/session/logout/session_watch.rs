@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::ended_sessions::EndedSessions;
 use crate::base::clock::Timestamp;
 use crate::base::lock::IgnorePoison;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 
 /// The sessions that streams follow.
 #[derive(Default)]

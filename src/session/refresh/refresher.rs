@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use super::decision::{
     LockResponse, RefreshKnowledge, RefreshNeed, RefreshStep, may_ask, next_step,
 };
-use super::results::{
+use super::refresh_results::{
     Digest, RefreshOutcome, RefreshRecord, RefreshResults, RefreshUrgency, follows,
 };
 use crate::base::clock::{Clock, Timestamp};
@@ -29,7 +29,7 @@ use crate::session::logout::ended_sessions::{EndReason, EndedSessions};
 use crate::session::logout::session_watch::SessionWatchers;
 use crate::session::logout::token_revocation::TokenRevoker;
 use crate::session::settings::Forward;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::redis::{LockState, RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
 use crate::session::store::state::SessionState;

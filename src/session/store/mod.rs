@@ -1,6 +1,6 @@
 //! Session storage: encrypted cookies, process memory, or Redis.
 
-pub(crate) mod loaded;
+pub(crate) mod loaded_session;
 pub(crate) mod redis;
 pub(crate) mod redis_scripts;
 pub(crate) mod refresh_origin;

@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::loaded::LoadedSession;
+use super::loaded_session::LoadedSession;
 use super::redis_scripts::{
     ACQUIRE_LOCK, COMPLETE_REFRESH, EXTEND_LOCK, PUT, RELEASE_LOCK, REPUBLISH, SAVE,
 };
@@ -37,7 +37,7 @@ use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::session::cookies::seal::KeyRing;
 use crate::session::refresh::decision::{self, LockResponse};
-use crate::session::refresh::events;
+use crate::session::refresh::refresh_events;
 use crate::session::settings::{Forward, Settings, TokenStorage};
 use crate::store::{Condition, Redis, Unavailable, Value};
 
@@ -383,7 +383,7 @@ impl SharedSessions {
             let sealed = self.sealed_record(&token_keys, loaded);
             let good_for = loaded.state.valid_until(before).since(self.clock.now());
             arguments.extend([sealed.into_bytes(), millis(good_for.min(RESULT_RETENTION))]);
-            arguments.extend(events::fields(&loaded.name, loaded.state.ends));
+            arguments.extend(refresh_events::fields(&loaded.name, loaded.state.ends));
             loaded.set_origin(RefreshOrigin {
                 token_keys: token_keys.clone(),
                 mark: mark(&loaded.state, before),
@@ -428,7 +428,7 @@ impl SharedSessions {
     /// meanwhile; the result must be discarded then.
     pub(crate) async fn publish(&self, finish: &CompleteRefresh) -> Result<bool, Unavailable> {
         let CompleteRefresh { token_keys, session, arguments } = finish;
-        let renewed = events::stream_key(&self.redis);
+        let renewed = refresh_events::stream_key(&self.redis);
         let keys: [&str; 5] =
             [&token_keys.record, &token_keys.lock, &renewed, session, &token_keys.begun];
         let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();

@@ -18,7 +18,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
-use super::loaded::LoadedSession;
+use super::loaded_session::LoadedSession;
 use super::redis::{SharedLookup, SharedSessions};
 use super::state::Id;
 use crate::base::lock::IgnorePoison;

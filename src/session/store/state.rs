@@ -18,7 +18,7 @@ use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::issuer::Tokens;
 use crate::token::lifetime::{ends_at, is_due, refresh_ends_at};
-use crate::token::received::payload;
+use crate::token::received_tokens::payload;
 
 /// The state of one session.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -17,7 +17,7 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::loaded::LoadedSession;
+use super::loaded_session::LoadedSession;
 use super::server_side::Store;
 use super::state::{Id, SessionState};
 use crate::base::clock::Timestamp;

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::{Bench, NOW, merged};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
+use crate::base::strict_json::base64url;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, JWKS, signing_key};
 use crate::issuer::{Algorithm, Discovery, Issuer, Settings};
@@ -63,8 +64,7 @@ async fn a_public_key_is_no_hmac_secret() {
 async fn a_public_key_in_any_form_is_no_hmac_secret() {
     let bench = Bench::with(|_| (), |rules| rules.algorithms.push(Algorithm::Hs256)).await;
     let jwk = bench.key.public_jwk();
-    let part =
-        |name: &str| crate::base::strict_json::base64url(jwk[name].as_str().unwrap()).unwrap();
+    let part = |name: &str| base64url(jwk[name].as_str().unwrap()).unwrap();
     let point = [&[4][..], &part("x"), &part("y")].concat();
     // SubjectPublicKeyInfo of a point on P-256 (RFC 5480 §2).
     let der = [
@@ -141,10 +141,9 @@ async fn a_signature_has_one_encoding_and_no_zeros() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
     let (signed, signature) = token.rsplit_once('.').unwrap();
-    let bytes = crate::base::strict_json::base64url(signature).unwrap();
+    let bytes = base64url(signature).unwrap();
     let (r, s) = bytes.split_at(32);
-    let order =
-        crate::base::strict_json::base64url("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE").unwrap();
+    let order = base64url("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE").unwrap();
     let integer = |number: &[u8]| {
         let padded = [&[0][..], number].concat();
         let number = if number[0] > 0x7f { &padded[..] } else { number };
@@ -586,7 +585,7 @@ pub(super) fn negate_s(signature: &str) -> Vec<u8> {
         0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63,
         0x25, 0x51,
     ];
-    let mut bytes = crate::base::strict_json::base64url(signature).unwrap();
+    let mut bytes = base64url(signature).unwrap();
     let mut borrow = 0_i16;
     for place in (0..32).rev() {
         let difference = i16::from(ORDER[place]) - i16::from(bytes[32 + place]) - borrow;

@@ -1,12 +1,12 @@
 //! Tests that need an issuer, a clock and more than one file.
 
 mod attacks;
+mod cache_lifetime;
 mod encrypted;
-mod exact;
 mod independent;
 mod reference;
 mod revocation;
-mod verdicts;
+mod token_identity;
 mod wycheproof;
 
 use std::sync::Arc;

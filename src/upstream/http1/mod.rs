@@ -28,7 +28,7 @@ pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::Stream;
-use super::counted::Counted;
+use super::connection_gauges::Counted;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};

@@ -17,17 +17,17 @@ use tokio::time::Instant;
 
 use super::super::UpstreamError;
 use super::super::connect::Stream;
-use super::super::counted::Counted;
-use super::link::{FrameScanner, Link};
+use super::super::connection_gauges::Counted;
+use super::frame_monitor::{ConnectionFacts, FrameScanner};
 use super::stream::{StreamContent, StreamExecutor};
-use crate::base::tapped::Tapped;
+use crate::base::inspected_stream::InspectedStream;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection that was opened, with its streams.
 pub(super) struct Connection {
     sender: SendRequest<StreamContent>,
     driver: Rc<RefCell<Driver>>,
-    pub(super) link: Rc<Link>,
+    pub(super) link: Rc<ConnectionFacts>,
     pub(super) executor: StreamExecutor,
     streams: Cell<usize>,
     /// Whether a stream has been opened before.
@@ -37,8 +37,11 @@ pub(super) struct Connection {
     counted: RefCell<Counted>,
 }
 
-type Driver =
-    http2::Connection<TokioIo<Tapped<Stream, FrameScanner>>, StreamContent, StreamExecutor>;
+type Driver = http2::Connection<
+    TokioIo<InspectedStream<Stream, FrameScanner>>,
+    StreamContent,
+    StreamExecutor,
+>;
 
 impl Connection {
     /// Begins HTTP/2 on `stream`, and waits for the settings of the upstream: they say how many streams it takes.
@@ -51,8 +54,8 @@ impl Connection {
         stream: Stream,
         metrics: Arc<UpstreamMetrics>,
     ) -> Result<Rc<Self>, UpstreamError> {
-        let (link, executor) = (Rc::<Link>::default(), StreamExecutor::default());
-        let tap = FrameScanner::new(Rc::clone(&link), Instant::now());
+        let (link, executor) = (Rc::<ConnectionFacts>::default(), StreamExecutor::default());
+        let inspector = FrameScanner::new(Rc::clone(&link), Instant::now());
         let (sender, driver) = http2::Builder::new(executor.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -61,7 +64,7 @@ impl Connection {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(Tapped { stream, tap }))
+            .handshake(TokioIo::new(InspectedStream { stream, inspector }))
             .await
             .map_err(|_| UpstreamError::Protocol)?;
         let driver = Rc::new(RefCell::new(driver));
@@ -156,7 +159,7 @@ impl Drop for StreamSlot {
 }
 
 /// Drives a connection to its end.
-async fn drive(driver: Rc<RefCell<Driver>>, link: Rc<Link>) {
+async fn drive(driver: Rc<RefCell<Driver>>, link: Rc<ConnectionFacts>) {
     // The streams that the end of the connection concerns are notified by hyper.
     let _ = core::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx)).await;
     link.close();

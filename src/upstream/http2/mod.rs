@@ -4,15 +4,15 @@
 //! stream of each request (`stream`), and the question whether a request that failed was processed (`failure`).
 
 mod connection;
-mod failure;
+mod frame_monitor;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub(super) mod health;
-mod link;
 mod pool;
 mod request;
 mod response;
 mod stream;
+mod stream_error;
 mod upload;
 
 use core::future::{Future, poll_fn};
@@ -27,12 +27,12 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
-use self::failure::StreamFailure;
 pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
 use self::response::{Ending, ResponseContent};
 use self::stream::{StreamContent, StreamState};
-use super::endless::is_endless;
+use self::stream_error::StreamError;
 use super::endpoint::EndpointPermit;
+use super::long_lived_response::is_endless;
 use super::settings::Scheme;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::body::Body;
@@ -107,12 +107,12 @@ impl Exchange<'_, '_> {
             Some(Ok(response)) => self.answered(&stream, response),
             Some(Err(error)) => {
                 let early = stream.upload.is_starved();
-                let failure = StreamFailure::of(error.error());
-                let sent = !matches!(failure, StreamFailure::Refused | StreamFailure::Unsent);
+                let failure = StreamError::of(error.error());
+                let sent = !matches!(failure, StreamError::Refused | StreamError::Unsent);
                 let stale = match failure {
-                    StreamFailure::Unsent => true,
-                    StreamFailure::Reset => rested,
-                    StreamFailure::Refused | StreamFailure::Protocol => false,
+                    StreamError::Unsent => true,
+                    StreamError::Reset => rested,
+                    StreamError::Refused | StreamError::Protocol => false,
                 };
                 // With the request that was not sent, if that came back.
                 drop(error);

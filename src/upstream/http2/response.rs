@@ -16,8 +16,8 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::super::UpstreamError;
-use super::failure::StreamFailure;
 use super::stream::StreamState;
+use super::stream_error::StreamError;
 use super::upload::remove_forbidden;
 use crate::base::body;
 use crate::base::idle_timeout::IdleTimeout;
@@ -124,7 +124,7 @@ impl http_body::Body for ResponseContent {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let failure = StreamFailure::of(&error).of_content();
+                let failure = StreamError::of(&error).of_content();
                 Poll::Ready(Some(Err(this.fail(failure))))
             }
             Poll::Ready(None) => {

@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::base::clock::Timestamp;
 use crate::session::logout::ended_sessions::bounded;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::token::Principal;
 
 /// The `sid` values of recent logins at one issuer, and the skew of its clock.
-pub(crate) struct LoginTimes {
+pub(crate) struct IssuerObservations {
     /// The `sid` of recent logins.
     sessions: Cache<Arc<str>, ()>,
     /// The delay of the issuer's clock behind ours, in nanoseconds, negative if it is ahead; [`NEVER`] before the first
@@ -22,7 +22,7 @@ pub(crate) struct LoginTimes {
     behind: AtomicI64,
 }
 
-impl LoginTimes {
+impl IssuerObservations {
     pub(crate) fn new() -> Self {
         Self { sessions: bounded(), behind: AtomicI64::new(NEVER) }
     }
@@ -71,9 +71,9 @@ impl LoginTimes {
     }
 }
 
-impl fmt::Debug for LoginTimes {
+impl fmt::Debug for IssuerObservations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoginTimes").field("behind", &self.behind).finish_non_exhaustive()
+        f.debug_struct("IssuerObservations").field("behind", &self.behind).finish_non_exhaustive()
     }
 }
 

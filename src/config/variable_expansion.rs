@@ -7,7 +7,7 @@
 //! are counted, and a mistake in a default is found whether or not that default is used. The value of a variable
 //! is data: it is never expanded, and refused if it looks as though it should have been.
 
-use super::variables::{OPENING, Otherwise, Piece, parse};
+use super::variable_syntax::{OPENING, Otherwise, Piece, parse};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
@@ -164,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::variables::is_names_only;
+    use crate::config::variable_syntax::is_names_only;
 
     #[test]
     fn fills_in_values_and_defaults() {

@@ -7,7 +7,7 @@ use std::io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// An inspector of a stream's bytes. An error ends the stream.
-pub trait Tap {
+pub trait Inspector {
     /// Inspects bytes that were read, and may change them.
     ///
     /// # Errors
@@ -28,14 +28,14 @@ pub trait Tap {
 
 /// A stream with an inspector.
 #[derive(Debug)]
-pub struct Tapped<S, T> {
+pub struct InspectedStream<S, T> {
     /// The stream; bytes read from it directly are not inspected.
     pub stream: S,
     /// The inspector.
-    pub tap: T,
+    pub inspector: T,
 }
 
-impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
+impl<S: AsyncRead + Unpin, T: Inspector + Unpin> AsyncRead for InspectedStream<S, T> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -44,11 +44,11 @@ impl<S: AsyncRead + Unpin, T: Tap + Unpin> AsyncRead for Tapped<S, T> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        Poll::Ready(this.tap.read(&mut buf.filled_mut()[before..]))
+        Poll::Ready(this.inspector.read(&mut buf.filled_mut()[before..]))
     }
 }
 
-impl<S: AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Tapped<S, T> {
+impl<S: AsyncWrite + Unpin, T: Inspector + Unpin> AsyncWrite for InspectedStream<S, T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<S: AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Tapped<S, T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        Poll::Ready(this.tap.wrote(&buf[..written]).map(|()| written))
+        Poll::Ready(this.inspector.wrote(&buf[..written]).map(|()| written))
     }
 
     fn poll_write_vectored(
@@ -69,7 +69,7 @@ impl<S: AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Tapped<S, T> {
         let mut left = written;
         for buf in bufs {
             let count = left.min(buf.len());
-            this.tap.wrote(&buf[..count])?;
+            this.inspector.wrote(&buf[..count])?;
             left -= count;
         }
         Poll::Ready(Ok(written))
@@ -100,7 +100,7 @@ mod tests {
         wrote: Vec<u8>,
     }
 
-    impl Tap for Both {
+    impl Inspector for Both {
         fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
             self.read.extend_from_slice(bytes);
             bytes.make_ascii_uppercase();
@@ -116,20 +116,20 @@ mod tests {
     #[tokio::test]
     async fn a_tap_sees_each_transferred_byte_once() {
         let (near, mut far) = duplex(4);
-        let mut tapped = Tapped { stream: near, tap: Both::default() };
+        let mut tapped = InspectedStream { stream: near, inspector: Both::default() };
 
         assert_eq!(tapped.write(b"one-and-more").await.unwrap(), 4);
-        assert_eq!(tapped.tap.wrote, b"one-");
+        assert_eq!(tapped.inspector.wrote, b"one-");
         let mut room = [0; 4];
         far.read_exact(&mut room).await.unwrap();
         let pieces = [io::IoSlice::new(b"a"), io::IoSlice::new(b"bcd"), io::IoSlice::new(b"ef")];
         let count = tapped.write_vectored(&pieces).await.unwrap();
-        assert_eq!(tapped.tap.wrote, b"one-abcdef"[..4 + count]);
+        assert_eq!(tapped.inspector.wrote, b"one-abcdef"[..4 + count]);
 
         far.write_all(b"got").await.unwrap();
         let mut room = *b"x___";
         assert_eq!(tapped.read(&mut room[1..]).await.unwrap(), 3);
-        assert_eq!((&room, &tapped.tap.read[..]), (b"xGOT", &b"got"[..]));
+        assert_eq!((&room, &tapped.inspector.read[..]), (b"xGOT", &b"got"[..]));
         far.write_all(b"!").await.unwrap();
         assert!(tapped.read(&mut room).await.is_err());
     }

@@ -11,10 +11,10 @@ use crate::base::secret::Secret;
 #[derive(Default)]
 pub(super) struct Introspector {
     /// The gateway's own access token, if the endpoint requires one.
-    pub(super) own: Mutex<Option<OwnToken>>,
+    pub(super) own: Mutex<Option<IntrospectionToken>>,
 }
 
-pub(super) struct OwnToken {
+pub(super) struct IntrospectionToken {
     pub(super) token: Secret<String>,
     /// The time from which a new one is requested.
     pub(super) renew_at: Timestamp,

@@ -2,7 +2,7 @@
 
 use crate::base::lock::IgnorePoison;
 use crate::token::lifetime::is_due;
-use crate::token::received::{bearer, payload, received_principal};
+use crate::token::received_tokens::{bearer, payload, received_principal};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;

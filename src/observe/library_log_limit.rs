@@ -17,14 +17,14 @@ use crate::base::log_limiter::LogLimiter;
 /// Passes a few warnings and errors per place in a library and ten seconds, and counts the others. The gateway's own
 /// lines, and what an operator asks for by the levels below, are not limited.
 #[derive(Debug)]
-pub(super) struct LibraryLines {
+pub(super) struct LibraryLogLimit {
     clock: Clock,
     /// One limiter per place in a library: their number is that of the places in the code.
     places: Mutex<HashMap<Identifier, LogLimiter>>,
     suppressed: Arc<AtomicU64>,
 }
 
-impl LibraryLines {
+impl LibraryLogLimit {
     /// Creates the layer, which counts in `suppressed`.
     pub(super) fn new(clock: Clock, suppressed: Arc<AtomicU64>) -> Self {
         Self { clock, places: Mutex::default(), suppressed }
@@ -36,7 +36,7 @@ impl LibraryLines {
     }
 }
 
-impl<S: Subscriber> Layer<S> for LibraryLines {
+impl<S: Subscriber> Layer<S> for LibraryLogLimit {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let of = event.metadata();
         if *of.level() > Level::WARN || Self::is_own(of) {

@@ -16,11 +16,11 @@ use crate::base::http2_frames::{
     CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, RST_STREAM,
     SETTINGS, TokenBucket, WINDOW_UPDATE,
 };
-use crate::base::tapped::Tap;
+use crate::base::inspected_stream::Inspector;
 
 /// The state of one connection as its frames tell it. Shared by the scanner and the pool.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub(super) struct ConnectionFacts {
     settled: Cell<bool>,
     going_away: Cell<bool>,
     closed: Cell<bool>,
@@ -31,7 +31,7 @@ pub(super) struct Link {
     changed: Notify,
 }
 
-impl Link {
+impl ConnectionFacts {
     /// Waits for the upstream's first SETTINGS (RFC 9113 §3.4); false if the connection ends before.
     pub(super) async fn settled(&self) -> bool {
         while !self.settled.get() && !self.closed.get() {
@@ -77,7 +77,7 @@ impl Link {
 /// The scanner of the frames that an upstream sends.
 #[derive(Debug)]
 pub(super) struct FrameScanner {
-    link: Rc<Link>,
+    link: Rc<ConnectionFacts>,
     /// Bytes to skip: the rest of a payload.
     skip: usize,
     /// A frame header split between two reads.
@@ -89,7 +89,7 @@ pub(super) struct FrameScanner {
 
 impl FrameScanner {
     /// Creates the scanner of a connection that begins `now`.
-    pub(super) const fn new(link: Rc<Link>, now: Instant) -> Self {
+    pub(super) const fn new(link: Rc<ConnectionFacts>, now: Instant) -> Self {
         Self {
             link,
             skip: 0,
@@ -145,7 +145,7 @@ impl FrameScanner {
     }
 }
 
-impl Tap for FrameScanner {
+impl Inspector for FrameScanner {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -158,7 +158,7 @@ impl Tap for FrameScanner {
 /// Scans `bytes` in pieces, after one request. Returns whether they are accepted, and what they tell.
 #[cfg(any(fuzzing, test))]
 pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
-    let link = Rc::<Link>::default();
+    let link = Rc::<ConnectionFacts>::default();
     link.request_sent();
     let mut frames = FrameScanner::new(Rc::clone(&link), Instant::now());
     let accepted = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
@@ -250,12 +250,12 @@ mod tests {
         }
     }
 
-    fn scanner() -> (Rc<Link>, FrameScanner) {
-        let link = Rc::<Link>::default();
+    fn scanner() -> (Rc<ConnectionFacts>, FrameScanner) {
+        let link = Rc::<ConnectionFacts>::default();
         (Rc::clone(&link), FrameScanner::new(link, Instant::now()))
     }
 
-    fn settled() -> (Rc<Link>, FrameScanner) {
+    fn settled() -> (Rc<ConnectionFacts>, FrameScanner) {
         let (link, mut frames) = scanner();
         assert_eq!(frames.scan(&frame(SETTINGS, 0, 0)), Ok(()));
         (link, frames)

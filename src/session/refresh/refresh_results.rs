@@ -17,7 +17,7 @@ use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::base::single_flight::SingleFlight;
 use crate::session::logout::ended_sessions::EndedSessions;
-use crate::session::store::loaded::LoadedSession;
+use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::redis::RESULT_RETENTION;
 use crate::session::store::state::GRACE;
 

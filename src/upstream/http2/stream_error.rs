@@ -10,7 +10,7 @@ use super::super::UpstreamError;
 
 /// The reason why a stream had no response, or not all of one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum StreamFailure {
+pub(super) enum StreamError {
     /// The upstream did not process the request, and says so: it may be sent again whatever its method.
     Refused,
     /// The connection was closing: the stream is beyond its GOAWAY, or was never opened.
@@ -21,7 +21,7 @@ pub(super) enum StreamFailure {
     Protocol,
 }
 
-impl StreamFailure {
+impl StreamError {
     /// Classifies an error of hyper.
     pub(super) fn of(error: &hyper::Error) -> Self {
         if error.is_canceled() {

@@ -2,7 +2,7 @@
 
 /// A path that must not reach any upstream.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub(crate) enum BadPath {
+pub(crate) enum PathError {
     /// A control character, a malformed or overlong escape, no leading slash, or a climb above the root.
     #[error("the path is malformed or climbs above the root")]
     Malformed,

@@ -15,9 +15,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::base::clock::Clock;
 
-use super::library_lines::LibraryLines;
+use super::access_log_entry::{Json, Sanitized, rfc3339, time_of_day};
+use super::library_log_limit::LibraryLogLimit;
 use super::log_format::{CurrentFilter, Format};
-use super::record::{Json, Sanitized, rfc3339, time_of_day};
 
 /// The `tracing` formatter that writes one event as one line.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        if !LibraryLines::is_own(event.metadata()) {
+        if !LibraryLogLimit::is_own(event.metadata()) {
             let suppressed = self.suppressed.swap(0, Relaxed);
             if suppressed > 0 {
                 fields.others.push(("suppressed", suppressed.to_string()));
