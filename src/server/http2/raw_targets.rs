@@ -58,6 +58,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
                 buf.put_slice(&frames.written.split_to(count));
                 break;
             }
+            if frames.is_behind {
+                frames.rewrite(&mut [])?;
+                continue;
+            }
             let before = buf.filled().len();
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
             if buf.filled().len() == before {
@@ -117,8 +121,10 @@ struct FrameRewriter {
     /// Whether the header block being read began in a frame before.
     in_pieces: bool,
     blocks: HeaderBlocks,
-    /// The beginning of a frame.
+    /// The beginning of a frame; all frames that follow, if `is_behind`.
     held: Vec<u8>,
+    /// Whether frames wait until hyper has read what is written.
+    is_behind: bool,
     /// Bytes for hyper that are not in its buffer.
     written: BytesMut,
 }
@@ -130,6 +136,7 @@ impl Default for FrameRewriter {
             in_pieces: false,
             blocks: HeaderBlocks::default(),
             held: Vec::new(),
+            is_behind: false,
             written: BytesMut::new(),
         }
     }
@@ -149,6 +156,7 @@ impl FrameRewriter {
     /// Rewrites bytes that were read, and returns how many of them hyper reads in place; the rest is in `held` or
     /// `written`.
     fn rewrite(&mut self, read: &mut [u8]) -> io::Result<usize> {
+        self.is_behind = false;
         if self.held.is_empty() {
             return self.rewrite_from(read, true);
         }
@@ -160,6 +168,11 @@ impl FrameRewriter {
     fn rewrite_from(&mut self, mut bytes: &mut [u8], mut in_place: bool) -> io::Result<usize> {
         let mut passed = 0;
         while !bytes.is_empty() {
+            // One byte of a block can stand for a path of the largest table.
+            if self.written.len() >= MAX_WRITTEN_BYTES {
+                (self.held, self.is_behind) = (bytes.to_vec(), true);
+                break;
+            }
             let next = self.next(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
             let taken = match next {
                 Next::Pass(count) => {
@@ -296,6 +309,8 @@ const END_HEADERS: u8 = 4;
 const PRIORITY_BYTES: usize = 5;
 /// A literal field with a name of its own that no table keeps (RFC 7541 §6.2.3).
 const NEVER_INDEXED: u8 = 0x10;
+/// Bytes for hyper beyond which no further frame is written anew.
+const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 /// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.
 pub(crate) const MAX_ADDED_BYTES: usize = MAX_TABLE_SIZE + 128;
 
@@ -348,6 +363,31 @@ mod tests {
         assert_eq!((&block[9..], &*value), (&b"\x82\xbf"[..], &b"/a\"b"[..]));
         let pieces = frames.rewrite(&mut headers(0, b"\x82\xbf"));
         assert!(pieces.is_err(), "hyper would serve the placeholder");
+    }
+
+    /// One byte of a block can stand for 4 KiB.
+    #[tokio::test]
+    async fn what_is_written_anew_is_bounded() {
+        let (near, mut far) = duplex(1 << 20);
+        let mut stream = RawTargets::new(near);
+        let mut first = b"\x44".to_vec();
+        push_string(&mut first, &[b"/", &b"<".repeat(4000)[..]].concat());
+        let sent = [
+            PREFACE.to_vec(),
+            headers(END_HEADERS, &first),
+            headers(END_HEADERS, b"\xbe").repeat(1000),
+        ];
+        far.write_all(&sent.concat()).await.expect("a pipe");
+        drop(far);
+
+        let (mut some, mut read) = (vec![0; 16 * 1024], 0);
+        while let count @ 1.. = stream.read(&mut some).await.expect("a pipe") {
+            read += count;
+            assert!(stream.frames.written.len() < MAX_WRITTEN_BYTES + MAX_FRAME_BYTES);
+            assert!(stream.frames.held.len() <= some.len() + MAX_FRAME_BYTES);
+        }
+
+        assert!(read > 1001 * 4000, "{read}");
     }
 
     #[test]
