@@ -5,7 +5,7 @@ use core::convert::Infallible;
 use core::future::{Future, poll_fn};
 use core::net::{IpAddr, SocketAddr};
 use core::pin::{Pin, pin};
-use core::task::{Context, Poll};
+use core::task::{Context, Poll, ready};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use super::connection_limit::ConnectionPermit;
 use super::connection_timeouts::{
     ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
+use super::http1::Closing;
 use super::http2::flood_guard::FloodGuard;
 use super::http2::raw_targets::{MAX_ADDED_BYTES, RawTargets};
 use super::http2::request_target;
@@ -135,7 +136,7 @@ impl Connection<'_> {
         S: http1::Socket + Send + 'static,
     {
         let _open = OpenConnection::count(self.listener, Protocol::Http1);
-        let (peer, closing) = (Rc::new(peer), Rc::<Cell<bool>>::default());
+        let (peer, closing) = (Rc::new(peer), Rc::<Cell<Closing>>::default());
         let connection = http1::Connection::new(
             stream,
             Rc::clone(&peer),
@@ -146,7 +147,7 @@ impl Connection<'_> {
         );
         {
             let mut running = pin!(connection.run());
-            self.drive(running.as_mut(), |_| closing.set(true)).await;
+            self.drive(running.as_mut(), |_, how| closing.set(how)).await;
         }
         // If the connection was cut, an upgrade was cancelled with it. An upgraded connection still counts towards
         // the connection limit, and a drain waits for it.
@@ -181,7 +182,7 @@ impl Connection<'_> {
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         // A connection error was counted when the client was notified.
-        self.drive(connection.as_mut(), http2::Connection::graceful_shutdown).await;
+        self.drive(connection.as_mut(), |connection, _| connection.graceful_shutdown()).await;
     }
 
     /// Returns the limit on a header list (RFC 9113 §6.5.2), which counts 32 bytes for each field besides its own: a
@@ -230,17 +231,18 @@ impl Connection<'_> {
     async fn drive<C: Future>(
         &mut self,
         mut connection: Pin<&mut C>,
-        close: impl Fn(Pin<&mut C>),
+        close: impl Fn(Pin<&mut C>, Closing),
     ) -> Option<C::Output> {
         let mut draining = pin!(until_draining(self.phase.clone()));
-        let (mut listening, mut closing) = (false, false);
+        let (mut listening, mut drains, mut closing) = (false, false, false);
         poll_fn(|cx| {
             // The first poll registers the waker; after that, checking for changes is cheaper.
             let news = !listening || self.phase.has_changed().unwrap_or(true);
             listening = true;
-            if !closing && news && draining.as_mut().poll(cx).is_ready() {
-                closing = true;
-                close(connection.as_mut());
+            if !drains && !closing && news && draining.as_mut().poll(cx).is_ready() {
+                drains = true;
+                self.activity.start_drain();
+                close(connection.as_mut(), Closing::AfterRequest);
             }
             match self.activity.verdict(cx) {
                 TimeoutVerdict::Active => {}
@@ -248,7 +250,7 @@ impl Connection<'_> {
                 TimeoutVerdict::Idle => {
                     closing = true;
                     self.activity.start_graceful_close();
-                    close(connection.as_mut());
+                    close(connection.as_mut(), Closing::Now);
                     // Polled again to be woken for the next verdict.
                     let _ = self.activity.verdict(cx);
                 }
@@ -398,8 +400,14 @@ impl http_body::Body for CountedUpload {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let polled = Pin::new(&mut self.get_mut().body).poll_frame(cx);
-        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+        let body = &mut self.get_mut().body;
+        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            // hyper takes a reset without an error for an end; content without END_STREAM is not whole (RFC 9113 §8.1).
+            None if !body.is_end_stream() => {
+                Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())))
+            }
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {

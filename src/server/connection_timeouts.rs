@@ -5,8 +5,8 @@
 //! a timeout. Connections record their state with plain stores.
 
 use core::pin::Pin;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::cell::RefCell;
@@ -40,6 +40,8 @@ pub(super) struct ConnectionActivity {
     /// The tick at which a write first blocked; zero if none does.
     stalled: AtomicU32,
     in_flight: AtomicU32,
+    /// Whether the gateway drains.
+    drains: AtomicBool,
     verdict: AtomicU32,
     waker: AtomicWaker,
 }
@@ -80,6 +82,11 @@ impl ConnectionActivity {
         self.now.load(Relaxed)
     }
 
+    /// Shortens the wait for the next request to [`MAX_DRAIN_IDLE`].
+    pub(super) fn start_drain(&self) {
+        self.drains.store(true, Relaxed);
+    }
+
     /// Restarts the head timeout for a connection that is being closed gracefully.
     pub(super) fn start_graceful_close(&self) {
         self.verdict.store(0, Relaxed);
@@ -101,12 +108,14 @@ impl ConnectionActivity {
             |since: u32| Duration::from_millis(u64::from(now.wrapping_sub(since)) * TICK_MILLIS);
         let stalled = self.stalled.load(Relaxed);
         let since = self.since.load(Relaxed);
+        let drains = self.drains.load(Relaxed);
+        let idle = if drains { timeouts.idle.min(MAX_DRAIN_IDLE) } else { timeouts.idle };
         let verdict = if stalled != 0 && waited(stalled) > timeouts.write {
             2
         } else {
             match self.waits_for.load(Relaxed) {
                 WAITS_FOR_HEAD if waited(since) > timeouts.head => 2,
-                WAITS_FOR_REQUEST if waited(since) > timeouts.idle => 1,
+                WAITS_FOR_REQUEST if waited(since) > idle => 1,
                 _ => 0,
             }
         };
@@ -151,6 +160,7 @@ impl TimeoutSweeper {
             since: AtomicU32::new(self.now.load(Relaxed)),
             stalled: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
+            drains: AtomicBool::new(false),
             verdict: AtomicU32::new(0),
             waker: AtomicWaker::new(),
         });
@@ -253,6 +263,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 }
 
 const TICK_MILLIS: u64 = 250;
+/// The wait for the next request while the gateway drains. A connection in use gets a response that announces its end
+/// (`Connection: close`) in that time; one that was closed at once would cut off a request that is on its way.
+const MAX_DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// The connection waits for the gateway.
 const WAITS_FOR_GATEWAY: u32 = 0;
@@ -280,6 +293,17 @@ mod tests {
         drop(request);
         assert_eq!(after(&sweeper, &activity, 59), TimeoutVerdict::Active);
         assert_eq!(after(&sweeper, &activity, 2), TimeoutVerdict::Idle);
+    }
+
+    #[test]
+    fn a_connection_that_drains_waits_a_second_for_the_next_request() {
+        let (sweeper, activity) = connection();
+        drop(activity.begin());
+
+        activity.start_drain();
+
+        assert_eq!(after(&sweeper, &activity, 1), TimeoutVerdict::Active);
+        assert_eq!(after(&sweeper, &activity, 1), TimeoutVerdict::Idle);
     }
 
     #[test]

@@ -41,11 +41,8 @@ impl Upstream {
         began: Duration,
     ) -> Result<Answered, Failed> {
         let (idle, wait) = (options.idle, options.wait);
-        let failed = |error, endpoint: &Arc<Endpoint>| Failed {
-            error,
-            endpoint: Arc::clone(endpoint),
-            cause: None,
-        };
+        let failed =
+            |error, endpoint: &Arc<Endpoint>| Failed::of(error, Arc::clone(endpoint), None);
         let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
             let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
             return Err(failed(error, endpoint));
@@ -70,7 +67,7 @@ impl Upstream {
                         }
                         Err((ConnectError { failure, cause }, at)) => {
                             let error = http1::SendError::not_sent(failure, BodyWriter::new(body));
-                            return Err(Failed { error, endpoint: at, cause: Some(cause.into()) });
+                            return Err(Failed::of(error, at, Some(cause.into())));
                         }
                     };
                     match acquired {
@@ -110,7 +107,7 @@ impl Upstream {
                 }
                 Err(ConnectError { failure, cause }) => {
                     let error = http1::SendError::not_sent(failure, sending);
-                    return Err(Failed { error, endpoint, cause: Some(cause.into()) });
+                    return Err(Failed::of(error, endpoint, Some(cause.into())));
                 }
             },
         };
@@ -151,18 +148,33 @@ impl Upstream {
         Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })
     }
 
-    /// Waits for the rest of a small response for a moment, so that one that breaks off, since its endpoint has died, can
+    /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
     /// be replaced by that of another endpoint.
-    pub(super) async fn hold(mut answered: Answered) -> Result<Answered, Failed> {
+    pub(super) async fn hold(
+        &self,
+        mut answered: Answered,
+        limit: Duration,
+    ) -> Result<Answered, Failed> {
         let body = core::mem::take(answered.response.body_mut());
-        let deadline = tokio::time::Instant::now() + HOLD_TIME;
-        let Ok(body) = read_ahead(body, MAX_HELD_BYTES, Some(deadline)).await else {
-            let failure = UpstreamError::Reset;
-            let error =
-                http1::SendError { failure, sent: true, stale: false, early: false, anew: None };
-            return Err(Failed { error, endpoint: answered.endpoint, cause: None });
+        let deadline = tokio::time::Instant::now() + limit;
+        let body = match read_ahead(body, MAX_HELD_BYTES, Some(deadline)).await {
+            Ok(body) => body,
+            Err(error) => {
+                let failure = error.downcast_ref::<UpstreamError>().copied();
+                let failure = failure.unwrap_or(UpstreamError::Reset);
+                let error = http1::SendError {
+                    failure,
+                    sent: true,
+                    stale: false,
+                    early: false,
+                    anew: None,
+                };
+                let endpoint = answered.endpoint;
+                return Err(Failed { counted: true, ..Failed::of(error, endpoint, None) });
+            }
         };
         *answered.response.body_mut() = body;
+        answered.at = self.clock.uptime();
         Ok(answered)
     }
 
@@ -250,12 +262,12 @@ impl Upstream {
                 self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
                 Ok(Answered { response, tunnel: None, endpoint, at: now, early })
             }
-            Err(http2::SendError { failure, sent, stale, early, anew }) => {
+            Err(http2::SendError { failure, sent, stale, connection_lost, early, anew }) => {
                 // After the first attempt, only GOAWAY says that another connection may work.
                 let stale = stale && (tried.count() == 1 || !sent);
                 let anew = anew.map(BodyWriter::new);
                 let error = http1::SendError { failure, sent, stale, early, anew };
-                Err(Failed { error, endpoint, cause: None })
+                Err(Failed { connection_lost, ..Failed::of(error, endpoint, None) })
             }
         }
     }
@@ -322,7 +334,7 @@ pub(super) struct Answered {
     pub(super) response: Response<Body>,
     pub(super) tunnel: Option<Tunnel>,
     pub(super) endpoint: Arc<Endpoint>,
-    /// The uptime of the response head.
+    /// The uptime of the response head, or of the end of a response that was waited for.
     pub(super) at: Duration,
     /// Whether the request had not ended.
     pub(super) early: bool,
@@ -343,11 +355,19 @@ pub(super) struct Failed {
     pub(super) endpoint: Arc<Endpoint>,
     /// The cause of a failure to connect, which was recorded already.
     pub(super) cause: Option<String>,
+    /// Whether the metrics have counted the failure.
+    pub(super) counted: bool,
+    /// Whether a connection of many requests was lost: a new one may work.
+    pub(super) connection_lost: bool,
+}
+
+impl Failed {
+    const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
+        Self { error, endpoint, cause, counted: false, connection_lost: false }
+    }
 }
 
 /// The size up to which the rest of a response is waited for before its head is passed on.
 const MAX_HELD_BYTES: usize = 64 * 1024;
-/// How long it is waited for.
-const HOLD_TIME: Duration = Duration::from_millis(25);
 /// The maximum number of addresses of a name that are tried with one attempt, besides the selected one.
 const MAX_RACED_ADDRESSES: usize = 6;

@@ -109,12 +109,15 @@ impl Upstream {
             tried.add(&endpoint);
             let mut outcome =
                 self.attempt(&endpoint, request, writer, &options, &mut tried, now).await;
-            let may_repeat = whole.is_some()
-                && method.is_idempotent()
-                && (options.has_fallback || tried.spent() <= retries.attempts);
+            let may_repeat = || {
+                let has_other = || self.endpoints.load().members.len() > 1;
+                whole.is_some()
+                    && method.is_idempotent()
+                    && (options.has_fallback || tried.spent() <= retries.attempts && has_other())
+            };
             outcome = match outcome {
-                Ok(answered) if may_repeat && answered.is_small_and_incomplete() => {
-                    Box::pin(Self::hold(answered)).await
+                Ok(answered) if answered.is_small_and_incomplete() && may_repeat() => {
+                    Box::pin(self.hold(answered, options.wait)).await
                 }
                 outcome => outcome,
             };
@@ -145,14 +148,15 @@ impl Upstream {
                         waited: now.saturating_sub(options.began),
                     });
                 }
-                Err(Failed { error, endpoint: at, cause }) => {
+                Err(Failed { error, endpoint: at, cause, counted, connection_lost }) => {
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     // Failures to connect were recorded where they happened.
                     if cause.is_none() && failure.is_endpoint_fault() && !stale && !early {
                         at.health.failed(&failure.cause());
                         self.judge(&at, false, now);
-                        if failure == UpstreamError::Reset {
+                        if matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. })
+                        {
                             // Its process may have ended: the control runtime finds out before another request does.
                             at.suspect();
                         }
@@ -163,7 +167,7 @@ impl Upstream {
                         let failed =
                             SendFailure { failure, endpoint, cause, attempts, sent, content };
                         // One of a slow client is not counted as the upstream's.
-                        if early { Box::new(failed) } else { self.lost(failed) }
+                        if early || counted { Box::new(failed) } else { self.lost(failed) }
                     };
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else { return Err(failed(&tried, None)) };
@@ -172,18 +176,21 @@ impl Upstream {
                     let other = || self.select(&tried, now, options.key);
                     // Without another endpoint, a new connection to the same one may work where an idle one was closed.
                     let other = if refunded { None } else { other() };
-                    // So may another stream where one was refused without being processed.
-                    let same = stale || failure == UpstreamError::Refused;
+                    // So may another stream where one was refused without being processed, and another connection where
+                    // one was lost with many streams, whichever of them was the cause.
+                    let same = stale || failure == UpstreamError::Refused || connection_lost;
                     let mut target = other.or_else(|| same.then(|| Arc::clone(&at)));
                     if target.is_none() && !sent {
                         // All are out: one that is back by now can still take it.
                         target = Box::pin(self.select_after_check(options.key)).await;
                     }
-                    let retriable = stale || retries.on_failure(failure);
+                    let retriable = stale
+                        || retries.on_failure(failure)
+                        || connection_lost && retries.on_failure(UpstreamError::Reset);
                     if let Some(target) = target
                         && (refunded || retriable && self.may_retry(retries, method, &tried, sent))
                     {
-                        if !stale {
+                        if !stale && !counted {
                             self.count(failure);
                         }
                         (writer, endpoint) = (again, target);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::UpstreamError;
+use super::{InvalidResponse, UpstreamError};
 
 /// Settings of one upstream, already validated; see each field for its unit and default.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -309,7 +309,9 @@ impl Retries {
     pub(super) fn on_failure(&self, failure: UpstreamError) -> bool {
         let cause = match failure {
             UpstreamError::Connect | UpstreamError::Tls => RetryOn::Connect,
-            UpstreamError::Reset | UpstreamError::Truncated { .. } => RetryOn::Reset,
+            UpstreamError::Reset
+            | UpstreamError::Truncated { .. }
+            | UpstreamError::Invalid(InvalidResponse::PartialHead) => RetryOn::Reset,
             UpstreamError::Timeout => RetryOn::Timeout,
             UpstreamError::Overflow | UpstreamError::Refused => return true,
             UpstreamError::NoEndpoint
@@ -331,7 +333,7 @@ impl Retries {
 pub enum RetryOn {
     /// No connection could be made.
     Connect,
-    /// The connection ended before any of the response arrived.
+    /// The connection ended before the response, or within the part of it that the gateway had not passed on.
     Reset,
     /// The response head did not arrive in time.
     Timeout,

@@ -96,6 +96,29 @@ fn draining_loses_no_request_that_was_accepted() {
 }
 
 #[test]
+fn a_connection_in_use_is_told_of_a_drain_before_it_ends() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    let server = Arc::clone(&gateway.launched.server);
+    let draining = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(server.drain(Duration::from_secs(20)))
+    });
+
+    let told = (0..10_000).find_map(|_| {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!(answer.status, 200);
+        answer.field("connection").map(ToOwned::to_owned)
+    });
+
+    assert_eq!(told.as_deref(), Some("close"));
+    assert!(client.is_closed());
+    assert!(draining.join().expect("no panic"), "nothing had to be cut");
+}
+
+#[test]
 fn draining_cuts_what_does_not_end() {
     let service = Upstream::by_hand(|stream, connection, seen| {
         let mut reading = Reading::new(&stream);

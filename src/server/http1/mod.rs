@@ -38,8 +38,18 @@ pub(super) struct Connection<S> {
     gateway: Gateway,
     activity: Arc<ConnectionActivity>,
     limits: HeadLimits,
-    /// Whether the connection is to close after the response under way.
-    closing: Rc<Cell<bool>>,
+    closing: Rc<Cell<Closing>>,
+}
+
+/// Whether the gateway closes the connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Closing {
+    #[default]
+    No,
+    /// After the response under way, or else after the next one.
+    AfterRequest,
+    /// After the response under way, or else at once.
+    Now,
 }
 
 /// The fate of the connection after a response.
@@ -62,7 +72,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         gateway: Gateway,
         activity: Arc<ConnectionActivity>,
         server: &Server,
-        closing: Rc<Cell<bool>>,
+        closing: Rc<Cell<Closing>>,
     ) -> Self {
         let io = Rc::new(RefCell::new(ConnectionIo::new(stream)));
         let limits = HeadLimits { size: server.max_header_size, fields: server.max_headers };
@@ -99,7 +109,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
                     self.activity.header_started();
                 }
                 // The first request of a connection is awaited, and so is the rest of a head.
-                let ended = served && self.closing.get() && io.has_no_buffered_input();
+                let closes = self.closing.get() == Closing::Now;
+                let ended = served && closes && io.has_no_buffered_input();
                 if polled.is_pending() && ended { Poll::Ready(None) } else { polled }
             })
             .await;
@@ -229,7 +240,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let last = !self.io.borrow_mut().start_response(self.body_is_held())
             || !persists
             || framing == Some(Length::UntilClose)
-            || self.closing.get()
+            || self.closing.get() != Closing::No
             || response_head::ends_connection(&head.headers);
         let now = || self.gateway.shared().retained.clock.now();
         response_head::with_date(self.activity.tick(), now, |date| {

@@ -5,7 +5,9 @@
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::future::poll_fn;
 use core::pin::Pin;
+use core::task::Poll;
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,12 +28,12 @@ use crate::observe::metrics::UpstreamMetrics;
 /// A connection that was opened, with its streams.
 pub(super) struct Connection {
     sender: SendRequest<StreamContent>,
-    driver: Rc<RefCell<Driver>>,
+    driver: SharedDriver,
     pub(super) link: Rc<ConnectionFacts>,
     pub(super) executor: StreamExecutor,
     streams: Cell<usize>,
-    /// Whether a stream has been opened before.
-    used: Cell<bool>,
+    /// Requests so far, without those that were not sent or not processed because the connection was closing.
+    requests: Cell<usize>,
     /// The uptime since which the connection has no stream; set by the sweep.
     idle_since: Cell<Option<Duration>>,
     counted: RefCell<Counted>,
@@ -43,13 +45,17 @@ type Driver = http2::Connection<
     StreamExecutor,
 >;
 
+/// `None` once the connection has ended.
+type SharedDriver = Rc<RefCell<Option<Driver>>>;
+
 impl Connection {
     /// Begins HTTP/2 on `stream`, and waits for the settings of the upstream: they say how many streams it takes.
     /// To be run within a timeout.
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Protocol`] if the peer does not speak HTTP/2.
+    /// [`UpstreamError::Protocol`] if the peer does not speak HTTP/2, [`UpstreamError::Connect`] if the connection ends
+    /// before its settings.
     pub(super) async fn open(
         stream: Stream,
         metrics: Arc<UpstreamMetrics>,
@@ -66,11 +72,15 @@ impl Connection {
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(InspectedStream { stream, inspector }))
             .await
-            .map_err(|_| UpstreamError::Protocol)?;
-        let driver = Rc::new(RefCell::new(driver));
+            .map_err(|_| UpstreamError::Connect)?;
+        let driver = Rc::new(RefCell::new(Some(driver)));
         spawn_local(drive(Rc::clone(&driver), Rc::clone(&link)));
         if !link.settled().await {
-            return Err(UpstreamError::Protocol);
+            return Err(if link.is_violated() {
+                UpstreamError::Protocol
+            } else {
+                UpstreamError::Connect
+            });
         }
         Ok(Rc::new(Self {
             sender,
@@ -78,7 +88,7 @@ impl Connection {
             link,
             executor,
             streams: Cell::new(0),
-            used: Cell::new(false),
+            requests: Cell::new(0),
             idle_since: Cell::new(None),
             counted: RefCell::new(Counted::new(metrics)),
         }))
@@ -92,9 +102,22 @@ impl Connection {
     /// Returns the number of streams that the upstream allows at a time, up to the gateway's own limit.
     pub(super) fn max_streams(&self) -> usize {
         // Only the driver's own poll borrows it mutably, and that opens no stream.
-        self.driver
-            .try_borrow()
-            .map_or(0, |driver| driver.current_max_send_streams().min(MAX_STREAMS))
+        let driver = self.driver.try_borrow();
+        let max = driver.ok().and_then(|driver| Some(driver.as_ref()?.current_max_send_streams()));
+        max.unwrap_or(0).min(MAX_STREAMS)
+    }
+
+    /// Returns the number of requests so far.
+    pub(super) fn requests(&self) -> usize {
+        self.requests.get()
+    }
+
+    /// Records that a request was not sent, or not processed, because the connection was closing. Returns the number of
+    /// those that were, if the upstream had announced the end by GOAWAY.
+    pub(super) fn unsent(&self) -> Option<usize> {
+        let requests = self.requests.get().saturating_sub(1);
+        self.requests.set(requests);
+        self.link.is_going_away().then_some(requests)
     }
 
     /// Whether a stream may be opened now.
@@ -116,7 +139,8 @@ impl Connection {
         if idle {
             self.counted.borrow_mut().set_idle(false);
         }
-        let rested = idle && self.used.replace(true);
+        let rested = idle && self.requests.get() > 0;
+        self.requests.set(self.requests.get() + 1);
         Some(StreamSlot { connection: Rc::clone(self), rested })
     }
 
@@ -159,10 +183,18 @@ impl Drop for StreamSlot {
 }
 
 /// Drives a connection to its end.
-async fn drive(driver: Rc<RefCell<Driver>>, link: Rc<ConnectionFacts>) {
-    // The streams that the end of the connection concerns are notified by hyper.
-    let _ = core::future::poll_fn(|cx| Pin::new(&mut *driver.borrow_mut()).poll(cx)).await;
+async fn drive(driver: SharedDriver, link: Rc<ConnectionFacts>) {
+    poll_fn(|cx| match &mut *driver.borrow_mut() {
+        // The streams that the end of the connection concerns are notified by hyper.
+        Some(driver) => Pin::new(driver).poll(cx).map(drop),
+        None => Poll::Ready(()),
+    })
+    .await;
     link.close();
+    // hyper's end of the queue is dropped with it: requests that were queued after its last poll fail as unsent, where
+    // they would wait for ever.
+    let ended = driver.take();
+    drop(ended);
 }
 
 /// Streams of one connection at a time; further ones open another connection.

@@ -24,6 +24,8 @@ pub(super) struct ConnectionFacts {
     settled: Cell<bool>,
     going_away: Cell<bool>,
     closed: Cell<bool>,
+    /// Whether the upstream sent what no upstream of HTTP/2 sends.
+    violated: Cell<bool>,
     /// Reads from the connection.
     reads: Cell<u64>,
     /// Header blocks that the upstream may still send.
@@ -43,6 +45,16 @@ impl ConnectionFacts {
     /// Whether a new stream may begin: neither has the connection ended, nor will it.
     pub(super) fn accepts_streams(&self) -> bool {
         !self.closed.get() && !self.going_away.get()
+    }
+
+    /// Whether the connection will end, by GOAWAY or by the gateway's decision.
+    pub(super) fn is_going_away(&self) -> bool {
+        self.going_away.get()
+    }
+
+    /// Whether the gateway ended the connection because of what the upstream sent.
+    pub(super) fn is_violated(&self) -> bool {
+        self.violated.get()
     }
 
     /// Whether the connection has ended.
@@ -151,7 +163,10 @@ impl Inspector for FrameScanner {
             return Ok(());
         }
         self.link.reads.set(self.link.reads.get().wrapping_add(1));
-        self.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
+        self.scan(bytes).map_err(|Flood| {
+            self.link.violated.set(true);
+            io::ErrorKind::InvalidData.into()
+        })
     }
 }
 

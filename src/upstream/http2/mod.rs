@@ -56,6 +56,8 @@ pub(super) struct SendError {
     pub(super) sent: bool,
     /// Whether the connection was closing when the request was sent: another one may work.
     pub(super) stale: bool,
+    /// Whether the connection was lost, with all of its streams: a new one may work.
+    pub(super) connection_lost: bool,
     /// Whether the request had not ended.
     pub(super) early: bool,
     /// The content for another attempt: `None` if a part of it is lost.
@@ -91,6 +93,7 @@ impl Exchange<'_, '_> {
         body: Body,
     ) -> Result<Reply, SendError> {
         let (connection, rested) = (Rc::clone(&place.slot.connection), place.slot.rested);
+        let pool = Rc::clone(&place.pool);
         let held = Box::new((place, permit));
         let stream = StreamState::new(connection.executor.clone(), body, held);
         let _cut = CutUnlessAnswered(&stream);
@@ -107,16 +110,28 @@ impl Exchange<'_, '_> {
             Some(Ok(response)) => self.answered(&stream, response),
             Some(Err(error)) => {
                 let early = stream.upload.is_starved();
-                let failure = StreamError::of(error.error());
+                let mut failure = StreamError::of(error.error());
+                if failure == StreamError::Lost && connection.link.is_violated() {
+                    failure = StreamError::ProtocolOfConnection;
+                }
+                if failure == StreamError::Unsent {
+                    pool.unsent(&connection);
+                }
                 let sent = !matches!(failure, StreamError::Refused | StreamError::Unsent);
                 let stale = match failure {
                     StreamError::Unsent => true,
-                    StreamError::Reset => rested,
-                    StreamError::Refused | StreamError::Protocol => false,
+                    StreamError::Reset | StreamError::Lost => rested,
+                    StreamError::Refused
+                    | StreamError::Protocol
+                    | StreamError::ProtocolOfConnection => false,
                 };
                 // With the request that was not sent, if that came back.
                 drop(error);
-                Err(lost(&stream, failure.error(), sent, stale, early))
+                let connection_lost = failure.is_of_connection();
+                Err(SendError {
+                    connection_lost,
+                    ..lost(&stream, failure.error(), sent, stale, early)
+                })
             }
             None => {
                 if connection.link.reads() == reads {
@@ -199,12 +214,18 @@ fn lost(
 ) -> SendError {
     stream.cut();
     if stream.upload.has_failed() {
-        let (failure, anew) = (UpstreamError::Client, None);
-        return SendError { failure, sent: true, stale: false, early: false, anew };
+        return SendError {
+            failure: UpstreamError::Client,
+            sent: true,
+            stale: false,
+            connection_lost: false,
+            early: false,
+            anew: None,
+        };
     }
     let whole = !sent || !stream.upload.is_touched();
     let anew = if whole { stream.upload.take_back() } else { None };
-    SendError { failure, sent, stale, early, anew }
+    SendError { failure, sent, stale, connection_lost: false, early, anew }
 }
 
 /// Resets a stream whose request is cancelled before its response.

@@ -47,18 +47,18 @@ pub(in crate::upstream) enum Acquired {
 pub(in crate::upstream) struct Place {
     pub(super) slot: StreamSlot,
     /// Notified when the place is free again.
-    freed: Rc<EndpointPool>,
+    pub(super) pool: Rc<EndpointPool>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.freed.changed.notify_one();
+        self.pool.changed.notify_one();
     }
 }
 
 /// The connections to one endpoint.
 #[derive(Debug)]
-struct EndpointPool {
+pub(super) struct EndpointPool {
     /// The generation of the endpoint's slot.
     generation: u64,
     connections: RefCell<Vec<Rc<Connection>>>,
@@ -66,8 +66,15 @@ struct EndpointPool {
     waiting: Cell<usize>,
     /// The number of streams that the last connection allowed.
     streams_per_connection: Cell<usize>,
+    /// The number of requests after which the endpoint ends a connection, as it has shown lately: see
+    /// [`EndpointPool::unsent`].
+    max_requests: Cell<usize>,
+    /// The uptime at which that is forgotten; `None` until the next sweep.
+    max_requests_until: Cell<Option<Duration>>,
     /// Failed attempts so far, and the last failure.
     failed: Cell<(u64, UpstreamError)>,
+    /// Connections in a row that the endpoint closed before its settings.
+    closed_early: Cell<usize>,
     /// The uptime until which the endpoint is known to select HTTP/1.1.
     http1_until: Cell<Duration>,
     /// A connection that turned out to speak HTTP/1.1.
@@ -130,6 +137,7 @@ impl ConnectionPool {
     /// Drops connections that have ended or are no longer needed; called by a worker every second or so.
     pub(in crate::upstream) fn sweep(&self, now: Duration) {
         for pool in self.0.borrow().iter().flatten() {
+            pool.expire_max_requests(now);
             let keep_alive = pool.keep_alive.get();
             // Dropped after the borrow ends: closing a connection wakes tasks.
             let over: Vec<_> = {
@@ -151,7 +159,10 @@ impl EndpointPool {
             opening: Cell::new(0),
             waiting: Cell::new(0),
             streams_per_connection: Cell::new(TYPICAL_STREAMS),
+            max_requests: Cell::new(usize::MAX),
+            max_requests_until: Cell::new(None),
             failed: Cell::new((0, UpstreamError::Connect)),
+            closed_early: Cell::new(0),
             http1_until: Cell::new(Duration::ZERO),
             http1: RefCell::default(),
             keep_alive: Cell::new(Duration::ZERO),
@@ -162,16 +173,41 @@ impl EndpointPool {
     /// Takes a place on the first connection that has one.
     fn take(self: &Rc<Self>) -> Option<Place> {
         let slot = self.connections.borrow().iter().find_map(Connection::take)?;
-        if self.keep_alive.get().is_zero() {
+        let is_last = slot.connection.requests() >= self.max_requests.get();
+        if is_last || self.keep_alive.get().is_zero() {
             // Not reused: this stream is the last one.
             slot.connection.link.retire();
         }
-        Some(Place { slot, freed: Rc::clone(self) })
+        Some(Place { slot, pool: Rc::clone(self) })
     }
 
-    /// Whether a connection takes further streams, now or when others have ended.
-    fn accepts_streams(&self) -> bool {
-        self.connections.borrow().iter().any(|connection| connection.link.accepts_streams())
+    /// Records that a request was not processed because the endpoint was ending `connection`.
+    ///
+    /// Some servers end each connection after a number of requests (nginx: `keepalive_requests`), whatever arrives behind
+    /// the last one. Further connections receive no more than that for a while, so that a request is not sent in vain
+    /// time and again.
+    pub(super) fn unsent(&self, connection: &Connection) {
+        if let Some(processed) = connection.unsent() {
+            self.max_requests.set(processed.max(MIN_REQUESTS_PER_CONNECTION));
+            self.max_requests_until.set(None);
+        }
+    }
+
+    /// Forgets after a while how many requests the endpoint takes per connection.
+    fn expire_max_requests(&self, now: Duration) {
+        match self.max_requests_until.get() {
+            _ if self.max_requests.get() == usize::MAX => {}
+            None => self.max_requests_until.set(Some(now + MAX_REQUESTS_RETENTION)),
+            Some(until) if now < until => {}
+            Some(_) => self.max_requests.set(usize::MAX),
+        }
+    }
+
+    /// Whether a connection takes further streams, now or when others have ended, or has taken some.
+    fn takes_streams(&self) -> bool {
+        let connections = self.connections.borrow();
+        let mut each = connections.iter();
+        each.any(|connection| connection.link.accepts_streams() || connection.requests() > 0)
     }
 
     async fn wait_for_place(
@@ -198,9 +234,10 @@ impl EndpointPool {
             if failed != failures {
                 return Err(failure);
             }
-            let needed = self.waiting.get().div_ceil(self.streams_per_connection.get());
+            let streams = self.streams_per_connection.get().min(self.max_requests.get());
+            let needed = self.waiting.get().div_ceil(streams);
             if self.opening.get() < needed.clamp(1, MAX_OPENING) {
-                if opened >= MAX_OPENED_IN_VAIN && !self.accepts_streams() {
+                if opened >= MAX_OPENED_IN_VAIN && !self.takes_streams() {
                     // An endpoint that ends every connection at once takes no stream.
                     return Err(UpstreamError::Refused);
                 }
@@ -216,6 +253,11 @@ impl EndpointPool {
         }
     }
 
+    /// Fails the requests that wait.
+    fn fail(&self, failure: UpstreamError) {
+        self.failed.set((self.failed.get().0 + 1, failure));
+    }
+
     /// Opens a connection in a task of its own.
     fn open(self: &Rc<Self>, endpoint: &Arc<Endpoint>, settings: &PoolSettings<'_>, now: Duration) {
         self.opening.set(self.opening.get() + 1);
@@ -226,6 +268,7 @@ impl EndpointPool {
             pool.opening.set(pool.opening.get() - 1);
             match opened.unwrap_or(Err(UpstreamError::Connect)) {
                 Ok(Opened::Http2(connection)) => {
+                    pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
                     pool.connections.borrow_mut().push(connection);
                 }
@@ -233,7 +276,16 @@ impl EndpointPool {
                     pool.http1_until.set(now + HTTP1_RETENTION);
                     pool.http1.replace(Some(stream));
                 }
-                Err(failure) => pool.failed.set((pool.failed.get().0 + 1, failure)),
+                // A server that reloads closes connections that it has just accepted: the requests that wait open others.
+                Ok(Opened::ClosedEarly) if pool.closed_early.get() < MAX_CLOSED_EARLY => {
+                    pool.closed_early.set(pool.closed_early.get() + 1);
+                }
+                Ok(Opened::ClosedEarly) => {
+                    pool.closed_early.set(0);
+                    endpoint.health.failed("closed before the settings of HTTP/2");
+                    pool.fail(UpstreamError::Connect);
+                }
+                Err(failure) => pool.fail(failure),
             }
             pool.changed.notify_waiters();
         });
@@ -243,6 +295,8 @@ impl EndpointPool {
 enum Opened {
     Http2(Rc<Connection>),
     Http1(Stream),
+    /// Closed by the endpoint before its settings.
+    ClosedEarly,
 }
 
 async fn open(
@@ -257,7 +311,11 @@ async fn open(
     match stream.selected_http2() {
         Some(false) if endpoint.requires_http2() => Err(UpstreamError::Tls),
         Some(false) => Ok(Opened::Http1(stream)),
-        Some(true) | None => Connection::open(stream, metrics).await.map(Opened::Http2),
+        Some(true) | None => match Connection::open(stream, metrics).await {
+            Ok(connection) => Ok(Opened::Http2(connection)),
+            Err(UpstreamError::Connect) => Ok(Opened::ClosedEarly),
+            Err(failure) => Err(failure),
+        },
     }
 }
 
@@ -282,6 +340,12 @@ const TYPICAL_STREAMS: usize = 100;
 /// Connections to one endpoint that are opened at a time.
 const MAX_OPENING: usize = 8;
 /// Connections that are opened for one request, if it gets a place on none.
-const MAX_OPENED_IN_VAIN: usize = 3;
+const MAX_OPENED_IN_VAIN: usize = MAX_CLOSED_EARLY + 1;
+/// The fewest requests that an endpoint is believed to take per connection: one that restarts ends connections early.
+const MIN_REQUESTS_PER_CONNECTION: usize = 4;
+/// How long the number of requests per connection is remembered.
+const MAX_REQUESTS_RETENTION: Duration = Duration::from_secs(60);
+/// Connections in a row that an endpoint may close before its settings, without failing the requests that wait.
+const MAX_CLOSED_EARLY: usize = 3;
 /// How long an endpoint that selected HTTP/1.1 is not asked again.
 const HTTP1_RETENTION: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderName, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -31,14 +31,31 @@ use crate::observe::metrics::UpstreamMetrics;
 /// in two ways.
 pub(super) fn check<B>(response: &mut Response<B>) -> Result<(), UpstreamError> {
     let headers = response.headers();
-    let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
-    if response.status().is_informational() || lengths > 1 || headers.len() > MAX_FIELDS {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length_is_valid = lengths.next().is_none_or(is_number) && lengths.next().is_none();
+    if response.status().is_informational()
+        || !length_is_valid
+        || headers.len() > MAX_FIELDS
+        || !headers.values().all(is_trimmed)
+    {
         return Err(UpstreamError::Protocol);
     }
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);
     }
     Ok(())
+}
+
+/// Whether a value is that of `Content-Length` (RFC 9110 §8.6).
+fn is_number(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// Whether no whitespace surrounds a value (RFC 9113 §8.2.1).
+fn is_trimmed(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    !is_space(bytes.first()) && !is_space(bytes.last())
 }
 
 /// Whether the response has no content whatever follows its head (RFC 9112 §6.3).
@@ -127,6 +144,10 @@ impl http_body::Body for ResponseContent {
                 let failure = StreamError::of(&error).of_content();
                 Poll::Ready(Some(Err(this.fail(failure))))
             }
+            // hyper takes a reset without an error for an end; content without END_STREAM is not whole (RFC 9113 §8.1).
+            Poll::Ready(None) if !this.incoming.is_end_stream() => {
+                Poll::Ready(Some(Err(this.fail(UpstreamError::Reset))))
+            }
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
@@ -192,6 +213,20 @@ mod tests {
 
         let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-kept"]);
+    }
+
+    #[test]
+    fn a_response_with_a_malformed_length_or_surrounding_whitespace_is_refused() {
+        for (name, value) in [
+            ("content-length", ""),
+            ("content-length", "+5"),
+            ("content-length", "5, 5"),
+            ("x-a", " b"),
+            ("x-a", "b\t"),
+        ] {
+            let mut response = Response::builder().header(name, value).body(()).expect("valid");
+            assert_eq!(check(&mut response), Err(UpstreamError::Protocol), "{name}: {value:?}");
+        }
     }
 
     #[test]

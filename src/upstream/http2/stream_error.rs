@@ -1,10 +1,12 @@
 //! Classifies the errors of HTTP/2 streams: may the upstream have processed the request, and who is to blame?
 //!
-//! hyper keeps the error of the `h2` crate as its source and exports no type for it, so it is recognised by its
-//! text. An unknown text is the answer that is safe: the request may have been processed. `tests/gateway/http2_services.rs`
-//! holds the texts against real resets and GOAWAYs.
+//! hyper keeps the error of the `h2` crate as its source, or that of the socket. What is none of the others is the answer
+//! that is safe: the request may have been processed. `tests/gateway/http2_services` holds the errors against real
+//! resets and GOAWAYs.
 
 use core::error::Error;
+
+use h2::Reason;
 
 use super::super::UpstreamError;
 
@@ -15,10 +17,14 @@ pub(super) enum StreamError {
     Refused,
     /// The connection was closing: the stream is beyond its GOAWAY, or was never opened.
     Unsent,
-    /// The stream was reset, or the connection lost.
+    /// The stream was reset.
     Reset,
-    /// The upstream violated the protocol.
+    /// The connection was lost, with all of its streams.
+    Lost,
+    /// The upstream violated the protocol on this stream.
     Protocol,
+    /// The upstream violated the protocol, on any stream: the connection ended, with all of its streams.
+    ProtocolOfConnection,
 }
 
 impl StreamError {
@@ -27,24 +33,37 @@ impl StreamError {
         if error.is_canceled() {
             return Self::Unsent;
         }
-        let text = error.source().map(ToString::to_string).unwrap_or_default();
-        if text.starts_with(REFUSED_STREAM) {
-            Self::Refused
-        } else if text.starts_with(GOAWAY_RECEIVED) {
+        let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>())
+        else {
+            // An error of the connection, which hyper keeps as one of input and output.
+            return Self::Lost;
+        };
+        if error.is_go_away() && error.is_remote() {
             // Only streams beyond the last one that the upstream names fail with it; the others go on.
             Self::Unsent
-        } else if VIOLATIONS.iter().any(|violation| text.starts_with(violation)) {
+        } else if error.is_go_away() && error.is_library() {
+            Self::ProtocolOfConnection
+        } else if error.is_library() {
             Self::Protocol
+        } else if error.is_io() {
+            Self::Lost
+        } else if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
+            Self::Refused
         } else {
             Self::Reset
         }
     }
 
+    /// Whether the connection was lost, possibly because of another stream.
+    pub(super) const fn is_of_connection(self) -> bool {
+        matches!(self, Self::Lost | Self::ProtocolOfConnection)
+    }
+
     /// Returns the error of response content that ended early: it was processed, in any case.
     pub(super) const fn of_content(self) -> UpstreamError {
         match self {
-            Self::Protocol => UpstreamError::Protocol,
-            Self::Refused | Self::Unsent | Self::Reset => UpstreamError::Reset,
+            Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,
+            Self::Refused | Self::Unsent | Self::Reset | Self::Lost => UpstreamError::Reset,
         }
     }
 
@@ -52,15 +71,8 @@ impl StreamError {
     pub(super) const fn error(self) -> UpstreamError {
         match self {
             Self::Refused | Self::Unsent => UpstreamError::Refused,
-            Self::Reset => UpstreamError::Reset,
-            Self::Protocol => UpstreamError::Protocol,
+            Self::Reset | Self::Lost => UpstreamError::Reset,
+            Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,
         }
     }
 }
-
-/// `RST_STREAM` with `REFUSED_STREAM` (RFC 9113 §8.7).
-const REFUSED_STREAM: &str =
-    "stream error received: refused stream before processing any application logic";
-const GOAWAY_RECEIVED: &str = "connection error received: ";
-/// Errors that `h2` detected itself.
-const VIOLATIONS: [&str; 2] = ["stream error detected: ", "connection error detected: "];

@@ -32,6 +32,9 @@ fn a_head_that_is_none_is_a_failure() {
         [ok.clone(), literal("content-length", "5")].concat(),
         [ok.clone(), literal("content-length", "0"), literal("content-length", "0")].concat(),
         [ok.clone(), literal("content-length", "-1")].concat(),
+        [ok.clone(), literal("content-length", "")].concat(),
+        [ok.clone(), literal("x-a", " b")].concat(),
+        [ok.clone(), literal("x-a", "b ")].concat(),
         [ok.clone(), (0..300).flat_map(|n| literal(&format!("x-{n}"), "")).collect()].concat(),
         literal(":status", "20"),
         literal(":status", "2000"),
@@ -74,6 +77,37 @@ fn content_of_another_length_than_announced_is_not_completed() {
                 || content.len() < announced.parse().expect("a number"),
             "{received}"
         );
+    }
+}
+
+#[test]
+fn a_reset_without_an_error_completes_no_response() {
+    let reset = frame(3, 0, 1, &[0; 4]);
+    let cases = [
+        ("nothing", reset.clone(), 502, false),
+        (
+            "a part",
+            [frame(1, 4, 1, &[0x88]), frame(0, 0, 1, b"part"), reset.clone()].concat(),
+            200,
+            false,
+        ),
+        ("all", [frame(1, 4, 1, &[0x88]), frame(0, 1, 1, b"all"), reset].concat(), 200, true),
+    ];
+    for (sent, frames, status, is_whole) in cases {
+        let (url, _) = raw_service(move |_, stream| {
+            request_arrived(stream);
+            let _ = stream.write_all(&frames);
+            drain(stream);
+        });
+        let gateway = Gateway::start("", &always(&url));
+        let mut client = gateway.connect();
+        client.send("GET /a HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n");
+
+        let received = String::from_utf8(client.rest()).expect("text");
+
+        assert!(received.starts_with(&format!("HTTP/1.1 {status} ")), "{sent}: {received}");
+        let ends = received.contains("chunked") && received.ends_with("\r\n0\r\n\r\n");
+        assert_eq!(ends, is_whole, "{sent}: {received}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! A request that was not processed is sent again, with its content; one that may have been is not.
 
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::thread;
 
 use h2::Reason;
@@ -101,6 +103,115 @@ fn a_service_that_takes_few_streams_per_connection_loses_none() {
     }
 
     assert!(connections.load(SeqCst) >= 4);
+}
+
+/// As nginx does with `keepalive_requests` under load: requests arrive behind the last one that it takes, and others are
+/// about to be sent when the connection ends.
+#[test]
+fn no_request_is_lost_with_a_connection_that_ends_under_load() {
+    let overfull = Arc::<AtomicUsize>::default();
+    let (url, connections) = raw_service({
+        let overfull = Arc::clone(&overfull);
+        move |_, stream| {
+            let mut preface = [0; 24];
+            let _ = stream.read_exact(&mut preface);
+            while let Some((kind, id)) = next_frame(stream) {
+                if kind != 1 {
+                    continue;
+                }
+                match id {
+                    ..LAST => drop(stream.write_all(&frame(1, 5, id, &[0x88]))),
+                    LAST => {
+                        let goaway = frame(7, 0, 0, &[LAST.to_be_bytes(), [0; 4]].concat());
+                        let _ = stream.write_all(&[goaway, frame(1, 5, id, &[0x88])].concat());
+                    }
+                    BEHIND => drop(overfull.fetch_add(1, SeqCst)),
+                    _ => {}
+                }
+            }
+        }
+    });
+    let gateway = Gateway::start("", &with(&[&url], ", timeout: 60s"));
+
+    let address = gateway.address();
+    let asking = (0..16).map(|_| {
+        thread::spawn(move || {
+            let mut client = Client::connect(address);
+            for _ in 0..60 {
+                client.send("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello");
+                assert_eq!(client.answer().status, 200);
+            }
+        })
+    });
+    for client in asking.collect::<Vec<_>>() {
+        client.join().expect("every answer");
+    }
+
+    assert!(connections.load(SeqCst) >= 16 * 60 / 20, "{connections:?}");
+    // The gateway has learned the number of requests that a connection takes.
+    assert!(overfull.load(SeqCst) <= 6, "{overfull:?}");
+}
+
+/// The last stream of a connection with twenty requests, and the one behind it.
+const LAST: u32 = 39;
+const BEHIND: u32 = LAST + 2;
+
+#[test]
+fn a_request_that_was_not_sent_goes_to_another_target_whatever_its_method() {
+    let closing = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", closing.local_addr().expect("an address"));
+    thread::spawn(move || {
+        // Each connection ends before the settings of HTTP/2.
+        while let Ok((mut stream, _)) = closing.accept() {
+            let _ = stream.read(&mut [0; 24]);
+        }
+    });
+    let other = echo(100);
+    let gateway = Gateway::start("", &with(&[&url, &other.url()], ""));
+
+    for _ in 0..4 {
+        let answer =
+            gateway.ask("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello");
+
+        assert_eq!((answer.status, answer.text()), (200, "hello"));
+    }
+    assert_eq!(other.calls(), 4);
+}
+
+#[test]
+fn a_connection_that_another_stream_breaks_costs_no_idempotent_request() {
+    let (url, connections) = raw_service(|number, stream| {
+        let mut preface = [0; 24];
+        let _ = stream.read_exact(&mut preface);
+        let mut streams = 0;
+        while let Some((kind, id)) = next_frame(stream) {
+            if kind != 1 {
+                continue;
+            }
+            streams += 1;
+            if number > 0 {
+                let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
+            } else if streams == 2 {
+                // A field in upper case: the library ends the connection for it.
+                let _ = stream.write_all(&frame(1, 5, id, b"\x88\0\x01X\x01y"));
+            }
+        }
+    });
+    let gateway = Gateway::start("", &always(&url));
+
+    let address = gateway.address();
+    let asking = (0..2).map(|_| {
+        thread::spawn(move || {
+            let mut client = Client::connect(address);
+            client.send("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n");
+            client.answer().status
+        })
+    });
+    for status in asking.collect::<Vec<_>>() {
+        assert_eq!(status.join().expect("an answer"), 200);
+    }
+
+    assert_eq!(connections.load(SeqCst), 2);
 }
 
 #[test]

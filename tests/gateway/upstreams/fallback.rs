@@ -77,6 +77,8 @@ fn a_response_that_breaks_off_is_replaced_by_another_upstreams() {
         }
     });
     eventually("the response has begun", || primary.count("/") == 1);
+    // The service hangs for a while before it dies.
+    thread::sleep(Duration::from_millis(300));
     primary.kill();
 
     assert_eq!(killer.join().expect("an answer"), "whole");
