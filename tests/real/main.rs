@@ -12,6 +12,7 @@ mod fault_injection;
 mod gateway;
 mod grafana;
 mod grpc;
+mod nginx;
 mod npm;
 mod oidc_provider;
 mod prometheus;
