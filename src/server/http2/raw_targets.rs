@@ -406,7 +406,7 @@ mod tests {
         frames
             .rewrite(&mut headers(
                 END_HEADERS,
-                &[&block[..], b"\x40\x7f\x21", &b"n".repeat(160), b"\x01v"].concat(),
+                &[&block[..], b"\x40\x7f\xdf\x01", &b"n".repeat(350), b"\x01v"].concat(),
             ))
             .expect("frames");
 
