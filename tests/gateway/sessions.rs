@@ -245,6 +245,23 @@ fn an_ended_session_is_reported_in_the_clients_format() {
 }
 
 #[test]
+fn on_a_route_of_two_sessions_a_user_is_led_to_the_login_of_the_one_that_has_ended() {
+    let both = "  - { id: both, path: /both, upstream: service, auth: { any: [{ session: admin }, { session: web }] } }\n";
+    let world = World::with("", both);
+    let alice = world.log_in();
+    let ask = |fields: &str| {
+        let page = "Sec-Fetch-Mode: navigate\r\nAccept: text/html\r\n";
+        world.get("/both", &format!("{page}{fields}"))
+    };
+    assert_eq!(ask("").field("location"), Some("/a/in?return_to=%2Fboth"), "the first of them");
+    assert_eq!(ask(&alice.fields("")).status, 200);
+
+    world.issuer.clock.advance(Duration::from_secs(1_801));
+
+    assert_eq!(ask(&alice.fields("")).field("location"), Some("/auth/login?return_to=%2Fboth"));
+}
+
+#[test]
 fn a_preflight_needs_no_session_and_a_foreign_post_gets_no_further() {
     let world = World::start();
     let alice = world.log_in();

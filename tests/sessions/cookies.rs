@@ -2,6 +2,7 @@
 
 use crate::fault_injection::{Endpoint, Fault};
 use http::{Method, StatusCode};
+use northgate::base::scopes::Scopes;
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
 use serde_json::json;
 
@@ -139,4 +140,19 @@ async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported()
     assert_eq!(error.reason, Reason::TooLarge);
     assert_eq!(browser, Browser::default());
     gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+}
+
+/// `refresh_token` is a name that applications of the same site use as well.
+#[tokio::test]
+async fn a_plain_session_without_a_refresh_token_ignores_a_foreign_cookie_of_that_name() {
+    let gate = Gate::with(|settings| {
+        settings.tokens = TokenStorage::PlainCookies;
+        settings.scopes = Scopes::parse("openid profile orders:read");
+    });
+    let mut browser = gate.alice().await;
+    assert!(!browser.jar.contains_key("__Host-refresh_token"));
+
+    browser.jar.insert("__Host-refresh_token".into(), "foreign".into());
+
+    assert!(gate.present(&browser).await.is_ok());
 }

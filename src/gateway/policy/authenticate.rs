@@ -187,7 +187,7 @@ impl Authenticate {
                 }
                 Err((result, rejection)) => {
                     exchange.authenticated(way.method, result);
-                    exchange.login = self.login(&rejection, head);
+                    exchange.login = self.login(Some(way), &rejection, head);
                     Err(rejection)
                 }
             };
@@ -198,7 +198,7 @@ impl Authenticate {
         }
         exchange.authenticated(self.ways[0].method, AuthResult::Missing);
         let rejection = Rejection::Unauthenticated(Challenge::Missing);
-        exchange.login = self.login(&rejection, head);
+        exchange.login = self.login(None, &rejection, head);
         Err(rejection)
     }
 
@@ -228,12 +228,20 @@ impl Authenticate {
         exchange.login = exchange.measured(led).await;
     }
 
-    /// Returns the login page that a user agent is redirected to instead of a 401.
-    fn login(&self, rejection: &Rejection, head: &Parts) -> Option<LoginRedirect> {
-        let session = self.ways.iter().find_map(|way| match &way.credential {
-            Credential::Session(session) => Some(session),
+    /// Returns the login page that a user agent is redirected to instead of a 401: that of the session that `refused` has
+    /// found ended, else that of the first session.
+    fn login(
+        &self,
+        refused: Option<&Authenticator>,
+        rejection: &Rejection,
+        head: &Parts,
+    ) -> Option<LoginRedirect> {
+        let session_of = |way: &Authenticator| match &way.credential {
+            Credential::Session(session) => Some(Arc::clone(session)),
             Credential::Token(_) | Credential::Basic(_) => None,
-        })?;
+        };
+        let session =
+            refused.and_then(session_of).or_else(|| self.ways.iter().find_map(session_of))?;
         matches!(rejection, Rejection::Unauthenticated(_))
             .then(|| session.login_redirect(head))
             .flatten()

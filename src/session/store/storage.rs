@@ -171,14 +171,13 @@ impl SessionStorage {
                             && state.refresh_token.as_ref().map(|t| t.expose().as_str()) == refresh
                     })
                 };
-                let refreshes: Vec<_> = match presented.second.plain_values().next() {
-                    None => vec![None],
-                    Some(_) => presented.second.plain_values().map(Some).collect(),
-                };
+                // A session without a refresh token may stand beside a cookie of that name from elsewhere.
+                let refreshes = presented.second.plain_values().take(MAX_PLAIN_CANDIDATES);
+                let refreshes: Vec<_> = refreshes.map(Some).chain([None]).collect();
                 let mut found = Vec::new();
                 for text in presented.third.texts().take(MAX_PLAIN_CANDIDATES) {
                     for access in presented.first.plain_values().take(MAX_PLAIN_CANDIDATES) {
-                        for refresh in refreshes.iter().take(MAX_PLAIN_CANDIDATES) {
+                        for refresh in &refreshes {
                             found.extend(open(access, *refresh, text.clone()));
                         }
                     }
