@@ -48,6 +48,26 @@ Then, in this order:
 }
 
 #[test]
+fn a_shared_limit_is_explained_with_its_bound() {
+    let shared = FILE.replace(
+        "quota: 10000/day, by: client }",
+        "quota: 100000/day, by: header:x-key, store: redis }\nredis: { url: 'redis://127.0.0.1:1' }",
+    );
+    let shared = shared.replace("    auth: none\n", "    auth: none\n    limits: [daily]\n");
+
+    let text = northgate_with(&shared, &["explain", "http://api.example.com/orders/7"]);
+
+    let lines = "
+  2  limit     daily: 100000/day (calendar UTC), by header:x-key
+               shared through Redis, and not exceeded while it responds
+               if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
+               while it is unavailable, each gateway gives out its share: up to the limit once more
+  3  rewrite   none: the upstream receives /orders/7
+";
+    assert!(text.contains(lines), "{text}");
+}
+
+#[test]
 fn the_method_is_get_unless_another_is_given() {
     assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read matches.\n"));
     let put = northgate(&["explain", "PUT", "http://h/orders"]);
@@ -274,9 +294,13 @@ fn token(claims: &Value) -> String {
 
 /// Runs the program and returns its output.
 fn northgate(arguments: &[&str]) -> String {
+    northgate_with(FILE, arguments)
+}
+
+fn northgate_with(text: &str, arguments: &[&str]) -> String {
     let files = TempDir::new().expect("a directory");
     let file = files.path().join("gateway.yaml");
-    fs::write(&file, FILE).expect("written");
+    fs::write(&file, text).expect("written");
     let run = Command::new(env!("CARGO_BIN_EXE_northgate"))
         .args(arguments)
         .arg("--config")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
-use crate::limit::{self, Kind, ResponseCost};
+use crate::limit::{self, Kind, OnStoreError, ResponseCost};
 
 /// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
@@ -120,6 +120,25 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
         words.push_str(", refusing nothing (dry run)");
     }
     words
+}
+
+/// Returns by how much a limit that gateways share may be exceeded, and when, one case per line; nothing for a limit of
+/// this gateway alone.
+pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
+    let limit::Store::Redis { on_error, .. } = settings.store else { return Vec::new() };
+    let most = limit::overrun_bound(settings, 1);
+    let unavailable = match on_error {
+        OnStoreError::Local => "each gateway gives out its share: up to the limit once more",
+        OnStoreError::Allow => "no request is refused: no bound",
+        OnStoreError::Deny => "what no lease covers is refused: no more than that",
+    };
+    vec![
+        "shared through Redis, and not exceeded while it responds".to_owned(),
+        format!(
+            "if it loses data or begins to fail, or a gateway is killed: up to {most} more, or 17 per gateway if that is more"
+        ),
+        format!("while it is unavailable, {unavailable}"),
+    ]
 }
 
 fn amount(kind: &Kind) -> String {

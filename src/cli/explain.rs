@@ -211,13 +211,23 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
             for limit in limits.iter().filter_map(|name| config.limits.get(name)) {
                 let how = format!("{}: {}", limit.name, display::limit(limit));
                 steps.push(["limit".to_owned(), how]);
+                let overrun = display::overrun(limit).into_iter();
+                steps.extend(overrun.map(|line| [String::new(), line]));
             }
             steps.push(["served by".to_owned(), destination_text(destination)]);
         }
         Destination::Route(route) => on_route(route, decision, config, &mut steps),
     }
-    let numbered: Vec<_> =
-        (1..).zip(steps).map(|(number, [what, how])| [format!("  {number}"), what, how]).collect();
+    let mut number = 0;
+    let numbered = steps.into_iter().map(|[what, how]| {
+        // A line without a name goes on about the step before.
+        if what.is_empty() {
+            return [String::new(), what, how];
+        }
+        number += 1;
+        [format!("  {number}"), what, how]
+    });
+    let numbered: Vec<_> = numbered.collect();
     format!("Then, in this order:\n{}", display::align(&numbered))
 }
 
@@ -237,6 +247,9 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     let limits = || route.limits.iter().filter_map(|name| config.limits.get(name));
     for limit in limits().filter(|limit| limit.runs_before_authentication()) {
         step("spike arrest", format!("{}: {}", limit.name, display::limit(limit)));
+        for overrun in display::overrun(limit) {
+            step("", overrun);
+        }
     }
     match &route.auth {
         Auth::None => step("let in", "any client".to_owned()),
@@ -251,6 +264,9 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     }
     for limit in limits().filter(|limit| !limit.runs_before_authentication()) {
         step("limit", format!("{}: {}", limit.name, display::limit(limit)));
+        for overrun in display::overrun(limit) {
+            step("", overrun);
+        }
     }
     match &route.action {
         Action::Upstream(name) => {

@@ -15,7 +15,7 @@ use super::plans::PlanIndex;
 use super::rate::{Kind, Window};
 use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
-use super::shared::{Lease, Shape, SharedLimit};
+use super::shared::{self, Lease, Shape, SharedLimit};
 use crate::observe::metrics::Metrics;
 
 /// A limit of one snapshot. Its counters are shared with the previous snapshot if the
@@ -260,6 +260,15 @@ impl Limiter {
     pub(super) fn is_concurrency(&self) -> bool {
         self.rule.is_concurrency()
     }
+}
+
+/// Returns by how much one key may exceed a limit that `gateways` share, if the store loses its data or begins to fail;
+/// of several plans, the most.
+pub fn overrun_bound(settings: &Settings, gateways: u64) -> u64 {
+    let plans = settings.plans.iter().flat_map(|plans| &plans.values).map(|plan| &plan.kind);
+    let kinds = plans.chain([&settings.kind]);
+    let shapes = kinds.map(|kind| Algorithm::new(kind).shape(0, false, false));
+    shapes.map(|shape| shared::overrun_bound(&shape, gateways)).fold(0, u64::max)
 }
 
 /// Whether a limit of `methods` counts a request: HEAD costs an upstream as much as GET (RFC 9110 §9.3.2).

@@ -61,7 +61,7 @@ pub use key::LimitKeySource;
 pub use ledger::Usage;
 pub use limit_exceeded::{LimitExceeded, Limited};
 pub use limit_state::{HeldPermits, LimitState, Meter};
-pub use limiter::Limiter;
+pub use limiter::{Limiter, overrun_bound};
 pub use persistence::StateError;
 pub use plans::{ClientPlans, Plan, Plans};
 pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};

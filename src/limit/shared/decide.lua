@@ -2,13 +2,15 @@
 --
 -- KEYS: one hash per counter, all in one slot. Fields: u (end of the window, or the theoretical arrival time),
 -- e (generation: changes when the counter begins anew), t (granted to all gateways), f (a lower bound of t after the
--- server has lost data), and one field per gateway: "granted sequence", for slots "granted sequence expiry".
+-- server has lost data), x (when the first lease expires), and one field per gateway: "granted sequence", with a lease
+-- "granted sequence used expiry", for slots "granted sequence expiry". A lease that its gateway does not renew expires:
+-- of what was granted, its gateway keeps what it has reported as used.
 -- Amounts of a gateway are absolute: a repeated message changes nothing, and a lost response is made up for by the next.
 -- Times are microseconds since BASE by this server's clock, so that they and every amount are exact in a double.
 --
 -- ARGV: the gateway's id, "all" or "each", the gateway's time if this server does not tell its own; then per key the
 -- fields of `Message`. Returns the time, and per key: status, generation, until, total, granted, wait.
-local BASE, FIELDS = 1700000000000000, 16
+local BASE, FIELDS = 1700000000000000, 17
 local me, all = ARGV[1], ARGV[2] == 'all'
 local clock = redis.pcall('TIME')
 local now = clock.err and tonumber(ARGV[3]) or clock[1] * 1000000 + clock[2] - BASE
@@ -27,15 +29,44 @@ local function read(i)
     debts = flags:find('d', 1, true),
     limit = number(5), one = number(6), two = number(7), three = number(8),
     used = number(9), pending = number(10), mine = number(11), target = number(12), shares = number(13),
-    gen = number(14), seen = number(15), seen_total = number(16),
+    gen = number(14), seen = number(15), seen_total = number(16), lifetime = number(17),
   }
 end
 
 local function load(it)
-  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', it.field)
+  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', 'x', it.field)
   it.u, it.e, it.t, it.f = tonumber(h[1]), tonumber(h[2]), tonumber(h[3]) or 0, tonumber(h[4]) or 0
-  local granted, seq = string.match(h[5] or '', '^(%S+) (%S+)')
+  it.x = tonumber(h[5])
+  if it.x == 0 then it.x = nil end
+  local granted, seq, used, expires = string.match(h[6] or '', '^(%S+) (%S+) ?(%S*) ?(%S*)')
   it.g, it.last = tonumber(granted), tonumber(seq) or 0
+  it.kept, it.expires = tonumber(used) or it.g, tonumber(expires)
+end
+
+-- Takes back the leases that gateways other than the caller's have not renewed; returns their amount.
+local function expire(it)
+  if not it.x or it.x > now then return 0 end
+  local h = redis.call('HGETALL', it.key)
+  local amount = 0
+  it.x, it.changed = nil, true
+  for n = 1, #h, 2 do
+    local granted, seq, used, expires = string.match(h[n + 1], '^(%S+) (%S+) (%S+) (%S+)$')
+    if expires and h[n] ~= it.field then
+      if tonumber(expires) > now then
+        it.x = math.min(it.x or math.huge, tonumber(expires))
+      else
+        amount = amount + granted - used
+        -- A gateway that comes back must find what was counted for it; a rate has no such account.
+        if it.kind == 'w' then
+          redis.call('HSET', it.key, h[n], used .. ' ' .. seq)
+        else
+          redis.call('HDEL', it.key, h[n])
+        end
+      end
+    end
+  end
+  it.t, it.f = math.max(0, it.t - amount), math.max(0, it.f - amount)
+  return amount
 end
 
 -- A quota in windows. one: end of the window around the gateway's now, or 0; two: end of the next, or the length of a
@@ -54,9 +85,13 @@ local function window(it)
       it.u, it.e = ends, now
     end
     it.t, it.f, it.g, it.last, it.fresh, it.changed = owed, owed, nil, 0, true, owed > 0
-  elseif it.u > now + it.three then
-    -- This server's clock was far ahead when the window began.
-    it.u = it.one == 0 and now + it.two or it.one
+    it.x, it.kept, it.expires = nil, nil, nil
+  else
+    if it.u > now + it.three then
+      -- This server's clock was far ahead when the window began.
+      it.u = it.one == 0 and now + it.two or it.one
+    end
+    expire(it)
   end
   local applies = it.gen == it.e or (it.gen == 0 and it.seen > now)
   if not applies then it.used, it.mine = 0, 0 end
@@ -85,6 +120,7 @@ local function rate(it)
   load(it)
   local known = it.e ~= nil
   it.u, it.e = it.u or now, it.e or (it.gen ~= 0 and it.gen or now)
+  it.u = it.u - expire(it) * it.two
   if not it.g then
     if it.gen ~= 0 and (not known or it.gen == it.e) then it.u = math.max(it.u, it.seen) end
     it.g = it.mine
@@ -158,9 +194,13 @@ for i, it in ipairs(items) do
     it.g, it.t, it.f, it.changed = kept, it.t - cut, math.max(0, it.f - cut), true
     if it.kind == 'g' then it.u = it.u - cut * it.two end
   end
+  -- An older message reports nothing that is not known.
+  if it.seq >= it.last then it.kept = math.min(it.g, granted and kept or it.used) end
+  local leased = it.lifetime > 0 and it.g > (it.kept or it.g)
   it.last = math.max(it.last, it.seq)
   local close = it.close and it.seq >= it.last
-  if it.changed or close then
+  -- A lease is renewed, and the sequence lets a return be ignored that this message has overtaken.
+  if it.changed or close or leased or it.expires or (it.ask and granted) then
     local ttl
     if it.kind == 'c' then
       for _, field in ipairs(it.dead) do redis.call('HDEL', it.key, field) end
@@ -172,8 +212,14 @@ for i, it in ipairs(items) do
       ttl = it.one / 1000 + 1000
     else
       if it.fresh then redis.call('DEL', it.key) end
+      local own = whole(it.g) .. ' ' .. whole(it.last)
+      if leased then
+        local expires = now + it.lifetime
+        it.x = math.min(it.x or expires, expires)
+        own = own .. ' ' .. whole(it.kept) .. ' ' .. whole(expires)
+      end
       redis.call('HSET', it.key, 'u', fine(it.u), 'e', fine(it.e), 't', whole(it.t), 'f', whole(it.f),
-        it.field, whole(it.g) .. ' ' .. whole(it.last))
+        'x', whole(it.x or 0), it.field, own)
       if close then redis.call('HDEL', it.key, it.field) end
       ttl = math.max(it.u - now, 0) / 1000 + (it.kind == 'w' and 1000 or 10000)
       if it.debts and math.max(it.t, it.f) > it.limit then ttl = ttl + it.three / 1000 end

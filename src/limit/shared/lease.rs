@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use super::protocol::{Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape};
+use super::protocol::{
+    LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape,
+};
 
 /// One counter as this gateway knows it. Times are in microseconds of the store's time.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +46,12 @@ pub(in crate::limit) struct Lease {
     pub(super) last_use: u64,
     /// The time of the last message that no request caused.
     last_told: u64,
+    /// The time of the last response.
+    heard: u64,
+    /// Whether the store takes the lease back unless it is renewed.
+    expires: bool,
+    /// The last message before the store may have lost what it was told, until it has responded to a later one.
+    untold: Option<u64>,
     /// Whether a message without a waiting request is due or under way.
     pub(super) renewing: bool,
 }
@@ -261,6 +269,7 @@ impl Lease {
             // From now on no request uses it, and no older response brings it back.
             self.granted = granted.min(self.used.saturating_add(self.pending));
             self.seen_seq = self.seq;
+            self.expires = false;
         }
         let target = if exact || purpose.lower { 0 } else { self.target.max(1) };
         Message {
@@ -286,6 +295,9 @@ impl Lease {
             return;
         }
         self.seen_seq = message.seq;
+        self.heard = now;
+        self.untold = self.untold.filter(|seq| message.seq <= *seq);
+        self.expires = message.shape.lease_lifetime() > 0 && reply.granted > message.counted(reply);
         if let Shape::Window { .. } = message.shape {
             let other_window = self.generation != 0 && self.generation != reply.generation;
             if other_window || (self.generation == 0 && self.until <= now) {
@@ -306,7 +318,7 @@ impl Lease {
         };
         if more {
             self.resize(&message.shape, now, gateways);
-            self.valid_until = now.saturating_add(LEASE_LIFETIME_MICROS);
+            self.valid_until = now.saturating_add(RATE_LEASE_MICROS);
             self.last_grant = now;
         }
     }
@@ -323,6 +335,12 @@ impl Lease {
         self.target = target.clamp(FIRST_LEASE.min(most), most);
     }
 
+    /// Records that the store may have lost what it was told.
+    pub(super) fn lost(&mut self) {
+        self.untold = Some(self.seq);
+        self.renewing = false;
+    }
+
     /// Returns the purpose of a message that no request causes, if one is due.
     pub(super) fn due(&mut self, now: u64) -> Option<Purpose> {
         if self.renewing {
@@ -332,12 +350,17 @@ impl Lease {
         let unused = self.granted > self.used.saturating_add(self.pending);
         let (tell, lower) = (Purpose::default(), Purpose { lower: true, ..Purpose::default() });
         let due = match self.shape? {
+            _ if self.untold.is_some() => Some(tell),
             Shape::Slots { .. } => {
                 let renewal = self.used > 0 && now.saturating_sub(self.last_told) > RENEWAL_MICROS;
                 (unused && idle > IDLE_SLOT_MICROS).then_some(lower).or(renewal.then_some(tell))
             }
             _ if self.used > self.granted => Some(tell),
-            _ if unused => (idle > IDLE_LEASE_MICROS).then_some(lower),
+            _ if unused && idle > IDLE_LEASE_MICROS => Some(lower),
+            _ if self.expires && now.saturating_sub(self.heard) > LEASE_RENEWAL_MICROS => {
+                Some(tell)
+            }
+            _ if unused => None,
             _ if self.pending == 0 && idle > FORGOTTEN_MICROS => {
                 Some(Purpose { close: true, ..lower })
             }
@@ -349,12 +372,18 @@ impl Lease {
         due
     }
 
-    /// Gives up grants of a rate that were not used in time: they would come on top of a later burst.
+    /// Gives up grants that have expired: of a rate, where they would come on top of a later burst, and of a quota, where
+    /// the store may have granted them to others.
     pub(super) fn forfeit(&mut self, now: u64) {
-        if let Some(Shape::Rate { keeps: false, .. }) = self.shape
-            && self.valid_until <= now
-        {
-            self.used = self.used.max(self.granted.saturating_sub(self.pending));
+        match self.shape {
+            Some(Shape::Rate { keeps: false, .. }) if self.valid_until <= now => {
+                self.used = self.used.max(self.granted.saturating_sub(self.pending));
+            }
+            _ if self.expires && now.saturating_sub(self.heard) > LEASE_VALIDITY_MICROS => {
+                self.granted = self.granted.min(self.used.saturating_add(self.pending));
+                self.expires = false;
+            }
+            _ => {}
         }
     }
 
@@ -399,7 +428,7 @@ pub(in crate::limit) fn max_lease(shape: &Shape, gateways: u64) -> u64 {
             (limit / LEASES_OF_A_LIMIT / gateways).clamp(1, MAX_LEASE)
         }
         Shape::Rate { interval, keeps, .. } => {
-            let soon = (LEASE_LIFETIME_MICROS as f64 / interval) as u64;
+            let soon = (RATE_LEASE_MICROS as f64 / interval) as u64;
             let most = (shape.capacity() / LEASES_OF_A_LIMIT / gateways).max(1);
             if keeps { most } else { soon }.clamp(1, MAX_LEASE)
         }
@@ -408,7 +437,7 @@ pub(in crate::limit) fn max_lease(shape: &Shape, gateways: u64) -> u64 {
 
 /// Returns by how much all gateways together may exceed one counter: a lease of each, if the store loses its data, and
 /// what each may admit in the first moments of an outage.
-pub(super) fn overrun_bound(shape: &Shape, gateways: u64) -> u64 {
+pub(in crate::limit) fn overrun_bound(shape: &Shape, gateways: u64) -> u64 {
     let each = max_lease(shape, gateways) + first_share(shape.capacity(), gateways);
     each.saturating_mul(gateways).min(shape.capacity())
 }
@@ -431,7 +460,7 @@ const SHORT_LEASE_MICROS: u64 = 200_000;
 /// … and one that lasted longer than this is halved.
 const LONG_LEASE_MICROS: u64 = 2_000_000;
 /// The time within which grants of a rate are used or lost.
-const LEASE_LIFETIME_MICROS: u64 = 50_000;
+const RATE_LEASE_MICROS: u64 = 50_000;
 /// How long a refusal by a quota is remembered: other gateways return leases.
 const REFUSAL_MICROS: u64 = 250_000;
 /// The share of an outage doubles in this time.
@@ -440,6 +469,10 @@ const DOUBLING_MICROS: u64 = 100_000;
 const RETRY_MICROS: u64 = 1_000_000;
 /// Places in flight are renewed at this interval, a third of their lifetime.
 const RENEWAL_MICROS: u64 = SLOT_LIFETIME_MICROS / 3;
+/// Leases of quotas are renewed at this interval, a fifth of their lifetime …
+const LEASE_RENEWAL_MICROS: u64 = LEASE_LIFETIME_MICROS / 5;
+/// … and used for this time after the last response, so that none is used when the store takes it back.
+const LEASE_VALIDITY_MICROS: u64 = LEASE_LIFETIME_MICROS / 5 * 4;
 /// Unused grants are returned after this time without a request.
 const IDLE_LEASE_MICROS: u64 = 500_000;
 /// Unused places are returned after this time without a request.

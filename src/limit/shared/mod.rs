@@ -30,7 +30,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::lease::Lease;
+pub(super) use self::lease::{Lease, overrun_bound};
 pub(super) use self::lease_table::LeaseSlot;
 pub(super) use self::pending_request::{StoreAnswer, Ticket, TicketRequest, ask};
 pub(super) use self::protocol::Shape;

@@ -46,11 +46,16 @@ struct Counter {
 struct Grant {
     amount: u64,
     seq: u64,
+    /// The part that does not expire.
+    kept: u64,
+    /// The end of the slots, or of the lease beyond what is kept.
     expires: u64,
 }
 
 /// A message while it is decided.
 struct Item {
+    /// The gateway that sent it, and its record.
+    own: (u32, u32),
     counter: Counter,
     grant: Option<Grant>,
     used: u64,
@@ -130,8 +135,18 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
     let counter = counter.unwrap_or_default();
     let grant = counter.grants.get(&(me, message.nonce)).copied();
     let used = message.used;
-    let mut item =
-        Item { counter, grant, used, room: 0, need: 0, fits: false, wait: 0.0, changed: false };
+    let own = (me, message.nonce);
+    let mut item = Item {
+        own,
+        counter,
+        grant,
+        used,
+        room: 0,
+        need: 0,
+        fits: false,
+        wait: 0.0,
+        changed: false,
+    };
     match message.shape {
         Shape::Window { limit, .. } => window(&mut item, message, now, limit),
         Shape::Rate { whole, interval, .. } => {
@@ -165,8 +180,11 @@ fn window(item: &mut Item, message: &Message, now: u64, limit: u64) {
             }
         }
         item.grant = None;
-    } else if item.counter.until > (now + span) as f64 {
-        item.counter.until = begins;
+    } else {
+        if item.counter.until > (now + span) as f64 {
+            item.counter.until = begins;
+        }
+        expire(item, message, now);
     }
     let applies = message.generation == item.counter.generation
         || (message.generation == 0 && message.until > now);
@@ -194,6 +212,7 @@ fn rate(item: &mut Item, message: &Message, now: u64, known: bool, whole: f64, i
         item.counter.until = now as f64;
         item.counter.generation = if message.generation == 0 { now } else { message.generation };
     }
+    item.counter.until -= expire(item, message, now) as f64 * interval;
     let remembers =
         message.generation != 0 && (!known || message.generation == item.counter.generation);
     let mut grant = match item.grant {
@@ -217,6 +236,22 @@ fn rate(item: &mut Item, message: &Message, now: u64, known: bool, whole: f64, i
     item.grant = Some(grant);
     let debt = (item.counter.until - now as f64).max(0.0);
     item.room = ((whole - debt) / interval + 0.000_001).floor() as i128;
+}
+
+/// Takes back the leases that other gateways have not renewed; returns their amount.
+fn expire(item: &mut Item, message: &Message, now: u64) -> u64 {
+    let mut amount = 0;
+    for (owner, grant) in &mut item.counter.grants {
+        let own = item.own == *owner;
+        if !own && message.shape.lease_lifetime() > 0 && grant.expires <= now {
+            amount += grant.amount - grant.kept;
+            grant.amount = grant.kept;
+        }
+    }
+    item.changed |= amount > 0;
+    item.counter.total = item.counter.total.saturating_sub(amount);
+    item.counter.floor = item.counter.floor.saturating_sub(amount);
+    amount
 }
 
 fn charge(item: &mut Item, now: u64, interval: f64, amount: u64) {
@@ -268,6 +303,14 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
         if let Some(interval) = interval {
             item.counter.until -= cut as f64 * interval;
         }
+    }
+    if message.seq >= grant.seq {
+        grant.kept = grant.amount.min(if granted { kept } else { item.used });
+    }
+    let lifetime = message.shape.lease_lifetime();
+    if lifetime > 0 {
+        grant.expires = now + lifetime;
+        item.changed = true;
     }
     grant.seq = grant.seq.max(message.seq);
     item.grant = Some(grant);

@@ -51,6 +51,15 @@ impl Shape {
             Self::Rate { whole, interval, .. } => (whole / interval) as u64,
         }
     }
+
+    /// Returns how long the store keeps a lease that is not renewed, in microseconds; zero if leases have no value
+    /// later, or none are granted.
+    pub(super) fn lease_lifetime(&self) -> u64 {
+        match self {
+            Self::Window { .. } | Self::Rate { keeps: true, .. } => LEASE_LIFETIME_MICROS,
+            Self::Rate { .. } | Self::Slots { .. } => 0,
+        }
+    }
 }
 
 /// The purpose of a message.
@@ -98,6 +107,13 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// Returns the part of the grants that the store counts as used after this message: it does not expire.
+    pub(super) fn counted(&self, reply: &Reply) -> u64 {
+        let used = if self.generation == reply.generation { self.used } else { 0 };
+        let pending = if reply.status == Status::Granted { self.pending } else { 0 };
+        used.saturating_add(pending)
+    }
+
     /// Writes the message in the form that `decide.lua` reads.
     pub(super) fn encode(&self, to: &mut Vec<Vec<u8>>) {
         let mut put = |text: String| to.push(text.into_bytes());
@@ -145,6 +161,7 @@ impl Message {
         ] {
             put(number.to_string());
         }
+        put(self.shape.lease_lifetime().to_string());
     }
 }
 
@@ -212,6 +229,8 @@ impl Response {
     }
 }
 
+/// The lifetime of a lease of a quota that no gateway renews: that of a killed gateway.
+pub(super) const LEASE_LIFETIME_MICROS: u64 = 5_000_000;
 /// The lifetime of a slot in flight that no gateway renews: that of a killed gateway.
 pub(super) const SLOT_LIFETIME_MICROS: u64 = 10_000_000;
 

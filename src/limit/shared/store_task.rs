@@ -61,6 +61,17 @@ impl LimitStore {
         store
     }
 
+    /// Returns what is granted and not used.
+    #[cfg(test)]
+    pub(super) fn unused(&self) -> u64 {
+        let mut unused = 0;
+        self.core.each_lease(|_, _, lease| {
+            unused += lease.granted.saturating_sub(lease.used);
+            true
+        });
+        unused
+    }
+
     /// Has the task forget all leases, as a killed process does.
     #[cfg(test)]
     pub(super) fn silence(&self) {
@@ -245,7 +256,7 @@ impl Core {
         }
         if !was_usable {
             // The circuit is open: this is the attempt that may close it.
-            return self.resynchronize();
+            return self.probe();
         }
         if upkeep {
             self.tell(self.due(moment));
@@ -257,17 +268,24 @@ impl Core {
         self.state.set_usable(self.backend.is_usable(), Now::of(&self.clock));
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
-            lease.renewing = false;
-            messages.extend(message_of(limit, slot, lease, Purpose::default()));
+            lease.lost();
+            messages.extend(message_of(limit, slot, lease, Purpose::default(), false));
             true
         });
         if messages.is_empty() {
-            // An empty call tells the time, and whether the store responds.
-            let core = Arc::clone(self);
-            tokio::runtime::Handle::current()
-                .spawn(async move { core.exchange(Vec::new(), Vec::new(), false).await });
+            self.probe();
         }
         self.tell(messages);
+    }
+
+    /// Sends an empty call, which tells the time, and whether the store responds; then the messages that are due.
+    fn probe(self: &Arc<Self>) {
+        let core = Arc::clone(self);
+        tokio::runtime::Handle::current().spawn(async move {
+            if core.exchange(Vec::new(), Vec::new(), false).await.is_some() {
+                core.tell(core.due(Now::of(&core.clock)));
+            }
+        });
     }
 
     /// Returns the messages that are due without a request, and forgets the leases that are over.
@@ -280,7 +298,7 @@ impl Core {
                 return false;
             }
             if let Some(purpose) = lease.due(now) {
-                messages.extend(message_of(limit, slot, lease, purpose));
+                messages.extend(message_of(limit, slot, lease, purpose, false));
                 return !purpose.close;
             }
             true
@@ -292,7 +310,7 @@ impl Core {
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
             let purpose = Purpose { lower: true, close: true, ..Purpose::default() };
-            messages.extend(message_of(limit, slot, lease, purpose));
+            messages.extend(message_of(limit, slot, lease, purpose, false));
             true
         });
         for batch in messages.chunks(BATCH) {
@@ -302,7 +320,11 @@ impl Core {
     }
 
     fn message(&self, id: LeaseId, purpose: Purpose) -> Option<(LeaseId, Message)> {
-        self.with_lease(id, |limit, lease| message_of(limit, id.1, lease, purpose))?
+        self.with_lease(id, |limit, lease| {
+            // Slots are not leased ahead.
+            let grows = !matches!(lease.shape, Some(Shape::Slots { .. }));
+            message_of(limit, id.1, lease, purpose, grows)
+        })?
     }
 
     fn with_lease<R>(
@@ -332,19 +354,18 @@ impl Core {
     }
 }
 
-/// Returns the message about a lease that the store knows, or ought to.
+/// Returns the message about a lease that the store knows, or ought to; the lease grows if `grows`.
 fn message_of(
     limit: &SharedLimit,
     slot: super::lease_table::LeaseSlot,
     lease: &mut Lease,
     purpose: Purpose,
+    grows: bool,
 ) -> Option<(LeaseId, Message)> {
     let (key, shape) = (lease.key.clone()?, lease.shape?);
     let gateways = limit.state.gateways();
-    // Slots and single requests are not leased ahead.
-    let exact = matches!(shape, Shape::Slots { .. });
     lease.renewing = true;
-    Some(((limit.id, slot), lease.message(&key, shape, purpose, gateways, exact)))
+    Some(((limit.id, slot), lease.message(&key, shape, purpose, gateways, !grows)))
 }
 
 /// The interval of looks at the connection.

@@ -128,9 +128,9 @@ families! {
     LIMIT_LEASED = Counter "northgate_limit_leased_total" ["limit"]
         "Requests, or units of cost, that the shared store has granted to this gateway.";
     LIMIT_LEASES_UNUSED = Gauge "northgate_limit_leases_unused" ["limit"]
-        "Granted and not used yet, over all keys: what a killed gateway would lose until the windows end.";
+        "Granted and not used yet, over all keys: what other gateways would lack for some seconds if this one were killed.";
     LIMIT_OVERRUN_BOUND = Gauge "northgate_limit_overrun_bound" ["limit"]
-        "The most that one key may exceed its limit if the shared store loses its data or begins to fail: a lease and a first share per gateway.";
+        "The most that one key may exceed its limit if the shared store loses its data or begins to fail, or all gateways are killed: a lease and a first share per gateway. A longer outage may add the limit once more.";
     STATE_WRITES = Counter "northgate_state_writes_total" ["result"]
         "Writes of quotas to server.state_dir.";
     STATE_WRITABLE = Gauge "northgate_state_writable" []

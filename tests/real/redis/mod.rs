@@ -5,6 +5,7 @@ mod limits;
 mod proofs;
 mod revocation;
 mod sessions;
+mod topologies;
 mod unusable;
 
 use std::process::{Command, Stdio};
@@ -197,14 +198,22 @@ pub(crate) struct Redis {
     program: std::path::PathBuf,
     port: u16,
     folder: TempDir,
+    /// Arguments besides its address and its folder.
+    arguments: Vec<String>,
     process: Option<Running>,
 }
 
 impl Redis {
     pub(crate) fn begin(suite: &str) -> Option<Self> {
+        Self::begin_with(suite, &[])
+    }
+
+    /// The same, with more `arguments`.
+    fn begin_with(suite: &str, arguments: &[&str]) -> Option<Self> {
         let [program] = programs(&format!("Redis: {suite}"), ["redis-server"])?;
         let folder = tempfile::tempdir().expect("a folder");
-        let mut redis = Self { program, port: free_port(), folder, process: None };
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut redis = Self { program, port: free_port(), folder, arguments, process: None };
         redis.start();
         Some(redis)
     }
@@ -217,6 +226,7 @@ impl Redis {
         let mut command = Command::new(&self.program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"]);
         command.args(["--save", "", "--appendonly", "no"]).arg("--dir").arg(self.folder.path());
+        command.args(&self.arguments);
         self.process = Some(Running::start(command.stdout(Stdio::null()).stderr(Stdio::null())));
         let began = tokio::time::Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
