@@ -53,13 +53,14 @@ impl Outbox {
         Ok(Self { directory, instance, _lock: lock, next: 0, carried, batches })
     }
 
-    /// Takes over the files of processes that have ended; returns whether there were any.
+    /// Takes over the files of processes that have ended; returns whether there were any. `pending` is the usage of this
+    /// process that is no event yet, which the file must not lose meanwhile.
     ///
     /// # Errors
     ///
     /// If a file cannot be read or the directory not be listed; files before it are taken over. A damaged file, or one of
     /// a newer version, is put aside.
-    pub(super) fn take_over(&mut self, now: Timestamp) -> io::Result<bool> {
+    pub(super) fn take_over(&mut self, pending: Vec<Record>, now: Timestamp) -> io::Result<bool> {
         let mut taken = Vec::new();
         for name in self.directory.names(PREFIX, SUFFIX)? {
             let instance = &name[PREFIX.len()..name.len() - SUFFIX.len()];
@@ -83,7 +84,7 @@ impl Outbox {
             return Ok(false);
         }
         // On disk here before it is removed there.
-        self.save(Vec::new())?;
+        self.save(pending)?;
         for (name, lock_name, _lock) in taken {
             self.directory.remove(&name)?;
             self.directory.remove(&lock_name)?;
@@ -164,7 +165,7 @@ mod tests {
         drop(first);
 
         let mut second = Outbox::open(directory()).unwrap();
-        assert!(second.take_over(now).unwrap());
+        assert!(second.take_over(Vec::new(), now).unwrap());
         assert_eq!(units(&second), 3);
         second.collect(vec![record(4)], now);
         second.save(Vec::new()).unwrap();
@@ -173,10 +174,10 @@ mod tests {
         drop(second);
 
         let mut third = Outbox::open(directory()).unwrap();
-        assert!(third.take_over(now).unwrap());
+        assert!(third.take_over(Vec::new(), now).unwrap());
         let again: Vec<_> = third.batches.iter().flat_map(Batch::events).collect();
         assert_eq!(exported, again, "under the same ids");
-        assert!(!third.take_over(now).unwrap());
+        assert!(!third.take_over(Vec::new(), now).unwrap());
     }
 
     #[test]
@@ -188,8 +189,27 @@ mod tests {
 
         let mut other = Outbox::open(Directory::at(dir.path())).unwrap();
 
-        assert!(!other.take_over(now).unwrap());
+        assert!(!other.take_over(Vec::new(), now).unwrap());
         assert!(other.batches.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_is_killed_after_it_took_over_another_loses_no_usage_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = || Directory::at(dir.path());
+        let now = Timestamp::from_secs(1_000);
+        let first = Outbox::open(directory()).unwrap();
+        first.save(vec![record(3)]).unwrap();
+        let mut second = Outbox::open(directory()).unwrap();
+        second.save(vec![record(5)]).unwrap();
+        drop(first);
+
+        assert!(second.take_over(vec![record(5)], now).unwrap());
+        drop(second);
+        let mut third = Outbox::open(directory()).unwrap();
+        assert!(third.take_over(Vec::new(), now).unwrap());
+
+        assert_eq!(units(&third), 8);
     }
 
     #[test]
@@ -203,7 +223,7 @@ mod tests {
 
         let mut outbox = Outbox::open(directory).unwrap();
 
-        assert!(!outbox.take_over(Timestamp::from_secs(1)).unwrap());
+        assert!(!outbox.take_over(Vec::new(), Timestamp::from_secs(1)).unwrap());
         for name in ["usage-0.json.damaged", "usage-1.json.damaged"] {
             assert!(dir.path().join(name).exists(), "{name}");
         }

@@ -129,7 +129,9 @@ impl Metering {
         let moment = Now::of(&self.clock);
         if state.looked.elapsed() >= LOOK_INTERVAL {
             state.looked = Instant::now();
-            if let Err(error) = self.with_outbox(move |outbox| outbox.take_over(moment.now)).await {
+            let pending = limits.pending_usage(moment).into_iter().map(Record::from).collect();
+            let taking = self.with_outbox(move |outbox| outbox.take_over(pending, moment.now));
+            if let Err(error) = taking.await {
                 tracing::error!(%error, "Could not take over the usage of earlier processes; trying again.");
             }
         }
