@@ -1,7 +1,7 @@
 //! One gateway's share of one counter: the grants of the store, and their use.
 //!
 //! A lease is decided without the store while its grants last. Everything here is arithmetic on numbers that the
-//! caller has locked; [`super::shared_limit`] keeps the leases, [`super::hub`] talks to the store.
+//! caller has locked; [`super::shared_limit`] keeps the leases, [`super::store_task`] talks to the store.
 
 use std::sync::Arc;
 

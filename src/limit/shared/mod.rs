@@ -8,10 +8,10 @@
 //! | File | Content |
 //! |---|---|
 //! | `lease`, `lease_table` | one gateway's part of one counter, and all of a limit |
-//! | `shared_limit`, `ticket` | one limit's decisions, and a request that waits for the store |
+//! | `shared_limit`, `pending_request` | one limit's decisions, and a request that waits for the store |
 //! | `protocol`, `decide.lua` | messages to the store, and the script that decides them |
 //! | `backend`, `redis_backend` | the store |
-//! | `store_state`, `store_time`, `epoch`, `hub` | its availability, its clock, and the task that talks to it |
+//! | `store_state`, `store_time`, `store_epoch`, `store_task` | its availability, its clock, and the task that talks to it |
 
 mod backend;
 mod lease;

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-/// One limit as the store computes it. Times are in microseconds of [`super::epoch`].
+/// One limit as the store computes it. Times are in microseconds of [`super::store_epoch`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::limit) enum Shape {
     /// An allowance per window.

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use super::store_epoch::from_epoch_nanos;
 use crate::limit::counters::Now;
 
-/// The store's time as far as this gateway knows, in microseconds of [`super::epoch`].
+/// The store's time as far as this gateway knows, in microseconds of [`super::store_epoch`].
 #[derive(Debug)]
 pub(in crate::limit) struct StoreTime {
     /// The store's time at this gateway's start; [`UNKNOWN`] before the first response.
