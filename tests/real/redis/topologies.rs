@@ -32,8 +32,9 @@ async fn gateways_share_a_quota_through_a_cluster() {
     let tally = limits.send(600).await;
 
     assert!(tally.others.is_empty(), "{:?}", tally.others);
+    // A gateway may hold a lease of one when its requests end.
     let most = 300 + limits.decided_alone().await;
-    assert!((300..=most).contains(&tally.admitted), "{} of at most {most}", tally.admitted);
+    assert!((297..=most).contains(&tally.admitted), "{} of at most {most}", tally.admitted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,8 +68,9 @@ async fn gateways_share_a_quota_over_tls_as_a_user_of_the_access_list() {
     let tally = limits.send(600).await;
 
     assert!(tally.others.is_empty(), "{:?}", tally.others);
+    // A gateway may hold a lease of one when its requests end.
     let most = 300 + limits.decided_alone().await;
-    assert!((300..=most).contains(&tally.admitted), "{} of at most {most}", tally.admitted);
+    assert!((297..=most).contains(&tally.admitted), "{} of at most {most}", tally.admitted);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
