@@ -18,7 +18,7 @@ async fn nginx_ends_its_connections_and_no_request_is_lost() {
     let server =
         |listen: &str| format!("server {{ listen {listen}; location / {{ return 200 fine; }} }}\n");
     let text = format!(
-        "daemon off; pid {here}/pid; error_log {here}/log;\nevents {{}}\nhttp {{ access_log off;\n\
+        "daemon off; master_process off; pid {here}/pid; error_log {here}/log;\nevents {{}}\nhttp {{ access_log off;\n\
          client_body_temp_path {here}/a; proxy_temp_path {here}/b; fastcgi_temp_path {here}/c;\n\
          uwsgi_temp_path {here}/d; scgi_temp_path {here}/e;\n\
          keepalive_requests 20; http2_max_concurrent_streams 5;\n{}{}}}\n",
