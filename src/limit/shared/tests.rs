@@ -259,7 +259,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
 
     /// While the store responds, no window of any zone admits more than its quota, whatever the gateways' calendars say;
-    /// with lost data, outages and killed gateways the stated bound holds.
+    /// with lost data, outages, killed and hung gateways the stated bound holds.
     #[test]
     fn windows_admit_their_quota_under_any_traffic(
         count in 1_u64..200,
@@ -312,7 +312,7 @@ fn admit_at_most_the_bound(
         let kind = Kind::Quota(Quota::new(rate, window).expect("a quota"));
         let mut fleet = Fleet::new(3, Settings::new("daily", kind));
         let mut by_window = BTreeMap::<u64, u64>::new();
-        let (mut disturbed, mut killed) = (0_u64, 0_u64);
+        let (mut disturbed, mut killed, mut hung) = (0_u64, 0_u64, 0_u64);
         // Requests that were admitted while the store knew no window: they belong to the next one.
         let mut unplaced = 0;
         for step in steps {
@@ -334,7 +334,10 @@ fn admit_at_most_the_bound(
                     }
                 }
                 Step::Pass(millis) => fleet.pass(millis).await,
-                Step::Hang(millis) => fleet.pass_store_time(millis),
+                Step::Hang(millis) => {
+                    hung += 1;
+                    fleet.pass_store_time(millis);
+                }
                 Step::Calendar(gateway, seconds) => fleet.gateways[gateway].skew = seconds,
                 Step::Kill(gateway) => {
                     killed += 1;
@@ -358,9 +361,10 @@ fn admit_at_most_the_bound(
         }
         let shape = Shape::Window { limit: count, end: 0, next: 1, span: 1, debts: false };
         let lease = max_lease(&shape, 1);
-        // The use of a killed gateway is known to the store alone, but for a lease.
+        // The use of a killed gateway is known to the store alone, but for a lease; so is that of each gateway after
+        // a time in which none could report it.
         let forgotten = if disturbed > 0 { killed * count } else { killed * lease };
-        let bound = count + forgotten + disturbed * 3 * (lease + 1);
+        let bound = count + forgotten + hung * 3 * lease + disturbed * 3 * (lease + 1);
         for (window, admitted) in by_window {
             prop_assert!(
                 admitted <= bound,
