@@ -7,8 +7,9 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::FutureExt as _;
 use northgate::base::clock::Clock;
+use northgate::base::strict_json;
 use northgate::issuer::signing_key::SigningKey;
-use northgate::issuer::{Discovery, Issuer, Settings, json};
+use northgate::issuer::{Discovery, Issuer, Settings};
 use northgate::observe::metrics::Metrics;
 use northgate::token::{
     Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
@@ -40,7 +41,8 @@ fn tokens(c: &mut Criterion) {
         }
         group.bench_function("ES256, the signature alone", |b| {
             let (signed, signature) = tokens[0].rsplit_once('.').expect("a signature");
-            let (signature, key) = (json::base64url(signature).expect("base64url"), point(key));
+            let (signature, key) =
+                (strict_json::base64url(signature).expect("base64url"), point(key));
             b.iter(|| key.verify_sig(black_box(signed.as_bytes()), &signature));
         });
         group.bench_function("known", |b| b.iter(|| verify(&remembering, &tokens[0])));
@@ -101,7 +103,7 @@ fn key(algorithm: &'static rcgen::SignatureAlgorithm) -> SigningKey {
 fn point(key: &SigningKey) -> ParsedPublicKey {
     let jwk = key.public_jwk();
     let number =
-        |name: &str| json::base64url(jwk[name].as_str().expect("text")).expect("base64url");
+        |name: &str| strict_json::base64url(jwk[name].as_str().expect("text")).expect("base64url");
     let point = [vec![4], number("x"), number("y")].concat();
     ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).expect("a point")
 }

@@ -46,4 +46,5 @@ pub mod cli;
 pub mod fuzz {
     pub use crate::disk::record;
     pub use crate::upstream::fuzz::answer;
+    pub use crate::upstream::http2_fuzz::frames;
 }

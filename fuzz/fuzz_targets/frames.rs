@@ -3,5 +3,5 @@
 
 libfuzzer_sys::fuzz_target!(|input: (Vec<u8>, u8)| {
     let (bytes, piece) = input;
-    northgate::upstream::http2_fuzz::frames(&bytes, usize::from(piece));
+    northgate::fuzz::frames(&bytes, usize::from(piece));
 });
