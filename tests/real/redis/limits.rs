@@ -304,7 +304,7 @@ const LEASE_MICROS: u64 = 2_000_000;
 /// The requests at a time at each gateway.
 const CONCURRENCY: u64 = 5;
 
-const CONFIGURATION: &str = r#"
+const CONFIGURATION: &str = r"
 listen: OWN
 redis: { url: REDISKEYS }
 limits:
@@ -313,4 +313,4 @@ upstreams:
   echo: { targets: [ECHO] }
 routes:
   - { id: api, path: /**, upstream: echo, auth: none, limits: [shared] }
-"#;
+";
