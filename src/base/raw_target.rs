@@ -3,7 +3,7 @@
 //! Clients send `<`, `>`, `"` and backticks as they are, and bytes that are not UTF-8, and upstreams read them. `Uri`
 //! refuses them. Here such a byte is carried within a `Uri` as one private-use character, U+10F700 plus the byte, which
 //! every transformation of the target moves like any other character. Where the target leaves the gateway it is
-//! turned back into the byte ([`bytes`]), or escaped where only text may stand ([`escaped`]). A client's own character
+//! turned back into the byte ([`bytes()`]), or escaped where only text may stand ([`escaped`]). A client's own character
 //! of that range is carried byte by byte, so that the form is reversible. Only those bytes have a carrier that a `Uri`
 //! refuses in an ordinary place: none for a line break, a space or another delimiter of a request line, so that a `Uri`
 //! that no parser of this file produced cannot smuggle one in.

@@ -95,7 +95,7 @@ impl RetainedState {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the files cannot be read.
+    /// `OpenError` if the files cannot be read.
     pub fn persist_in(&self, directory: &Directory) -> Result<(), OpenError> {
         directory.sweep();
         self.revocations.persist_in(directory)?;

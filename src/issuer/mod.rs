@@ -89,7 +89,7 @@ impl Issuer {
     ///
     /// # Errors
     ///
-    /// [`TlsError`] if the configured authorities or client certificate cannot be used.
+    /// `TlsError` if the configured authorities or client certificate cannot be used.
     pub fn new(
         settings: Settings,
         clock: Clock,

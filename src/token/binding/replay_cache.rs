@@ -72,7 +72,7 @@ impl ReplayCache {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the journal cannot be read.
+    /// `OpenError` if the journal cannot be read.
     pub fn keep_in(self: &Arc<Self>, directory: &Directory, clock: Clock) -> Result<(), OpenError> {
         let this: Weak<Self> = Arc::downgrade(self);
         let on_records = Box::new(move |records: &[Record]| {

@@ -81,7 +81,7 @@ impl RevocationList {
     ///
     /// # Errors
     ///
-    /// [`OpenError`] if the journal cannot be read.
+    /// `OpenError` if the journal cannot be read.
     pub fn persist_in(&self, directory: &Directory) -> Result<(), OpenError> {
         let map = Arc::downgrade(&self.0);
         let on_records = move |records: &[Record]| {
@@ -105,7 +105,7 @@ impl RevocationList {
     ///
     /// # Errors
     ///
-    /// [`WriteFailed`] if a restart would undo a revocation.
+    /// `WriteFailed` if a restart would undo a revocation.
     pub async fn kept(&self) -> Result<(), WriteFailed> {
         match self.0.journal.get() {
             Some(journal) => journal.wait().await,
