@@ -1,5 +1,5 @@
-//! What either side of HTTP/2 knows of frames (RFC 9113 §4.1, §6), and the limit on those that cost work and carry
-//! nothing (§10.5).
+//! Frames of HTTP/2 as a scanner of either side sees them (RFC 9113 §4.1, §6), and the limit on those that cost work
+//! and carry nothing (§10.5).
 
 use tokio::time::Instant;
 
@@ -28,6 +28,51 @@ pub const END_STREAM: u8 = 1;
 pub(crate) const MAX_BURST_FRAMES: u32 = 10_000;
 /// The frames per second without content that a peer may send after its burst.
 const MAX_FRAMES_PER_SECOND: u32 = 1_000;
+
+/// The position in a stream of frames, of which reads may end anywhere.
+#[derive(Debug, Eq, PartialEq)]
+pub struct FrameHeaders {
+    /// Bytes to skip: the rest of the preface or of a payload.
+    skip: usize,
+    /// A frame header split between two reads.
+    head: [u8; FRAME_HEADER_BYTES],
+    have: usize,
+}
+
+impl FrameHeaders {
+    /// Creates the position before the first frame, which follows after `skip` bytes of a preface.
+    pub const fn after(skip: usize) -> Self {
+        Self { skip, head: [0; FRAME_HEADER_BYTES], have: 0 }
+    }
+
+    /// Calls `frame` with type, flags and payload length of each frame whose header ends in `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Flood`] of `frame`.
+    pub fn scan(
+        &mut self,
+        mut bytes: &[u8],
+        mut frame: impl FnMut(u8, u8, usize) -> Result<(), Flood>,
+    ) -> Result<(), Flood> {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
+            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
+            self.have += wanted;
+            bytes = &bytes[wanted..];
+            if self.have == FRAME_HEADER_BYTES {
+                self.have = 0;
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                frame(kind, flags, self.skip)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A limit on events of one kind: a burst, and a rate per second.
 #[derive(Debug)]

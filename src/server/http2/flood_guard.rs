@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::{PADDED, PREFACE_BYTES};
 use crate::base::http2_frames::{
-    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, PUSH_PROMISE,
-    RST_STREAM, TokenBucket, WINDOW_UPDATE,
+    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, FrameHeaders, GOAWAY, HEADERS,
+    PUSH_PROMISE, RST_STREAM, TokenBucket, WINDOW_UPDATE,
 };
 use crate::base::inspected_stream::Inspector;
 
@@ -117,46 +117,24 @@ const fn is_client_fault(code: u32) -> bool {
     )
 }
 
-/// A scanner of the frames of the client: its position within a frame, and the limit on useless frames.
+/// A scanner of the frames of the client, with the limit on useless ones.
 #[derive(Debug)]
 struct FrameScanner {
-    /// Bytes to skip: the rest of the preface or of a payload.
-    skip: usize,
-    /// A frame header split between two reads.
-    head: [u8; FRAME_HEADER_BYTES],
-    have: usize,
+    headers: FrameHeaders,
     bucket: TokenBucket,
 }
 
 impl FrameScanner {
     fn new(now: Instant) -> Self {
-        Self {
-            skip: PREFACE_BYTES,
-            head: [0; FRAME_HEADER_BYTES],
-            have: 0,
-            bucket: TokenBucket::of_empty_frames(now),
-        }
+        let headers = FrameHeaders::after(PREFACE_BYTES);
+        Self { headers, bucket: TokenBucket::of_empty_frames(now) }
     }
 
-    fn scan(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
-            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
-            self.have += wanted;
-            bytes = &bytes[wanted..];
-            if self.have == FRAME_HEADER_BYTES {
-                self.have = 0;
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                if is_empty_frame(kind, flags, self.skip) {
-                    self.bucket.spend()?;
-                }
-            }
-        }
-        Ok(())
+    fn scan(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let Self { headers, bucket } = self;
+        headers.scan(bytes, |kind, flags, length| {
+            if is_empty_frame(kind, flags, length) { bucket.spend() } else { Ok(()) }
+        })
     }
 }
 
@@ -284,8 +262,8 @@ mod tests {
                 let _ = cut.scan(piece);
             }
             prop_assert_eq!(
-                (whole.bucket.left(), whole.skip, whole.have),
-                (cut.bucket.left(), cut.skip, cut.have)
+                (whole.bucket.left(), whole.headers),
+                (cut.bucket.left(), cut.headers)
             );
         }
     }

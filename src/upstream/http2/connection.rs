@@ -29,7 +29,7 @@ use crate::observe::metrics::UpstreamMetrics;
 pub(super) struct Connection {
     sender: SendRequest<StreamContent>,
     driver: SharedDriver,
-    pub(super) link: Rc<ConnectionFacts>,
+    pub(super) facts: Rc<ConnectionFacts>,
     pub(super) executor: StreamExecutor,
     streams: Cell<usize>,
     /// Requests so far, without those that were not sent or not processed because the connection was closing.
@@ -60,8 +60,8 @@ impl Connection {
         stream: Stream,
         metrics: Arc<UpstreamMetrics>,
     ) -> Result<Rc<Self>, UpstreamError> {
-        let (link, executor) = (Rc::<ConnectionFacts>::default(), StreamExecutor::default());
-        let inspector = FrameScanner::new(Rc::clone(&link), Instant::now());
+        let (facts, executor) = (Rc::<ConnectionFacts>::default(), StreamExecutor::default());
+        let inspector = FrameScanner::new(Rc::clone(&facts), Instant::now());
         let (sender, driver) = http2::Builder::new(executor.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -74,9 +74,9 @@ impl Connection {
             .await
             .map_err(|_| UpstreamError::Connect)?;
         let driver = Rc::new(RefCell::new(Some(driver)));
-        spawn_local(drive(Rc::clone(&driver), Rc::clone(&link)));
-        if !link.settled().await {
-            return Err(if link.is_violated() {
+        spawn_local(drive(Rc::clone(&driver), Rc::clone(&facts)));
+        if !facts.settled().await {
+            return Err(if facts.is_violated() {
                 UpstreamError::Protocol
             } else {
                 UpstreamError::Connect
@@ -85,7 +85,7 @@ impl Connection {
         Ok(Rc::new(Self {
             sender,
             driver,
-            link,
+            facts,
             executor,
             streams: Cell::new(0),
             requests: Cell::new(0),
@@ -117,12 +117,12 @@ impl Connection {
     pub(super) fn unsent(&self) -> Option<usize> {
         let requests = self.requests.get().saturating_sub(1);
         self.requests.set(requests);
-        self.link.is_going_away().then_some(requests)
+        self.facts.is_going_away().then_some(requests)
     }
 
     /// Whether a stream may be opened now.
     fn has_room(&self) -> bool {
-        self.link.accepts_streams()
+        self.facts.accepts_streams()
             && !self.sender.is_closed()
             && self.streams.get() < self.max_streams()
     }
@@ -146,7 +146,7 @@ impl Connection {
 
     /// Whether the connection is of no more use: it has ended, or has been without a stream for `keep_alive`.
     pub(super) fn is_over(&self, now: Duration, keep_alive: Duration) -> bool {
-        if self.link.is_closed() {
+        if self.facts.is_closed() {
             return true;
         }
         if self.streams.get() > 0 {
@@ -154,7 +154,7 @@ impl Connection {
         }
         let since = self.idle_since.get().unwrap_or(now);
         self.idle_since.set(Some(since));
-        !self.link.accepts_streams() || now.saturating_sub(since) >= keep_alive
+        !self.facts.accepts_streams() || now.saturating_sub(since) >= keep_alive
     }
 }
 
@@ -183,14 +183,14 @@ impl Drop for StreamSlot {
 }
 
 /// Drives a connection to its end.
-async fn drive(driver: SharedDriver, link: Rc<ConnectionFacts>) {
+async fn drive(driver: SharedDriver, facts: Rc<ConnectionFacts>) {
     poll_fn(|cx| match &mut *driver.borrow_mut() {
         // The streams that the end of the connection concerns are notified by hyper.
         Some(driver) => Pin::new(driver).poll(cx).map(drop),
         None => Poll::Ready(()),
     })
     .await;
-    link.close();
+    facts.close();
     // hyper's end of the queue is dropped with it: requests that were queued after its last poll fail as unsent, where
     // they would wait for ever.
     let ended = driver.take();

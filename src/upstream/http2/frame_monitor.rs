@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::base::http2_frames::{
-    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, GOAWAY, HEADERS, RST_STREAM,
-    SETTINGS, TokenBucket, WINDOW_UPDATE,
+    CONTINUATION, DATA, END_STREAM, Flood, FrameHeaders, GOAWAY, HEADERS, RST_STREAM, SETTINGS,
+    TokenBucket, WINDOW_UPDATE,
 };
 use crate::base::inspected_stream::Inspector;
 
@@ -89,71 +89,46 @@ impl ConnectionFacts {
 /// The scanner of the frames that an upstream sends.
 #[derive(Debug)]
 pub(super) struct FrameScanner {
-    link: Rc<ConnectionFacts>,
-    /// Bytes to skip: the rest of a payload.
-    skip: usize,
-    /// A frame header split between two reads.
-    head: [u8; FRAME_HEADER_BYTES],
-    have: usize,
+    facts: Rc<ConnectionFacts>,
+    headers: FrameHeaders,
     /// Frames without content that may still be received.
     bucket: TokenBucket,
 }
 
 impl FrameScanner {
     /// Creates the scanner of a connection that begins `now`.
-    pub(super) const fn new(link: Rc<ConnectionFacts>, now: Instant) -> Self {
-        Self {
-            link,
-            skip: 0,
-            head: [0; FRAME_HEADER_BYTES],
-            have: 0,
-            bucket: TokenBucket::of_empty_frames(now),
-        }
+    pub(super) const fn new(facts: Rc<ConnectionFacts>, now: Instant) -> Self {
+        let headers = FrameHeaders::after(0);
+        Self { facts, headers, bucket: TokenBucket::of_empty_frames(now) }
     }
 
-    fn scan(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
-            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
-            self.have += wanted;
-            bytes = &bytes[wanted..];
-            if self.have == FRAME_HEADER_BYTES {
-                self.have = 0;
-                let [a, b, c, kind, flags, ..] = self.head;
-                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.frame(kind, flags)?;
+    fn scan(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let Self { facts, headers, bucket } = self;
+        headers.scan(bytes, |kind, flags, length| {
+            if !facts.settled.get() {
+                // An upstream that speaks another protocol is detected by its first bytes.
+                if kind != SETTINGS || flags & ACK != 0 {
+                    return Err(Flood);
+                }
+                facts.settled.set(true);
+                facts.changed.notify_one();
             }
-        }
-        Ok(())
-    }
-
-    fn frame(&mut self, kind: u8, flags: u8) -> Result<(), Flood> {
-        if !self.link.settled.get() {
-            // An upstream that speaks another protocol is detected by its first bytes.
-            if kind != SETTINGS || flags & ACK != 0 {
-                return Err(Flood);
+            match kind {
+                DATA if flags & END_STREAM == 0 && length == 0 => bucket.spend(),
+                DATA | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
+                HEADERS => {
+                    let left = facts.header_blocks.get().checked_sub(1).ok_or(Flood)?;
+                    facts.header_blocks.set(left);
+                    Ok(())
+                }
+                GOAWAY => {
+                    facts.retire();
+                    bucket.spend()
+                }
+                // PRIORITY, SETTINGS, PING, and unknown types.
+                _ => bucket.spend(),
             }
-            self.link.settled.set(true);
-            self.link.changed.notify_one();
-        }
-        match kind {
-            DATA if flags & END_STREAM == 0 && self.skip == 0 => self.bucket.spend(),
-            DATA | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
-            HEADERS => {
-                let left = self.link.header_blocks.get().checked_sub(1).ok_or(Flood)?;
-                self.link.header_blocks.set(left);
-                Ok(())
-            }
-            GOAWAY => {
-                self.link.retire();
-                self.bucket.spend()
-            }
-            // PRIORITY, SETTINGS, PING, and unknown types.
-            _ => self.bucket.spend(),
-        }
+        })
     }
 }
 
@@ -162,9 +137,9 @@ impl Inspector for FrameScanner {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.link.reads.set(self.link.reads.get().wrapping_add(1));
+        self.facts.reads.set(self.facts.reads.get().wrapping_add(1));
         self.scan(bytes).map_err(|Flood| {
-            self.link.violated.set(true);
+            self.facts.violated.set(true);
             io::ErrorKind::InvalidData.into()
         })
     }
@@ -173,11 +148,11 @@ impl Inspector for FrameScanner {
 /// Scans `bytes` in pieces, after one request. Returns whether they are accepted, and what they tell.
 #[cfg(any(fuzzing, test))]
 pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
-    let link = Rc::<ConnectionFacts>::default();
-    link.request_sent();
-    let mut frames = FrameScanner::new(Rc::clone(&link), Instant::now());
+    let facts = Rc::<ConnectionFacts>::default();
+    facts.request_sent();
+    let mut frames = FrameScanner::new(Rc::clone(&facts), Instant::now());
     let accepted = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
-    (accepted, link.settled.get(), link.accepts_streams())
+    (accepted, facts.settled.get(), facts.accepts_streams())
 }
 
 /// Header blocks per response: some interim responses, the head, and trailers. Unused ones count towards the
@@ -193,33 +168,33 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::base::http2_frames::MAX_BURST_FRAMES;
+    use crate::base::http2_frames::{FRAME_HEADER_BYTES, MAX_BURST_FRAMES};
 
     const PING: u8 = 6;
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_begins_with_settings() {
-        let (link, mut frames) = scanner();
+        let (facts, mut frames) = scanner();
         assert_eq!(frames.scan(b"HTTP/1.1 400 Bad Request\r\n"), Err(Flood));
-        assert!(!link.settled.get());
+        assert!(!facts.settled.get());
 
-        let (link, mut frames) = scanner();
+        let (facts, mut frames) = scanner();
         for byte in frame(SETTINGS, 0, 6) {
             assert_eq!(frames.scan(&[byte]), Ok(()));
         }
-        assert!(link.settled().await);
+        assert!(facts.settled().await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_stream_begins_after_goaway() {
-        let (link, mut frames) = scanner();
+        let (facts, mut frames) = scanner();
         let sent = [frame(SETTINGS, 0, 0), frame(GOAWAY, 0, 8)].concat();
         assert_eq!(frames.scan(&sent[..sent.len() - 12]), Ok(()));
-        assert!(link.accepts_streams());
+        assert!(facts.accepts_streams());
 
         assert_eq!(frames.scan(&sent[sent.len() - 12..]), Ok(()));
 
-        assert!(!link.accepts_streams());
+        assert!(!facts.accepts_streams());
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,8 +219,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn header_blocks_beyond_those_of_the_requests_end_the_connection() {
-        let (link, mut frames) = settled();
-        link.request_sent();
+        let (facts, mut frames) = settled();
+        facts.request_sent();
         for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE {
             assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Ok(()));
         }
@@ -266,14 +241,14 @@ mod tests {
     }
 
     fn scanner() -> (Rc<ConnectionFacts>, FrameScanner) {
-        let link = Rc::<ConnectionFacts>::default();
-        (Rc::clone(&link), FrameScanner::new(link, Instant::now()))
+        let facts = Rc::<ConnectionFacts>::default();
+        (Rc::clone(&facts), FrameScanner::new(facts, Instant::now()))
     }
 
     fn settled() -> (Rc<ConnectionFacts>, FrameScanner) {
-        let (link, mut frames) = scanner();
+        let (facts, mut frames) = scanner();
         assert_eq!(frames.scan(&frame(SETTINGS, 0, 0)), Ok(()));
-        (link, frames)
+        (facts, frames)
     }
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {

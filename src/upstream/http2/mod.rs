@@ -102,8 +102,8 @@ impl Exchange<'_, '_> {
             Ok(request) => request,
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
-        connection.link.request_sent();
-        let reads = connection.link.reads();
+        connection.facts.request_sent();
+        let reads = connection.facts.reads();
         let mut sender = connection.sender();
         let sending = sender.try_send_request(request);
         match self.within_silence(&stream, sending).await {
@@ -111,7 +111,7 @@ impl Exchange<'_, '_> {
             Some(Err(error)) => {
                 let early = stream.upload.is_starved();
                 let mut failure = StreamError::of(error.error());
-                if failure == StreamError::Lost && connection.link.is_violated() {
+                if failure == StreamError::Lost && connection.facts.is_violated() {
                     failure = StreamError::ProtocolOfConnection;
                 }
                 if failure == StreamError::Unsent {
@@ -134,9 +134,9 @@ impl Exchange<'_, '_> {
                 })
             }
             None => {
-                if connection.link.reads() == reads {
+                if connection.facts.reads() == reads {
                     // A connection that is silent altogether is dead: it gets no further request.
-                    connection.link.retire();
+                    connection.facts.retire();
                 }
                 Err(lost(&stream, UpstreamError::Timeout, true, false, false))
             }

@@ -176,7 +176,7 @@ impl EndpointPool {
         let is_last = slot.connection.requests() >= self.max_requests.get();
         if is_last || self.keep_alive.get().is_zero() {
             // Not reused: this stream is the last one.
-            slot.connection.link.retire();
+            slot.connection.facts.retire();
         }
         Some(Place { slot, pool: Rc::clone(self) })
     }
@@ -207,7 +207,7 @@ impl EndpointPool {
     fn takes_streams(&self) -> bool {
         let connections = self.connections.borrow();
         let mut each = connections.iter();
-        each.any(|connection| connection.link.accepts_streams() || connection.requests() > 0)
+        each.any(|connection| connection.facts.accepts_streams() || connection.requests() > 0)
     }
 
     async fn wait_for_place(
