@@ -100,17 +100,6 @@ impl Http2 {
         sent
     }
 
-    /// Waits for the header block of an answer, as it is on the wire.
-    pub(crate) fn response_block(&mut self, stream: u32) -> Vec<u8> {
-        self.client.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        loop {
-            let (kind, _, on, payload) = self.frame().expect("an open connection");
-            if (kind, on) == (HEADERS, stream) {
-                return payload;
-            }
-        }
-    }
-
     /// Waits for what becomes of a stream.
     pub(crate) fn outcome(&mut self, stream: u32) -> Outcome {
         self.outcome_and_end(stream).0
