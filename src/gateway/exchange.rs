@@ -312,7 +312,7 @@ impl Exchange {
         &mut self,
         body: Body,
         bounds: BodyLimits,
-    ) -> Result<Option<LimitedBody>, Rejection> {
+    ) -> Result<Option<Box<LimitedBody>>, Rejection> {
         let meter = self.limit_state.meter();
         let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
         request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)

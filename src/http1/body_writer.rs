@@ -133,9 +133,9 @@ impl BodyWriter {
     /// # Errors
     ///
     /// The writer itself, if a part of the body was read.
-    pub fn into_untouched(self) -> Result<Body, Box<Self>> {
+    pub fn into_untouched(self: Box<Self>) -> Result<Body, Box<Self>> {
         let whole = !self.touched && self.gathered.is_empty() && !self.cut_short;
-        if whole { Ok(self.body.unwrap_or_default()) } else { Err(Box::new(self)) }
+        if whole { Ok(self.body.unwrap_or_default()) } else { Err(self) }
     }
 
     /// Drops trailers, for a recipient that has not announced to accept them (RFC 9110 §6.5.1).
@@ -178,12 +178,12 @@ impl BodyWriter {
     /// Returns the message for writing to another connection behind another head: if nothing may have arrived (`sent` is
     /// false), or if nothing of its body was read. The first `head` bytes of `write` are the head.
     #[must_use]
-    pub fn anew(mut self, write: &[u8], head: usize, sent: bool) -> Option<Self> {
+    pub fn anew(mut self: Box<Self>, write: &[u8], head: usize, sent: bool) -> Option<Box<Self>> {
         if self.cut_short {
             return None;
         }
         if sent {
-            return (!self.touched).then(|| Self::new(self.body.unwrap_or_default()));
+            return (!self.touched).then(|| Box::new(Self::new(self.body.unwrap_or_default())));
         }
         self.gathered = write.get(head..)?.to_vec();
         self.state = WriteState::Sending;
@@ -427,7 +427,7 @@ mod tests {
             assert!(poll(&mut sending, &mut stream, &mut write).is_ready(), "it takes {room}");
             {
                 let sent = sending.progress() > 0;
-                sending.anew(&write, 5, sent)
+                Box::new(sending).anew(&write, 5, sent)
             }
         };
 

@@ -35,7 +35,7 @@ impl Upstream {
         &self,
         endpoint: &Arc<Endpoint>,
         request: &OutgoingRequest<'_>,
-        sending: BodyWriter,
+        sending: Box<BodyWriter>,
         options: &SendOptions<'_>,
         tried: &mut AttemptedEndpoints,
         began: Duration,
@@ -54,7 +54,7 @@ impl Upstream {
             && !request.head.headers.contains_key(UPGRADE)
         {
             sending = match sending.into_untouched() {
-                Err(sending) => *sending,
+                Err(sending) => sending,
                 Ok(body) => {
                     let acquired = match idle.http2().ready(&endpoint, began) {
                         Some(acquired) => Ok((acquired, endpoint, load)),
@@ -66,14 +66,15 @@ impl Upstream {
                             acquired
                         }
                         Err((ConnectError { failure, cause }, at)) => {
-                            let error = http1::SendError::not_sent(failure, BodyWriter::new(body));
+                            let sending = Box::new(BodyWriter::new(body));
+                            let error = http1::SendError::not_sent(failure, sending);
                             return Err(Failed::of(error, at, Some(cause.into())));
                         }
                     };
                     match acquired {
                         Acquired::Http1(stream) => {
                             opened = stream;
-                            BodyWriter::new(body)
+                            Box::new(BodyWriter::new(body))
                         }
                         Acquired::Http2(place) => {
                             let exchange = http2::Exchange {
@@ -142,7 +143,7 @@ impl Upstream {
             BodyKind::Streaming(content) => {
                 (self.flowing(content, &reply.response, held(load)), None)
             }
-            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(tunnel)),
+            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(Box::new(tunnel))),
         };
         let response = reply.response.map(|()| body);
         Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })
@@ -265,7 +266,7 @@ impl Upstream {
             Err(http2::SendError { failure, sent, stale, connection_lost, early, anew }) => {
                 // After the first attempt, only GOAWAY says that another connection may work.
                 let stale = stale && (tried.count() == 1 || !sent);
-                let anew = anew.map(BodyWriter::new);
+                let anew = anew.map(|body| Box::new(BodyWriter::new(body)));
                 let error = http1::SendError { failure, sent, stale, early, anew };
                 Err(Failed { connection_lost, ..Failed::of(error, endpoint, None) })
             }
@@ -332,7 +333,7 @@ impl Upstream {
 /// The result of an attempt with a response.
 pub(super) struct Answered {
     pub(super) response: Response<Body>,
-    pub(super) tunnel: Option<Tunnel>,
+    pub(super) tunnel: Option<Box<Tunnel>>,
     pub(super) endpoint: Arc<Endpoint>,
     /// The uptime of the response head, or of the end of a response that was waited for.
     pub(super) at: Duration,

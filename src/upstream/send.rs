@@ -27,7 +27,7 @@ pub struct UpstreamResponse {
     /// The response, without hop-by-hop fields; its body streams.
     pub response: Response<Body>,
     /// The connection itself, if the upstream switched protocols (status 101).
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Box<Tunnel>>,
     /// The endpoint that responded.
     pub endpoint: Arc<Endpoint>,
     /// The number of attempts, at least 1.
@@ -83,13 +83,17 @@ impl Upstream {
         let method = &request.head.method;
         let mut tried = AttemptedEndpoints::default();
         let RequestContent { mut writer, whole } = content;
-        let anew = || whole.clone().map(|whole| BodyWriter::new(whole.into()));
+        let anew = || whole.clone().map(|whole| Box::new(BodyWriter::new(whole.into())));
         let mut now = options.began;
         if self.circuit.as_ref().is_some_and(|(_, circuit)| circuit.state() != CircuitState::Closed)
         {
             let content = RequestContent { writer, whole };
             let failure = UpstreamError::CircuitOpen;
-            return Err(self.lost(SendFailure::unsent(failure, failure.cause(), content)));
+            return Err(Box::new(self.lost(SendFailure::unsent(
+                failure,
+                failure.cause(),
+                content,
+            ))));
         }
         let mut next = self.select(&tried, now, options.key);
         self.budget.requested();
@@ -103,7 +107,11 @@ impl Upstream {
         let Some(mut endpoint) = next else {
             let content = RequestContent { writer, whole };
             let failure = UpstreamError::NoEndpoint;
-            return Err(self.lost(SendFailure::unsent(failure, self.unavailable(), content)));
+            return Err(Box::new(self.lost(SendFailure::unsent(
+                failure,
+                self.unavailable(),
+                content,
+            ))));
         };
         loop {
             tried.add(&endpoint);
@@ -115,12 +123,12 @@ impl Upstream {
                     && method.is_idempotent()
                     && (options.has_fallback || tried.spent() <= retries.attempts && has_other())
             };
-            outcome = match outcome {
-                Ok(answered) if answered.is_small_and_incomplete() && may_repeat() => {
-                    Box::pin(self.hold(answered, options.wait)).await
-                }
-                outcome => outcome,
-            };
+            if matches!(&outcome, Ok(answered) if answered.is_small_and_incomplete())
+                && may_repeat()
+                && let Ok(answered) = outcome
+            {
+                outcome = Box::pin(self.hold(answered, options.wait)).await;
+            }
             match outcome {
                 Ok(answered) => {
                     now = answered.at;
@@ -167,7 +175,7 @@ impl Upstream {
                         let failed =
                             SendFailure { failure, endpoint, cause, attempts, sent, content };
                         // One of a slow client is not counted as the upstream's.
-                        if early || counted { Box::new(failed) } else { self.lost(failed) }
+                        Box::new(if early || counted { failed } else { self.lost(failed) })
                     };
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else { return Err(failed(&tried, None)) };
@@ -278,12 +286,12 @@ impl Upstream {
     }
 
     /// Counts the failure of a request as the upstream's.
-    fn lost(&self, failed: SendFailure) -> Box<SendFailure> {
+    fn lost(&self, failed: SendFailure) -> SendFailure {
         self.count(failed.failure);
         if failed.attempts > 1 {
             self.metrics.retried(false);
         }
-        Box::new(failed)
+        failed
     }
 
     fn count(&self, failure: UpstreamError) {

@@ -30,7 +30,8 @@ pub struct SendOptions<'a> {
 /// The content of a request, until it is sent.
 #[derive(Debug)]
 pub struct RequestContent {
-    pub(super) writer: BodyWriter,
+    /// Boxed: it is moved often.
+    pub(super) writer: Box<BodyWriter>,
     /// The whole content, if it is in memory: it can be sent again after a part of it was sent.
     pub(super) whole: Option<Bytes>,
 }
@@ -40,7 +41,7 @@ impl RequestContent {
     pub fn new(body: Body) -> Self {
         // A body that has ended is empty, whatever its kind.
         let whole = if body.is_end_stream() { Some(Bytes::new()) } else { body.buffered() };
-        Self { writer: BodyWriter::new(body), whole }
+        Self { writer: Box::new(BodyWriter::new(body)), whole }
     }
 
     /// Returns the same content for another upstream; `None` if it is not in memory.

@@ -1,5 +1,6 @@
 //! The response of a route whose upstream gives none: of another upstream, the last good one, or a fixed one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{Method, Response, StatusCode};
@@ -29,15 +30,24 @@ pub(crate) struct Fallback {
 #[derive(Debug)]
 pub(crate) struct Completed {
     pub response: Response<Body>,
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Box<Tunnel>>,
     /// The endpoint that responded, and the number of attempts.
     pub endpoint: Option<(Arc<Endpoint>, u32)>,
-    /// The name of the upstream that responded, if that is another one, and the kind of the fallback.
-    pub replaced: Option<(FallbackKind, Option<Arc<str>>)>,
-    /// Why the upstream's own response was replaced.
-    pub cause: Option<std::borrow::Cow<'static, str>>,
+    /// What took the place of the upstream's own response, if anything did.
+    pub replaced: Option<Box<Replacement>>,
     /// The time spent waiting for the response head; `None` if the fallback was tried.
     pub waited: Option<core::time::Duration>,
+}
+
+/// What took the place of an upstream's own response.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// The kind of the fallback.
+    pub kind: FallbackKind,
+    /// The name of the upstream that responded, if any.
+    pub upstream: Option<Arc<str>>,
+    /// Why the upstream's own response was replaced.
+    pub cause: Cow<'static, str>,
 }
 
 impl From<UpstreamResponse> for Completed {
@@ -47,7 +57,6 @@ impl From<UpstreamResponse> for Completed {
             tunnel: sent.tunnel,
             endpoint: Some((sent.endpoint, sent.attempts)),
             replaced: None,
-            cause: None,
             waited: Some(sent.waited),
         }
     }
@@ -109,9 +118,9 @@ impl Fallback {
             if let Ok(sent) = other.send(request, content, options).await {
                 upstream.metrics().fell_back(FallbackKind::Upstream);
                 let name = Some(Arc::clone(&other.settings().name));
-                let replaced = Some((FallbackKind::Upstream, name));
-                let cause = Some(cause);
-                return Ok(Completed { replaced, cause, waited: None, ..sent.into() });
+                let replaced = Replacement { kind: FallbackKind::Upstream, upstream: name, cause };
+                let replaced = Some(Box::new(replaced));
+                return Ok(Completed { replaced, waited: None, ..sent.into() });
             }
         }
         let stale = self.stale.as_ref().zip(stale_key.as_ref());
@@ -129,8 +138,7 @@ impl Fallback {
                     response,
                     tunnel: None,
                     endpoint,
-                    replaced: Some((kind, None)),
-                    cause: Some(cause),
+                    replaced: Some(Box::new(Replacement { kind, upstream: None, cause })),
                     waited: None,
                 })
             }

@@ -2,6 +2,7 @@
 
 use core::cell::RefCell;
 use core::future::poll_fn;
+use core::pin::Pin;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -164,8 +165,19 @@ impl Forward {
             has_fallback: self.fallback.is_some(),
             key,
         };
-        let outgoing = Outgoing { head, fields, body, stale_key, options };
-        let sent = self.send(upstream, outgoing, deadline, &permit, exchange).await;
+        let interim = RefCell::default();
+        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
+        let request = OutgoingRequest { head, fields, interim: wanted };
+        let content = RequestContent::new(body);
+        let fallback = self.fallback.as_ref().map(|fallback| {
+            let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
+            let request = &request;
+            (fallback, Box::new(Fallible { request, again, stale_key, options, timeout, clock }))
+        });
+        // Boxed: it is large, and the stages in between would move it.
+        let sending = Box::pin(complete(upstream, &request, content, options, fallback));
+        exchange.begin_wait();
+        let sent = self.relay_interim(sending, &interim, deadline, &permit, exchange).await;
         let (mut response, tunnel) = record(sent, began, exchange)?;
         if exchange.limit_state.has_unsettled() {
             response = Box::pin(response_cost::settle(response, exchange)).await;
@@ -181,7 +193,7 @@ impl Forward {
             let held = (exchange.in_flight.take(), exchange.limit_state.hand_over());
             if let Some(route) = exchange.route() {
                 let (id, metrics) = (Arc::clone(&route.id), Arc::clone(&route.metrics));
-                let tunnel = tunnel::relay(client, tunnel, guard, id, metrics, held);
+                let tunnel = tunnel::relay(client, *tunnel, guard, id, metrics, held);
                 exchange.peer.upgraded.replace(Some(spawn_local(tunnel)));
             }
         } else if let Some(guard) = guard {
@@ -209,46 +221,31 @@ impl Forward {
         chosen
     }
 
-    /// Sends a request to `upstream`, or where that gives no response to the fallback, and waits for the response head;
-    /// passes interim responses on meanwhile.
+    /// Waits for the response head, until the deadline of the call, and passes interim responses on meanwhile.
     ///
     /// # Errors
     ///
-    /// [`Rejection::DeadlineExceeded`] if the deadline of the call passes before.
-    async fn send(
+    /// [`Rejection::DeadlineExceeded`] if the deadline passes before.
+    async fn relay_interim(
         &self,
-        upstream: &Upstream,
-        outgoing: Outgoing<'_>,
+        mut sending: Pin<Box<impl Future<Output = Sent>>>,
+        interim: &RefCell<Vec<Response<()>>>,
         deadline: Option<CallDeadline>,
         permit: &Permit,
         exchange: &Exchange,
     ) -> Result<Sent, Rejection> {
-        let Outgoing { head, fields, body, stale_key, options } = outgoing;
-        let interim = RefCell::default();
-        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
-        let request = OutgoingRequest { head, fields, interim: wanted };
-        let content = RequestContent::new(body);
-        let fallible = Fallible {
-            request: &request,
-            again: self.fallback.as_ref().and_then(|_| content.copy()),
-            stale_key,
-            options,
-            timeout: self.own_timeout,
-            clock: exchange.clock(),
-        };
-        // Boxed: it is large, and the stages in between would move it.
-        let mut sent = Box::pin(self.complete(upstream, content, fallible));
-        exchange.begin_wait();
-        let passing = poll_fn(|cx| {
-            let polled = sent.as_mut().poll(cx);
-            for response in interim.borrow_mut().drain(..) {
-                self.pass_interim(response, permit, exchange);
+        let sent = poll_fn(|cx| {
+            let polled = sending.as_mut().poll(cx);
+            if !interim.borrow().is_empty() {
+                for response in interim.take() {
+                    self.pass_interim(response, permit, exchange);
+                }
             }
             polled
         });
         match deadline {
-            Some(deadline) => Box::pin(deadline.limit(passing)).await,
-            None => Ok(passing.await),
+            Some(deadline) => Box::pin(deadline.limit(sent)).await,
+            None => Ok(sent.await),
         }
     }
 
@@ -264,20 +261,6 @@ impl Forward {
     fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
         self.edit_response(response.headers_mut(), permit, exchange);
         exchange.peer.interim.push(response.status(), response.headers());
-    }
-
-    /// Sends a request to `upstream`, and to the fallback where that gives no response.
-    async fn complete(
-        &self,
-        upstream: &Upstream,
-        content: RequestContent,
-        fallible: Fallible<'_>,
-    ) -> Sent {
-        let sent = upstream.send(fallible.request, content, fallible.options).await;
-        match &self.fallback {
-            None => sent.map(Completed::from),
-            Some(fallback) => Box::pin(fallback.complete(upstream, sent, fallible)).await,
-        }
     }
 
     /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A
@@ -396,17 +379,23 @@ impl Forward {
     }
 }
 
-/// A request as it goes to an upstream, with what its fallback needs.
-struct Outgoing<'a> {
-    head: &'a Parts,
-    fields: ExtraHeaders<'a>,
-    body: Body,
-    stale_key: Option<StaleKey>,
-    options: SendOptions<'a>,
-}
-
 /// The response to a request, or its failure.
 type Sent = Result<Completed, Box<SendFailure>>;
+
+/// Sends a request to `upstream`, and to the fallback where that gives no response.
+async fn complete(
+    upstream: &Upstream,
+    request: &OutgoingRequest<'_>,
+    content: RequestContent,
+    options: SendOptions<'_>,
+    fallback: Option<(&Fallback, Box<Fallible<'_>>)>,
+) -> Sent {
+    let sent = upstream.send(request, content, options).await;
+    match fallback {
+        None => sent.map(Completed::from),
+        Some((fallback, fallible)) => Box::pin(fallback.complete(upstream, sent, *fallible)).await,
+    }
+}
 
 /// Records the time and the outcome of the wait for an upstream, and returns the response, with the upstream's side of
 /// a tunnel after an upgrade.
@@ -418,7 +407,7 @@ fn record(
     sent: Result<Sent, Rejection>,
     began: Duration,
     exchange: &mut Exchange,
-) -> Result<(Response<Body>, Option<Tunnel>), Rejection> {
+) -> Result<(Response<Body>, Option<Box<Tunnel>>), Rejection> {
     let waited = match &sent {
         Ok(Ok(completed)) => completed.waited,
         Ok(Err(_)) | Err(_) => None,
@@ -429,7 +418,7 @@ fn record(
     });
     match sent? {
         Ok(completed) => {
-            exchange.outcome.completed(completed.endpoint, completed.replaced, completed.cause);
+            exchange.outcome.completed(completed.endpoint, completed.replaced);
             Ok((completed.response, completed.tunnel))
         }
         Err(failed) => {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::fallback::Replacement;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{Endpoint, SendFailure};
 
@@ -20,18 +21,18 @@ pub(crate) struct UpstreamOutcome {
 }
 
 impl UpstreamOutcome {
-    /// Records a response of `endpoint`, or with the cause one that `replaced` it.
+    /// Records a response of `endpoint`, or what `replaced` it.
     pub(crate) fn completed(
         &mut self,
         endpoint: Option<(Arc<Endpoint>, u32)>,
-        replaced: Option<(FallbackKind, Option<Arc<str>>)>,
-        cause: Option<Cow<'static, str>>,
+        replaced: Option<Box<Replacement>>,
     ) {
         self.endpoint = endpoint;
-        self.cause = cause;
-        if let Some((kind, other)) = replaced {
+        if let Some(replaced) = replaced {
+            let Replacement { kind, upstream, cause } = *replaced;
             self.fallback = Some(kind);
-            self.upstream = other.or(self.upstream.take());
+            self.upstream = upstream.or(self.upstream.take());
+            self.cause = Some(cause);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::upstream::Upstream;
 ///
 /// [`Rejection::BodyTimeout`] if no content arrives, and the other rejections of content.
 pub(crate) async fn begin(
-    mut content: LimitedBody,
+    mut content: Box<LimitedBody>,
     version: Version,
     exchange: &mut Exchange,
     upstream: &Upstream,

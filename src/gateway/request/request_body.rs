@@ -153,7 +153,7 @@ pub(crate) fn is_asterisk_form(head: &Parts) -> bool {
         && head.uri.path_and_query().is_some_and(|target| target.as_str() == "*")
 }
 
-/// Limits `body` by `bounds`; `None` if it is empty.
+/// Limits `body` by `bounds`; `None` if it is empty. Boxed: most requests have none, and it is moved often.
 ///
 /// # Errors
 ///
@@ -164,7 +164,7 @@ pub(crate) fn limit_body(
     reserved: &ReservedHeaders,
     received: &Rc<BodyProgress>,
     metering: Option<Metering>,
-) -> Result<Option<LimitedBody>, Rejection> {
+) -> Result<Option<Box<LimitedBody>>, Rejection> {
     if body.is_end_stream() {
         return Ok(None);
     }
@@ -172,7 +172,7 @@ pub(crate) fn limit_body(
         return Err(Rejection::BodyTooLarge);
     }
     let gap = IdleTimeout::new(bounds.gap);
-    Ok(Some(LimitedBody {
+    Ok(Some(Box::new(LimitedBody {
         body,
         first: None,
         unbegun: None,
@@ -182,7 +182,7 @@ pub(crate) fn limit_body(
         waiting_since: None,
         metering,
         received: Rc::clone(received),
-    }))
+    })))
 }
 
 /// Request content within its limits.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
@@ -55,19 +56,33 @@ impl Action {
     /// # Errors
     ///
     /// The failure of the upstream, if the request is forwarded.
-    pub(crate) async fn run(
-        &self,
+    pub(crate) fn run<'a>(
+        &'a self,
         permit: Permit,
+        head: &'a mut Parts,
+        body: Body,
+        exchange: &'a mut Exchange,
+        snapshot: &'a Snapshot,
+        gateway: &'a Gateway,
+    ) -> impl Future<Output = Result<Response<Body>, Rejection>> {
+        // Of two kinds, so that no other layer moves the future of forwarding, the usual one.
+        match self {
+            Self::Forward(forward) => {
+                Either::Left(forward.run(permit, head, body, exchange, snapshot, gateway))
+            }
+            _ => Either::Right(self.respond(head, body, exchange, snapshot)),
+        }
+    }
+
+    /// Responds without an upstream.
+    async fn respond(
+        &self,
         head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
-        gateway: &Gateway,
     ) -> Result<Response<Body>, Rejection> {
         match self {
-            Self::Forward(forward) => {
-                forward.run(permit, head, body, exchange, snapshot, gateway).await
-            }
             Self::Respond(response) => Ok(response.response()),
             Self::Jwks(keys) => {
                 let mut response = Response::new(Body::from(keys.published()));
@@ -93,7 +108,7 @@ impl Action {
                 }
                 Ok(problem::add_request_id(response, &exchange.request_id))
             }
-            Self::Disabled => Err(Rejection::NoRoute),
+            Self::Disabled | Self::Forward(_) => Err(Rejection::NoRoute),
         }
     }
 }

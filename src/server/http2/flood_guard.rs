@@ -149,7 +149,7 @@ const fn is_empty_frame(kind: u8, flags: u8, length: usize) -> bool {
     }
 }
 
-/// Checks that neither what is accepted nor what is changed depends on how reads and writes split the frames.
+/// Checks that what is counted does not depend on how reads and writes split the frames.
 #[cfg(any(fuzzing, test))]
 pub fn frames(bytes: &[u8], piece: usize) {
     let scan = |piece: usize| {
@@ -157,18 +157,13 @@ pub fn frames(bytes: &[u8], piece: usize) {
             let now = Instant::now();
             (FrameScanner::new(now), ResetCounter::new(now))
         };
-        let (mut received, mut faults) = (bytes.to_vec(), 0);
-        let accepted = received.chunks_mut(piece).all(|piece| frames.scan(piece).is_ok());
+        let mut faults = 0;
+        // A flood ends a connection; when, depends on the clock.
+        let received = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
         let sent = bytes.chunks(piece).all(|piece| resets.scan(piece, &mut || faults += 1).is_ok());
-        (accepted.then_some(received), sent.then_some(faults))
+        (received && sent).then_some(faults)
     };
-    let (received, faults) = scan(piece.max(1));
-    let (at_once, at_once_faults) = scan(bytes.len().max(1));
-    // The rates of floods depend on the clock.
-    if let (Some(received), Some(at_once)) = (received, at_once) {
-        assert_eq!(received, at_once);
-    }
-    if let (Some(faults), Some(at_once)) = (faults, at_once_faults) {
+    if let (Some(faults), Some(at_once)) = (scan(piece.max(1)), scan(bytes.len().max(1))) {
         assert_eq!(faults, at_once);
     }
 }

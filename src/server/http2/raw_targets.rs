@@ -302,6 +302,27 @@ fn frames(head: &[u8; FRAME_HEADER_BYTES], block: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Checks that hyper reads the same bytes however reads split the frames of a client.
+#[cfg(any(fuzzing, test))]
+pub fn in_pieces(bytes: &[u8], piece: usize) {
+    let read = |piece: usize| {
+        let (mut frames, mut out) = (FrameRewriter::default(), Vec::new());
+        for piece in bytes.chunks(piece) {
+            let mut read = piece.to_vec();
+            let passed = frames.rewrite(&mut read).ok()?;
+            out.extend_from_slice(&read[..passed]);
+            out.extend_from_slice(&frames.written.split());
+            while frames.is_behind {
+                frames.rewrite(&mut []).ok()?;
+                out.extend_from_slice(&frames.written.split());
+            }
+        }
+        out.extend_from_slice(&frames.held);
+        Some(out)
+    };
+    assert_eq!(read(piece.max(1)), read(bytes.len().max(1)));
+}
+
 /// The largest frame that hyper accepts: it announces no other size than the default (RFC 9113 §6.5.2).
 const MAX_FRAME_BYTES: usize = 16_384;
 const END_HEADERS: u8 = 4;
@@ -461,6 +482,7 @@ mod tests {
                 push_string(&mut block, path.as_bytes());
                 sent.extend([headers(END_HEADERS | PADDED, &[b"\x02", &block[..], b"pp"].concat()), data(b"<#>")].concat());
             }
+            super::in_pieces(&sent, piece);
             let mut whole = FrameRewriter::default();
             let mut expected = sent.clone();
             let passed = whole.rewrite(&mut expected).expect("frames");

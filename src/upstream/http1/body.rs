@@ -25,7 +25,7 @@ pub(in crate::upstream) struct ResponseBody {
     /// The beginning of the content, which was decoded with the head.
     first: Option<ChunkEvent>,
     /// The unfinished request, if the upstream responded before its end; `None` once the body has ended.
-    sending: Option<BodyWriter>,
+    sending: Option<Box<BodyWriter>>,
     reusable: bool,
     gap: IdleTimeout,
     rest: Option<RemainingUpload>,
@@ -37,7 +37,7 @@ impl ResponseBody {
         framing: Framing,
         decoder: Decoder,
         first: Option<ChunkEvent>,
-        sending: BodyWriter,
+        sending: Box<BodyWriter>,
         reusable: bool,
     ) -> Self {
         let announced = if let Framing::Length(length) = framing { Some(length) } else { None };

@@ -80,12 +80,12 @@ pub(super) struct SendError {
     /// Whether the request had not ended.
     pub(super) early: bool,
     /// The request for another connection: `None` if a part of its body is lost.
-    pub(super) anew: Option<BodyWriter>,
+    pub(super) anew: Option<Box<BodyWriter>>,
 }
 
 impl SendError {
     /// Creates the error of a request of which nothing was sent.
-    pub(super) const fn not_sent(failure: UpstreamError, sending: BodyWriter) -> Self {
+    pub(super) const fn not_sent(failure: UpstreamError, sending: Box<BodyWriter>) -> Self {
         Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
     }
 }
@@ -149,7 +149,7 @@ impl Connection {
         mut self: Box<Self>,
         request: &OutgoingRequest<'_>,
         host: Option<&HeaderValue>,
-        mut sending: BodyWriter,
+        mut sending: Box<BodyWriter>,
         wait: Duration,
         since: Instant,
     ) -> Result<Reply, SendError> {
@@ -253,7 +253,7 @@ impl Connection {
     fn reply(
         mut self: Box<Self>,
         head: head::Head,
-        sending: BodyWriter,
+        sending: Box<BodyWriter>,
     ) -> Result<Reply, SendError> {
         let head::Head { response, framing, reusable } = head;
         let early = sending.waits_for_data();

@@ -15,7 +15,7 @@ use crate::http1::BodyWriter;
 #[derive(Debug)]
 pub(in crate::upstream) struct RemainingUpload {
     connection: Box<Connection>,
-    sending: BodyWriter,
+    sending: Box<BodyWriter>,
     /// Whether the response allows for another request.
     reusable: bool,
 }
@@ -23,7 +23,7 @@ pub(in crate::upstream) struct RemainingUpload {
 impl RemainingUpload {
     pub(super) const fn new(
         connection: Box<Connection>,
-        sending: BodyWriter,
+        sending: Box<BodyWriter>,
         reusable: bool,
     ) -> Self {
         Self { connection, sending, reusable }
