@@ -49,7 +49,8 @@ where
 
     /// Waits for the call in flight for `key`, or starts `call`.
     ///
-    /// The second value is this caller's role.
+    /// The second value is this caller's role. Another call for `key` may have ended since the caller looked into its
+    /// cache: a `call` that may run only once looks again.
     ///
     /// # Cancellation
     ///

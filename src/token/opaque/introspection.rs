@@ -76,15 +76,9 @@ impl IntrospectionVerifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        let inner = &self.inner;
-        let found = match inner.cache.active(key) {
-            Some(cached) if cached.is_fresh(now) && cached.is_within(max_staleness, now) => {
-                Ok(cached.principal)
-            }
-            _ => Err(inner.cache.inactive(key, now, max_staleness)?),
-        };
-        inner.metrics.looked_up(CacheResult::Hit);
-        Some(found)
+        let found = self.inner.cached(key, now, max_staleness)?;
+        self.inner.metrics.looked_up(CacheResult::Hit);
+        Some(found.map(|cached| cached.principal))
     }
 
     /// Returns the principal of `token` by introspection.
@@ -101,7 +95,13 @@ impl IntrospectionVerifier {
         let inner = &self.inner;
         let call = || {
             let (inner, token) = (Arc::clone(inner), Secret::from(token));
-            async move { inner.introspect(&token, key).await }
+            async move {
+                // Another call may have ended since this caller looked.
+                match inner.cached(&key, inner.clock.now(), max_staleness) {
+                    Some(known) => known,
+                    None => inner.introspect(&token, key).await,
+                }
+            }
         };
         let response = match self.flights.run(key, call).await {
             Ok((response, joined)) => {
@@ -130,6 +130,20 @@ impl IntrospectionVerifier {
 }
 
 impl Inner {
+    fn cached(
+        &self,
+        key: &CacheKey,
+        now: Timestamp,
+        max_staleness: Option<Duration>,
+    ) -> Option<Result<CachedResponse, TokenError>> {
+        match self.cache.active(key) {
+            Some(cached) if cached.is_fresh(now) && cached.is_within(max_staleness, now) => {
+                Some(Ok(cached))
+            }
+            _ => self.cache.inactive(key, now, max_staleness).map(Err),
+        }
+    }
+
     async fn introspect(
         &self,
         token: &Secret<String>,
