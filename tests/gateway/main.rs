@@ -15,6 +15,7 @@ mod fault_injection;
 mod forwarding;
 mod framing;
 mod http2;
+mod http2_conformance;
 mod http2_services;
 mod http2_websockets;
 mod identity;
