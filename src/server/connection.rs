@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ProtocolVersion;
+use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -83,23 +83,15 @@ pub(super) async fn serve(
         }
     }
     peer.redirect_https = settings.redirect_https;
-    // Futures larger than that of unencrypted HTTP/1.1 are boxed: every connection reserves room for the rest.
+    // Boxed, what a connection turns out to need: otherwise every connection reserves room for the largest.
     match settings.tls() {
         None => match connection.speaks_http2(&stream).await {
             Some(true) => Box::pin(connection.http2(stream, peer)).await,
-            Some(false) => connection.http1(stream, peer).await,
+            Some(false) => Box::pin(connection.http1(stream, peer)).await,
             None => {}
         },
         Some(tls) => {
-            let accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
-            let accepted = connection.until_stalled(accepting).await;
-            let Some(Ok(stream)) = accepted else {
-                let reason = accepted
-                    .and_then(Result::err)
-                    .map_or(HandshakeFailure::Timeout, |error| failure(&error));
-                listener.metrics.handshake_failed(reason);
-                return;
-            };
+            let Some(stream) = Box::pin(connection.accept_tls(tls, stream)).await else { return };
             let session = stream.get_ref().1;
             let http2 = session.alpn_protocol() == Some(b"h2");
             let presented = session.peer_certificates().and_then(|chain| chain.first());
@@ -261,6 +253,21 @@ impl Connection<'_> {
         .await
     }
 
+    /// Performs the TLS handshake; `None` if it fails, which is counted.
+    async fn accept_tls(
+        &self,
+        tls: Arc<ServerConfig>,
+        stream: MonitoredStream<TcpStream>,
+    ) -> Option<Box<TlsStream<MonitoredStream<TcpStream>>>> {
+        let accepting = TlsAcceptor::from(tls).accept(stream);
+        match self.until_stalled(accepting).await {
+            Some(Ok(stream)) => return Some(Box::new(stream)),
+            Some(Err(error)) => self.listener.metrics.handshake_failed(failure(&error)),
+            None => self.listener.metrics.handshake_failed(HandshakeFailure::Timeout),
+        }
+        None
+    }
+
     /// Awaits `handshake`, within the timeout of a request head.
     async fn until_stalled<F: Future>(&self, handshake: F) -> Option<F::Output> {
         let mut handshake = pin!(handshake);
@@ -342,7 +349,7 @@ impl http1::Socket for MonitoredStream<TcpStream> {
     }
 }
 
-impl http1::Socket for TlsStream<MonitoredStream<TcpStream>> {
+impl http1::Socket for Box<TlsStream<MonitoredStream<TcpStream>>> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0.get_ref()
     }
