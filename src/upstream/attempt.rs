@@ -100,11 +100,11 @@ impl Upstream {
         let is_reused = kept.is_some();
         let connection = match (kept, opened) {
             (Some(connection), _) => connection,
-            (None, Some(stream)) => Connection::new(stream, Arc::clone(&self.metrics)),
+            (None, Some(stream)) => self.http1_connection(stream, &endpoint),
             (None, None) => match Box::pin(self.connection(&endpoint, load, tried)).await {
                 Ok((stream, at, permit)) => {
                     (endpoint, load) = (at, permit);
-                    Connection::new(stream, Arc::clone(&self.metrics))
+                    self.http1_connection(stream, &endpoint)
                 }
                 Err(ConnectError { failure, cause }) => {
                     let error = http1::SendError::not_sent(failure, sending);
@@ -191,6 +191,12 @@ impl Upstream {
             // HTTP/1.0 clients need not send `Host`; HTTP/1.1 upstreams require it.
             HostHeader::Target | HostHeader::Preserve => Some(endpoint.host()),
         }
+    }
+
+    /// Uses `stream`, a new connection to `endpoint`, for HTTP/1.1.
+    fn http1_connection(&self, stream: Stream, endpoint: &Endpoint) -> Box<Connection> {
+        self.metrics.target_version(endpoint.name()).set(1);
+        Connection::new(stream, Arc::clone(&self.metrics))
     }
 
     /// Opens a connection in HTTP/1.1 to `endpoint`, or to another address of the same name if that is faster (RFC 8305).

@@ -30,6 +30,8 @@ pub(super) struct Member {
     pub(super) identity: u64,
     /// The series are exported while this value exists.
     pub(super) healthy: Arc<LabeledGauge>,
+    /// So is this one.
+    pub(super) _http_version: Arc<LabeledGauge>,
 }
 
 impl EndpointSet {

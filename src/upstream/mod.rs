@@ -231,6 +231,7 @@ impl Upstream {
                         .bytes()
                         .fold(0, |hash, byte| scatter(hash ^ u64::from(byte))),
                     healthy: self.metrics.target(endpoint.name()),
+                    _http_version: self.metrics.target_version(endpoint.name()),
                     endpoint,
                 }
             };

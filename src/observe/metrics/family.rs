@@ -103,6 +103,8 @@ families! {
         "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]
         "1 if the target receives requests, 0 if it is ejected or down.";
+    TARGET_HTTP_VERSION = Gauge "northgate_upstream_target_http_version" ["upstream" "target"]
+        "Major version of HTTP on the last connection that a request opened to the target: 1 or 2; 0 before the first.";
     CIRCUIT_STATE = Gauge "northgate_upstream_circuit_state" ["upstream"]
         "State of the circuit breaker: 0 closed, 1 half-open, 2 open.";
     FALLBACKS = Counter "northgate_upstream_fallbacks_total" ["upstream" "kind"]

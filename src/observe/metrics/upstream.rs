@@ -26,6 +26,7 @@ pub struct UpstreamMetrics {
     checks: [Counter; 2],
     resolutions: [Counter; 2],
     targets: WeakMap<Arc<str>, LabeledGauge>,
+    target_versions: WeakMap<Arc<str>, LabeledGauge>,
     /// The state of the circuit: 0 closed, 1 half-open, 2 open.
     pub circuit: Gauge,
     /// Active connections.
@@ -73,6 +74,7 @@ impl UpstreamMetrics {
             checks: Default::default(),
             resolutions: Default::default(),
             targets: WeakMap::default(),
+            target_versions: WeakMap::default(),
             active: Gauge::default(),
             idle: Gauge::default(),
         }
@@ -118,6 +120,13 @@ impl UpstreamMetrics {
     pub fn target(&self, target: &str) -> Arc<LabeledGauge> {
         self.targets.get_or_insert_with(target.into(), || LabeledGauge::starting_at(target, 1))
     }
+
+    /// Returns the gauge of the major version of HTTP on the last connection that requests opened to `target`: 1 or 2.
+    /// Exported while it exists; initially 0.
+    pub fn target_version(&self, target: &str) -> Arc<LabeledGauge> {
+        let of_target = || LabeledGauge::starting_at(target, 0);
+        self.target_versions.get_or_insert_with(target.into(), of_target)
+    }
 }
 
 impl Source for UpstreamMetrics {
@@ -150,6 +159,9 @@ impl Source for UpstreamMetrics {
         to.gauge(&family::UPSTREAM_CONNECTIONS, &[upstream, "idle"], &self.idle);
         for target in self.targets.values() {
             to.gauge(&family::TARGET_HEALTHY, &[upstream, target.name()], &target);
+        }
+        for target in self.target_versions.values() {
+            to.gauge(&family::TARGET_HTTP_VERSION, &[upstream, target.name()], &target);
         }
     }
 }

@@ -264,10 +264,11 @@ impl EndpointPool {
         let (pool, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
         let (limit, metrics) = (settings.connect_timeout, Arc::clone(settings.metrics));
         spawn_local(async move {
-            let opened = timeout(limit, open(&endpoint, limit, metrics)).await;
+            let opened = timeout(limit, open(&endpoint, limit, Arc::clone(&metrics))).await;
             pool.opening.set(pool.opening.get() - 1);
             match opened.unwrap_or(Err(UpstreamError::Connect)) {
                 Ok(Opened::Http2(connection)) => {
+                    metrics.target_version(endpoint.name()).set(2);
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
                     pool.connections.borrow_mut().push(connection);
