@@ -11,7 +11,7 @@ use http_body::Body as _;
 
 use super::Upstream;
 use super::attempts::AttemptedEndpoints;
-use super::connect::{ConnectError, Stream, connect, race};
+use super::connect::{ConnectError, FreshRead, Stream, connect, race};
 use super::connection_pool::IdlePool;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::endpoint_set::EndpointSet;
@@ -27,7 +27,7 @@ use super::settings::HostHeader;
 use super::tls_connectors::Offer;
 use crate::base::body::Body;
 use crate::base::read_ahead::read_ahead;
-use crate::http1::BodyWriter;
+use crate::http1::{BodyWriter, Length};
 
 impl Upstream {
     /// Makes one attempt at `endpoint`, or at another address of its target, begun at the uptime `began`.
@@ -94,9 +94,13 @@ impl Upstream {
                 }
             };
         }
+        // A request that cannot be sent twice looks whether the upstream has just closed the connection.
+        let is_repeatable =
+            request.head.method.is_idempotent() && sending.length() == Length::Exact(0);
+        let read = if is_repeatable { FreshRead::OfLastWait } else { FreshRead::OfNow };
         // All idle connections may be closed by now: only the first attempt uses one.
-        let kept =
-            if tried.count() == 1 && opened.is_none() { idle.take(&endpoint, began) } else { None };
+        let may_use_idle = tried.count() == 1 && opened.is_none();
+        let kept = if may_use_idle { idle.take(&endpoint, began, read) } else { None };
         let is_reused = kept.is_some();
         let connection = match (kept, opened) {
             (Some(connection), _) => connection,

@@ -4,7 +4,7 @@ use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -225,18 +225,45 @@ impl Stream {
     }
 
     /// Whether an idle connection is reusable: nothing was received on it, not even its end, and nothing is buffered.
-    /// Costs no system call in the usual case.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub(super) fn is_quiet(&mut self, read: FreshRead) -> bool {
         match self {
-            Self::Tcp(tcp) => received(tcp.try_read(&mut [0])) == Some(0),
-            Self::Unix(unix) => received(unix.try_read(&mut [0])) == Some(0),
-            Self::Tls(tls) => is_quiet(tls),
+            Self::Tcp(tcp) => received(read.tcp(tcp, &mut [0])) == Some(0),
+            Self::Unix(unix) => received(read.unix(unix, &mut [0])) == Some(0),
+            Self::Tls(tls) => is_quiet(tls, read),
+        }
+    }
+}
+
+/// How recent the answer must be to whether an idle connection has received anything.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum FreshRead {
+    /// As of the last time that the worker waited for events. Costs no system call in the usual case.
+    OfLastWait,
+    /// As of now: the upstream may have closed the connection while the worker was busy.
+    OfNow,
+}
+
+impl FreshRead {
+    fn tcp(self, tcp: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::OfLastWait => tcp.try_read(room),
+            Self::OfNow => (&*SockRef::from(tcp)).read(room),
+        }
+    }
+
+    fn unix(self, unix: &UnixStream, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::OfLastWait => unix.try_read(room),
+            Self::OfNow => (&*SockRef::from(unix)).read(room),
         }
     }
 }
 
 /// Checks the same above TLS. Messages for the session alone, such as a session ticket (RFC 8446 §4.6), are allowed.
-fn is_quiet(tls: &mut TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>) -> bool {
+fn is_quiet(
+    tls: &mut TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>,
+    read: FreshRead,
+) -> bool {
     let (InspectedStream { stream, inspector: records }, session) = tls.get_mut();
     let mut room = [0; 512];
     for _ in 0..MAX_READS {
@@ -246,7 +273,7 @@ fn is_quiet(tls: &mut TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>) -
         if !is_empty {
             return false;
         }
-        let Some(count) = received(stream.try_read(&mut room)) else { return false };
+        let Some(count) = received(read.tcp(stream, &mut room)) else { return false };
         if count == 0 {
             // A partial record may be the beginning of a response.
             return records.is_at_record_boundary();
@@ -331,6 +358,27 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worker has not waited for events since the upstream closed the connection.
+    #[tokio::test]
+    async fn a_fresh_read_finds_that_an_idle_connection_was_just_closed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut stream = Stream::Tcp(tcp_to(address).await.expect("a connection"));
+        let (accepted, _) = listener.accept().expect("a connection");
+        assert!(stream.is_quiet(FreshRead::OfLastWait) && stream.is_quiet(FreshRead::OfNow));
+
+        drop(accepted);
+
+        while stream.is_quiet(FreshRead::OfNow) {
+            std::thread::yield_now();
         }
     }
 }

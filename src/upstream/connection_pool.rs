@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use super::Endpoint;
+use super::connect::FreshRead;
 use super::http1::Connection;
 use super::http2::ConnectionPool;
 
@@ -43,15 +44,20 @@ impl IdlePool {
         &self.http2
     }
 
-    /// Takes the most recently used connection to `endpoint`, if one is still usable.
-    pub(super) fn take(&self, endpoint: &Endpoint, now: Duration) -> Option<Box<Connection>> {
+    /// Takes the most recently used connection to `endpoint`, if one is still usable by a read as recent as `read`.
+    pub(super) fn take(
+        &self,
+        endpoint: &Endpoint,
+        now: Duration,
+        read: FreshRead,
+    ) -> Option<Box<Connection>> {
         let mut slots = self.idle.borrow_mut();
         let slot = slots.get_mut(endpoint.slot().index)?;
         if slot.generation != endpoint.slot().generation {
             return None;
         }
         while let Some(IdleConnection { mut connection, until }) = slot.resting.pop() {
-            if now < until && connection.is_quiet() {
+            if now < until && connection.is_quiet(read) {
                 connection.rest(false);
                 return Some(connection);
             }
@@ -92,7 +98,9 @@ impl IdlePool {
             if slot.endpoint.upgrade().is_none_or(|endpoint| endpoint.is_retired()) {
                 slot.resting.clear();
             }
-            slot.resting.retain_mut(|resting| now < resting.until && resting.connection.is_quiet());
+            slot.resting.retain_mut(|resting| {
+                now < resting.until && resting.connection.is_quiet(FreshRead::OfLastWait)
+            });
         }
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
-use super::connect::Stream;
+use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
@@ -130,8 +130,8 @@ impl Connection {
 
     /// Whether no unsolicited bytes were received, in any layer, which would be taken for the
     /// response to the next request.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        self.read.is_empty() && self.stream.is_quiet()
+    pub(super) fn is_quiet(&mut self, read: FreshRead) -> bool {
+        self.read.is_empty() && self.stream.is_quiet(read)
     }
 
     /// Counts the connection as idle, or as active.

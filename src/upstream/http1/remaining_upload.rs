@@ -4,6 +4,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 use core::time::Duration;
 
+use super::super::connect::FreshRead;
 use super::Connection;
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::BodyWriter;
@@ -39,7 +40,7 @@ impl RemainingUpload {
         let Self { mut connection, sending, reusable } = self;
         let ended = sending.is_done() && !sending.has_failed();
         // Surplus bytes after the response belong to no request (response smuggling).
-        (reusable && ended && connection.is_quiet()).then_some(connection)
+        (reusable && ended && connection.is_quiet(FreshRead::OfLastWait)).then_some(connection)
     }
 
     /// Sends the rest of the request, unless the upstream reads nothing for `time_limit`.
