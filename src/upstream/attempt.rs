@@ -56,7 +56,7 @@ impl Upstream {
             sending = match sending.into_untouched() {
                 Err(sending) => sending,
                 Ok(body) => {
-                    let acquired = match idle.http2().ready(&endpoint, began) {
+                    let acquired = match idle.http2().ready(&endpoint, tried.sharing(), began) {
                         Some(acquired) => Ok((acquired, endpoint, load)),
                         None => Box::pin(self.place(&endpoint, load, tried, idle, began)).await,
                     };
@@ -237,11 +237,12 @@ impl Upstream {
             keep_alive: self.settings.keep_alive,
             metrics: &self.metrics,
         };
+        let sharing = tried.sharing();
         let all = self.with_other_addresses(endpoint, load, tried);
         race(
             all.into_iter(),
             async |endpoint| {
-                let acquired = idle.http2().acquire(&endpoint, &settings, now).await;
+                let acquired = idle.http2().acquire(&endpoint, &settings, sharing, now).await;
                 acquired.map_err(|failure| {
                     let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
                     let cause = endpoint.last_failure().filter(|_| connects);

@@ -1,6 +1,7 @@
 //! The endpoints that one request was sent to.
 
 use super::endpoint::Endpoint;
+use super::http2::Sharing;
 
 /// The endpoints a request was already sent to, in order; at most one more than there are retries, and the other
 /// addresses of a name that were tried with one of them.
@@ -12,6 +13,8 @@ pub(super) struct AttemptedEndpoints {
     count: u32,
     /// Attempts that do not count against the retries.
     free: u32,
+    /// Whether a connection of many requests was lost with this one.
+    connection_lost: bool,
 }
 
 impl AttemptedEndpoints {
@@ -35,6 +38,17 @@ impl AttemptedEndpoints {
             self.free += 1;
         }
         refunds
+    }
+
+    /// Records that a connection was lost with all of its streams.
+    pub(super) const fn lose_connection(&mut self) {
+        self.connection_lost = true;
+    }
+
+    /// Returns how the next attempt uses a connection in HTTP/2. A request that may be the cause of a lost connection
+    /// shares no other.
+    pub(super) const fn sharing(&self) -> Sharing {
+        if self.connection_lost { Sharing::Alone } else { Sharing::Shared }
     }
 
     /// Returns the number of attempts.

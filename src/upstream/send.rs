@@ -201,6 +201,9 @@ impl Upstream {
                         if !stale && !counted {
                             self.count(failure);
                         }
+                        if connection_lost {
+                            tried.lose_connection();
+                        }
                         (writer, endpoint) = (again, target);
                         continue;
                     }

@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub(super) facts: Rc<ConnectionFacts>,
     pub(super) executor: StreamExecutor,
     streams: Cell<usize>,
+    /// Whether the only stream shares the connection with no other.
+    alone: Cell<bool>,
     /// Requests so far, without those that were not sent or not processed because the connection was closing.
     requests: Cell<usize>,
     /// The uptime since which the connection has no stream; set by the sweep.
@@ -88,6 +90,7 @@ impl Connection {
             facts,
             executor,
             streams: Cell::new(0),
+            alone: Cell::new(false),
             requests: Cell::new(0),
             idle_since: Cell::new(None),
             counted: RefCell::new(Counted::new(metrics)),
@@ -121,17 +124,23 @@ impl Connection {
     }
 
     /// Whether a stream may be opened now.
-    fn has_room(&self) -> bool {
+    fn has_room(&self, sharing: Sharing) -> bool {
+        let max_streams = match sharing {
+            Sharing::Alone => self.max_streams().min(1),
+            Sharing::Shared => self.max_streams(),
+        };
         self.facts.accepts_streams()
             && !self.sender.is_closed()
-            && self.streams.get() < self.max_streams()
+            && !self.alone.get()
+            && self.streams.get() < max_streams
     }
 
     /// Takes a place for one stream; `None` if there is none.
-    pub(super) fn take(self: &Rc<Self>) -> Option<StreamSlot> {
-        if !self.has_room() {
+    pub(super) fn take(self: &Rc<Self>, sharing: Sharing) -> Option<StreamSlot> {
+        if !self.has_room(sharing) {
             return None;
         }
+        self.alone.set(sharing == Sharing::Alone);
         let streams = self.streams.get();
         let idle = streams == 0;
         self.streams.set(streams + 1);
@@ -164,6 +173,16 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// Whether a stream has other streams beside it on its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::upstream) enum Sharing {
+    /// As usual.
+    Shared,
+    /// A connection of its own while it lasts: if its request makes the upstream end the connection, that concerns no
+    /// other.
+    Alone,
+}
+
 /// A place for one stream on a connection; released on drop.
 #[derive(Debug)]
 pub(super) struct StreamSlot {
@@ -176,6 +195,7 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         let streams = self.connection.streams.get() - 1;
         self.connection.streams.set(streams);
+        self.connection.alone.set(false);
         if streams == 0 {
             self.connection.counted.borrow_mut().set_idle(true);
         }

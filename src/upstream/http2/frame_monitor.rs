@@ -28,6 +28,8 @@ pub(super) struct ConnectionFacts {
     violated: Cell<bool>,
     /// Reads from the connection.
     reads: Cell<u64>,
+    /// Bytes that the connection has taken.
+    written: Cell<u64>,
     /// Header blocks that the upstream may still send.
     header_blocks: Cell<u32>,
     changed: Notify,
@@ -77,6 +79,11 @@ impl ConnectionFacts {
     /// Returns a number that changes whenever something is received.
     pub(super) fn reads(&self) -> u64 {
         self.reads.get()
+    }
+
+    /// Returns the number of bytes that the connection has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.written.get()
     }
 
     /// Records a request, whose response may have so many header blocks: interim ones, the head, trailers.
@@ -142,6 +149,11 @@ impl Inspector for FrameScanner {
             self.facts.violated.set(true);
             io::ErrorKind::InvalidData.into()
         })
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.facts.written.set(self.facts.written.get() + bytes.len() as u64);
+        Ok(())
     }
 }
 

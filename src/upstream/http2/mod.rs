@@ -13,6 +13,8 @@ mod request;
 mod response;
 mod stream;
 mod stream_error;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use core::future::{Future, poll_fn};
@@ -27,6 +29,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until};
 
+pub(super) use self::connection::Sharing;
 pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
 use self::response::{Ending, ResponseContent};
 use self::stream::{StreamContent, StreamState};
@@ -103,7 +106,7 @@ impl Exchange<'_, '_> {
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
         connection.facts.request_sent();
-        let reads = connection.facts.reads();
+        let (reads, written) = (connection.facts.reads(), connection.facts.written());
         let mut sender = connection.sender();
         let sending = sender.try_send_request(request);
         match self.within_silence(&stream, sending).await {
@@ -111,7 +114,10 @@ impl Exchange<'_, '_> {
             Some(Err(error)) => {
                 let early = stream.upload.is_starved();
                 let mut failure = StreamError::of(error.error());
-                if failure == StreamError::Lost && connection.facts.is_violated() {
+                if failure.is_of_connection() && connection.facts.written() == written {
+                    // The connection has taken nothing since: neither this request nor a part of it.
+                    failure = StreamError::Unsent;
+                } else if failure == StreamError::Lost && connection.facts.is_violated() {
                     failure = StreamError::ProtocolOfConnection;
                 }
                 if failure == StreamError::Unsent {

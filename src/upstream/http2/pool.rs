@@ -16,7 +16,7 @@ use super::super::connect::{Stream, connect};
 use super::super::endpoint::Slot;
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
-use super::connection::{Connection, StreamSlot};
+use super::connection::{Connection, Sharing, StreamSlot};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// The HTTP/2 connections of one worker. Cheap to clone; deliberately not `Send`.
@@ -63,7 +63,10 @@ pub(super) struct EndpointPool {
     generation: u64,
     connections: RefCell<Vec<Rc<Connection>>>,
     opening: Cell<usize>,
+    /// Requests that wait for a place.
     waiting: Cell<usize>,
+    /// Those among them that wait for a connection of their own.
+    waiting_alone: Cell<usize>,
     /// The number of streams that the last connection allowed.
     streams_per_connection: Cell<usize>,
     /// The number of requests after which the endpoint ends a connection, as it has shown lately: see
@@ -93,6 +96,7 @@ impl ConnectionPool {
         &self,
         endpoint: &Arc<Endpoint>,
         settings: &PoolSettings<'_>,
+        sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
         let pool = self.of(endpoint);
@@ -100,24 +104,25 @@ impl ConnectionPool {
         if now < pool.http1_until.get() {
             return Ok(Acquired::Http1(None));
         }
-        if let Some(place) = pool.take() {
+        if let Some(place) = pool.take(sharing) {
             return Ok(Acquired::Http2(place));
         }
         // Rare, and large: boxed, to keep it out of the future of every request.
-        Box::pin(pool.wait_for_place(endpoint, settings, now)).await
+        Box::pin(pool.wait_for_place(endpoint, settings, sharing, now)).await
     }
 
     /// Takes a place for a stream to `endpoint` if that needs no wait.
     pub(in crate::upstream) fn ready(
         &self,
         endpoint: &Endpoint,
+        sharing: Sharing,
         now: Duration,
     ) -> Option<Acquired> {
         let pool = self.of(endpoint);
         if now < pool.http1_until.get() {
             return Some(Acquired::Http1(None));
         }
-        pool.take().map(Acquired::Http2)
+        pool.take(sharing).map(Acquired::Http2)
     }
 
     fn of(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
@@ -158,6 +163,7 @@ impl EndpointPool {
             connections: RefCell::default(),
             opening: Cell::new(0),
             waiting: Cell::new(0),
+            waiting_alone: Cell::new(0),
             streams_per_connection: Cell::new(TYPICAL_STREAMS),
             max_requests: Cell::new(usize::MAX),
             max_requests_until: Cell::new(None),
@@ -171,8 +177,11 @@ impl EndpointPool {
     }
 
     /// Takes a place on the first connection that has one.
-    fn take(self: &Rc<Self>) -> Option<Place> {
-        let slot = self.connections.borrow().iter().find_map(Connection::take)?;
+    fn take(self: &Rc<Self>, sharing: Sharing) -> Option<Place> {
+        let slot = {
+            let connections = self.connections.borrow();
+            connections.iter().find_map(|connection| connection.take(sharing))?
+        };
         let is_last = slot.connection.requests() >= self.max_requests.get();
         if is_last || self.keep_alive.get().is_zero() {
             // Not reused: this stream is the last one.
@@ -214,14 +223,17 @@ impl EndpointPool {
         self: Rc<Self>,
         endpoint: &Arc<Endpoint>,
         settings: &PoolSettings<'_>,
+        sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
         let deadline = Instant::now() + settings.connect_timeout;
         let failures = self.failed.get().0;
-        let waiting = Waiting::begin(&self);
+        let waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
         loop {
-            if let Some(place) = self.take() {
+            // A request that has waited long enough for a connection of its own shares one.
+            let sharing = if opened < MAX_OPENED_ALONE { sharing } else { Sharing::Shared };
+            if let Some(place) = self.take(sharing) {
                 return Ok(Acquired::Http2(place));
             }
             if let Some(stream) = self.http1.take() {
@@ -235,7 +247,8 @@ impl EndpointPool {
                 return Err(failure);
             }
             let streams = self.streams_per_connection.get().min(self.max_requests.get());
-            let needed = self.waiting.get().div_ceil(streams);
+            let alone = self.waiting_alone.get();
+            let needed = (self.waiting.get() - alone).div_ceil(streams) + alone;
             if self.opening.get() < needed.clamp(1, MAX_OPENING) {
                 if opened >= MAX_OPENED_IN_VAIN && !self.takes_streams() {
                     // An endpoint that ends every connection at once takes no stream.
@@ -321,18 +334,24 @@ async fn open(
 }
 
 /// Counts a request that waits for a place.
-struct Waiting<'a>(&'a EndpointPool);
+struct Waiting<'a> {
+    pool: &'a EndpointPool,
+    alone: usize,
+}
 
 impl<'a> Waiting<'a> {
-    fn begin(pool: &'a EndpointPool) -> Self {
+    fn begin(pool: &'a EndpointPool, sharing: Sharing) -> Self {
+        let alone = usize::from(sharing == Sharing::Alone);
         pool.waiting.set(pool.waiting.get() + 1);
-        Self(pool)
+        pool.waiting_alone.set(pool.waiting_alone.get() + alone);
+        Self { pool, alone }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting.get() - 1);
+        self.pool.waiting.set(self.pool.waiting.get() - 1);
+        self.pool.waiting_alone.set(self.pool.waiting_alone.get() - self.alone);
     }
 }
 
@@ -342,6 +361,8 @@ const TYPICAL_STREAMS: usize = 100;
 const MAX_OPENING: usize = 8;
 /// Connections that are opened for one request, if it gets a place on none.
 const MAX_OPENED_IN_VAIN: usize = MAX_CLOSED_EARLY + 1;
+/// Connections that are opened for a request which wants one of its own: others may take them before.
+const MAX_OPENED_ALONE: usize = 3;
 /// The fewest requests that an endpoint is believed to take per connection: one that restarts ends connections early.
 const MIN_REQUESTS_PER_CONNECTION: usize = 4;
 /// How long the number of requests per connection is remembered.

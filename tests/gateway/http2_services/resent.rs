@@ -1,6 +1,7 @@
 //! A request that was not processed is sent again, with its content; one that may have been is not.
 
 use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use h2::Reason;
 
 use super::{always, echo, with};
 use crate::support::{
-    Client, Gateway, Http2Client, Http2Service, drain, frame, next_frame, raw_service,
+    Client, Gateway, Http2Client, Http2Service, drain, eventually, frame, next_frame, raw_service,
     request_arrived,
 };
 
@@ -211,7 +212,72 @@ fn a_connection_that_another_stream_breaks_costs_no_idempotent_request() {
         assert_eq!(status.join().expect("an answer"), 200);
     }
 
-    assert_eq!(connections.load(SeqCst), 2);
+    // Either may be the cause: each has a connection of its own.
+    assert_eq!(connections.load(SeqCst), 3);
+}
+
+/// A request that makes the service end its connection is sent twice, and each time it takes no other request along.
+#[test]
+fn a_request_that_ends_every_connection_costs_no_other_request() {
+    let (waiting, ended) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (url, _) = raw_service({
+        let (waiting, ended) = (Arc::clone(&waiting), Arc::clone(&ended));
+        move |number, stream| {
+            let mut preface = [0; 24];
+            let _ = stream.read_exact(&mut preface);
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(300)));
+            let mut open = Vec::new();
+            loop {
+                match stream.peek(&mut [0]) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(_) if number == 0 => continue,
+                    Err(_) => {
+                        // No request that ends the connection has come: the others are answered.
+                        for id in open.drain(..) {
+                            let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
+                        }
+                        continue;
+                    }
+                }
+                match next_frame(stream) {
+                    // The only content: a field in upper case, for which the library ends the connection.
+                    Some((0, id)) => {
+                        ended.fetch_add(1, SeqCst);
+                        let _ = stream.write_all(&frame(1, 5, id, b"\x88\0\x01X\x01y"));
+                        return drain(stream);
+                    }
+                    Some((1, id)) => {
+                        open.push(id);
+                        waiting.fetch_add(1, SeqCst);
+                    }
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        }
+    });
+    let text =
+        with(&[&url], ", timeout: 10s").replace("auth: none", "auth: none, buffer_request: true");
+    let gateway = Gateway::start("", &text);
+    let ask = |request: &'static str| {
+        let address = gateway.address();
+        thread::spawn(move || {
+            let mut client = Client::connect(address);
+            client.send(request);
+            client.answer().status
+        })
+    };
+
+    let others: Vec<_> = (0..8).map(|_| ask("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n")).collect();
+    eventually("the requests arrive", || waiting.load(SeqCst) == 8);
+    let cause = ask("PUT /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello");
+
+    assert_eq!(cause.join().expect("an answer"), 502);
+    for other in others {
+        assert_eq!(other.join().expect("an answer"), 200);
+    }
+    assert_eq!(ended.load(SeqCst), 2);
 }
 
 #[test]
