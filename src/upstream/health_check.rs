@@ -1,4 +1,5 @@
-//! Active health checks: one request of the gateway's own, by the control runtime.
+//! Active health checks: one request of the gateway's own, by the control runtime, in the version of HTTP that the
+//! target is spoken to in: HTTP/2 with `http2: always`, else HTTP/1.1.
 
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,13 +28,18 @@ pub(super) async fn check(
         };
     }
     let checking = async {
-        let stream =
-            connect(endpoint, check.timeout, Offer::Http1).await.map_err(|error| error.cause)?;
+        let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
+        let stream = connect(endpoint, check.timeout, offer).await.map_err(|error| error.cause)?;
         let host = match &settings.host_header {
             HostHeader::Fixed(name) => name,
             HostHeader::Target | HostHeader::Preserve => endpoint.host(),
         };
-        let status = status_of(stream, host, &check.path).await?;
+        let status = if endpoint.requires_http2() {
+            let status = http2::health::status_of(stream, endpoint, host, &check.path).await;
+            status.map_err(|failure| format!("health check: {}", failure.cause()))?
+        } else {
+            status_of(stream, host, &check.path).await?
+        };
         let is_healthy = check.status.iter().any(|&(low, high)| (low..=high).contains(&status));
         if is_healthy { Ok(()) } else { Err(format!("health check: status {status}").into()) }
     };
@@ -41,7 +47,7 @@ pub(super) async fn check(
     tokio::time::timeout(check.timeout, checking).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
-/// Sends `GET path`, and returns the status of the final response. Its content is not read.
+/// Sends `GET path` in HTTP/1.1, and returns the status of the final response. Its content is not read.
 async fn status_of(mut stream: Stream, host: &HeaderValue, path: &str) -> Result<u16, Box<str>> {
     let lost = |_| Box::from("health check: connection closed without a response");
     let mut request = format!("GET {path} HTTP/1.1\r\nhost: ").into_bytes();

@@ -1,6 +1,6 @@
-//! The gRPC health check (`grpc.health.v1.Health/Check`), on a connection of its own.
+//! Health checks in HTTP/2, each on a connection of its own: a path, or `grpc.health.v1.Health/Check`.
 //!
-//! It runs on any runtime, unlike requests: the tasks that hyper needs are polled by the check itself.
+//! They run on any runtime, unlike requests: the tasks that hyper needs are polled by the check itself.
 
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use http::header::{CONTENT_TYPE, TE};
-use http::{HeaderMap, Request, Response};
+use http::header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 
-use super::super::connect::connect;
+use super::super::connect::{Stream, connect};
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
@@ -38,37 +38,60 @@ pub(in crate::upstream) async fn check(
     let checking = async {
         let stream = connect(endpoint, limit, Offer::Http2).await;
         let stream = stream.map_err(|error| error.failure)?;
-        if stream.selected_http2() == Some(false) {
-            return Err(UpstreamError::Tls);
-        }
-        let scheme = endpoint.scheme().as_str();
-        let host = endpoint.host().to_str().map_err(|_| UpstreamError::Protocol)?;
-        let request = Request::post(format!("{scheme}://{host}{CHECK}"))
+        let request = Request::post(target(endpoint, endpoint.host(), CHECK)?)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
-            .body(Full::new(encode_request(service)))
-            .map_err(|_| UpstreamError::Protocol)?;
-        let tasks = Tasks::default();
-        let asking = ask(TokioIo::new(stream), request, tasks.clone());
-        tasks.run(asking).await
+            .body(Full::new(encode_request(service)));
+        exchange(stream, request, is_serving).await
     };
     tokio::time::timeout(limit, checking).await.unwrap_or(Err(UpstreamError::Timeout))
 }
 
-async fn ask<T>(
-    stream: T,
-    request: Request<Full<Bytes>>,
-    tasks: Tasks,
-) -> Result<bool, UpstreamError>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let (mut sender, driver) =
-        http2::handshake(tasks.clone(), stream).await.map_err(|_| UpstreamError::Protocol)?;
-    // Its error is also that of the request.
-    tasks.add(async move { drop(driver.await) });
-    let response = sender.send_request(request).await.map_err(|_| UpstreamError::Reset)?;
-    is_serving(response).await
+/// Sends `GET path` with `host` to `endpoint` on `stream`, a new connection, and returns the status of the final response.
+/// Its content is not read. To be run within a timeout.
+///
+/// # Errors
+///
+/// [`UpstreamError`] if there is no response.
+pub(in crate::upstream) async fn status_of(
+    stream: Stream,
+    endpoint: &Endpoint,
+    host: &HeaderValue,
+    path: &str,
+) -> Result<u16, UpstreamError> {
+    let request = Request::get(target(endpoint, host, path)?)
+        .header(USER_AGENT, "northgate-health-check")
+        .header(ACCEPT, "*/*")
+        .body(Full::default());
+    exchange(stream, request, async |response| Ok(response.status().as_u16())).await
+}
+
+fn target(endpoint: &Endpoint, host: &HeaderValue, path: &str) -> Result<String, UpstreamError> {
+    let host = host.to_str().map_err(|_| UpstreamError::Protocol)?;
+    Ok(format!("{}://{host}{path}", endpoint.scheme().as_str()))
+}
+
+/// Sends `request` on `stream`, and reads what matters of the response.
+async fn exchange<T>(
+    stream: Stream,
+    request: http::Result<Request<Full<Bytes>>>,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, UpstreamError>,
+) -> Result<T, UpstreamError> {
+    if stream.selected_http2() == Some(false) {
+        return Err(UpstreamError::Tls);
+    }
+    let request = request.map_err(|_| UpstreamError::Protocol)?;
+    let tasks = Tasks::default();
+    let asking = async {
+        let stream = TokioIo::new(stream);
+        let (mut sender, driver) =
+            http2::handshake(tasks.clone(), stream).await.map_err(|_| UpstreamError::Protocol)?;
+        // Its error is also that of the request.
+        tasks.add(async move { drop(driver.await) });
+        let response = sender.send_request(request).await.map_err(|_| UpstreamError::Reset)?;
+        read(response).await
+    };
+    tasks.run(asking).await
 }
 
 async fn is_serving(response: Response<Incoming>) -> Result<bool, UpstreamError> {
@@ -253,6 +276,28 @@ mod tests {
 
         let gone = check(&endpoint_at(1), "", Duration::from_secs(5)).await;
         assert_eq!(gone, Err(UpstreamError::Connect));
+    }
+
+    #[tokio::test]
+    async fn a_path_is_asked_for_in_http2() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let endpoint = endpoint_at(listener.local_addr().expect("an address").port());
+        tokio::runtime::Handle::current().spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut http2 = h2::server::handshake(stream).await.expect("HTTP/2");
+            while let Some(Ok((request, mut respond))) = http2.accept().await {
+                assert_eq!(request.uri(), "http://name.test/ready?a=b");
+                assert_eq!(request.headers()["user-agent"], "northgate-health-check");
+                let response = Response::builder().status(503).body(()).expect("valid");
+                respond.send_response(response, true).expect("open");
+            }
+        });
+
+        let stream = connect(&endpoint, Duration::from_secs(5), Offer::Http2).await;
+        let host = HeaderValue::from_static("name.test");
+        let status = status_of(stream.expect("a connection"), &endpoint, &host, "/ready?a=b");
+
+        assert_eq!(status.await, Ok(503));
     }
 
     /// Starts a server that gives one answer, or none.
