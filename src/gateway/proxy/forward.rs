@@ -184,7 +184,8 @@ impl Forward {
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
         let streams = tunnel.is_some() || !response.body().is_buffered();
-        let guard = if streams { self.guard_stream(permit, exchange, gateway)? } else { None };
+        let guard =
+            if streams { self.guard_stream(permit, upstream, exchange, gateway)? } else { None };
         if let Some(tunnel) = tunnel {
             let client = handshake.and_then(|handshake| handshake.accepted_by(response.headers()));
             let client = client.ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
@@ -272,10 +273,11 @@ impl Forward {
     fn guard_stream(
         &self,
         permit: Permit,
+        upstream: &Upstream,
         exchange: &Exchange,
         gateway: &Gateway,
     ) -> Result<Option<StreamGuard>, Rejection> {
-        let limit = self.upstream.settings().stream_timeout;
+        let limit = upstream.settings().stream_timeout;
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut challenge =
             Challenge::InvalidToken("The access token has been revoked or has ended");

@@ -70,6 +70,26 @@ fn a_canary_receives_its_share_and_keeps_its_clients() {
 }
 
 #[test]
+fn a_stream_of_a_canary_ends_by_the_timeout_of_the_canary() {
+    let endless = Service::start(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+            .to_vec()
+    });
+    let text = format!(
+        "upstreams:\n  a: {{ targets: [{url}] }}\n  b: {{ targets: [{url}], stream_timeout: 300ms }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, split: {{ b: 100% }} }}]\n",
+        url = endless.url(),
+    );
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    let received = String::from_utf8(client.rest()).expect("text");
+
+    assert!(received.starts_with("HTTP/1.1 200 ") && received.ends_with("2\r\nhi\r\n"), "{received}");
+}
+
+#[test]
 fn copies_go_to_the_mirror_without_delay_and_only_of_safe_requests() {
     // The mirror answers once the test ends.
     let (_answered, until) = mpsc::channel::<()>();
