@@ -122,16 +122,16 @@ impl StaleResponses {
         let varies = names
             .into_iter()
             .map(|name| {
-                let values = key.headers.get_all(&name).iter().cloned().collect();
+                let values = key.headers.get_all(&name).iter().map(copied).collect();
                 (name, values)
             })
             .collect();
-        let mut headers = response.headers().clone();
-        headers.remove(CONTENT_LENGTH);
+        let fields = response.headers().iter().filter(|(name, _)| **name != CONTENT_LENGTH);
+        let headers = fields.map(|(name, value)| (name.clone(), copied(value))).collect();
         let stored = Stored { varies, headers, body: Bytes::new(), at: now };
         let (head, body) = response.into_parts();
         let body = if let Some(whole) = body.buffered() {
-            self.store(key.key, Stored { body: whole, ..stored });
+            self.store(key.key, Stored { body: Bytes::copy_from_slice(&whole), ..stored });
             body
         } else {
             let keeping = Some((Arc::clone(self), key.key, stored));
@@ -160,8 +160,16 @@ impl Stored {
 
     fn weight(&self) -> usize {
         let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        self.body.len() + fields.sum::<usize>() + ENTRY_BYTES
+        let varies = self.varies.iter().flat_map(|(_, values)| values).map(HeaderValue::len);
+        self.body.len() + fields.chain(varies).sum::<usize>() + ENTRY_BYTES
     }
+}
+
+/// Returns a value of its own bytes: those of a message are a part of the whole buffer that it was read into.
+fn copied(value: &HeaderValue) -> HeaderValue {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+    copy.set_sensitive(value.is_sensitive());
+    copy
 }
 
 /// Whether a response may be given to other clients, and after its time.
@@ -287,6 +295,23 @@ mod tests {
         assert!(kept.get(&key(&[("accept-language", "en")]).expect("public"), NOW).is_some());
         assert!(kept.get(&key(&[("accept-language", "de")]).expect("public"), NOW).is_none());
         assert!(kept.get(&key(&[]).expect("public"), NOW).is_none());
+    }
+
+    #[test]
+    fn the_bound_counts_what_clients_make_a_response_vary_by() {
+        let kept = Arc::new(responses());
+        let long = "x".repeat(60_000);
+        for n in 0..100 {
+            let language = format!("{long}{n}");
+            let head = http::Request::get(format!("/{n}")).header("accept-language", &language);
+            let head = head.body(()).expect("valid").into_parts().0;
+            let of_client = StaleKey::of(&head, None, false).expect("public");
+            kept.keep(of_client, response(&[("vary", "Accept-Language")]), NOW);
+        }
+
+        kept.cache.run_pending_tasks();
+
+        assert!((1..=(1 << 20) / 60_000).contains(&kept.cache.entry_count()));
     }
 
     #[test]
