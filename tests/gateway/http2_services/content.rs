@@ -1,14 +1,17 @@
 //! Content on its way to services and back: as it arrives, and at the pace of the slower side.
 
 use core::time::Duration;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::thread;
 
 use h2::Reason;
-use http::Response;
+use http::{Request, Response};
 
-use super::with;
-use crate::support::{Gateway, Http2Service, drain, raw_service, request_arrived};
+use super::{always, with};
+use crate::support::{
+    Gateway, Http2Client, Http2Service, drain, frame, next_frame, raw_service, read,
+    request_arrived,
+};
 
 /// Responds at once, and echoes each piece as it arrives.
 fn echo_in_pieces() -> Http2Service {
@@ -116,4 +119,37 @@ fn large_content_passes_whole_both_ways() {
     });
 
     assert!(answer.body == content);
+}
+
+/// RFC 9113 §8.1: a service that needs no more of the content says so after its response, which stays valid.
+#[test]
+fn a_complete_response_survives_the_end_of_the_upload_that_the_service_asks_for() {
+    let (url, _) = raw_service(|_, stream| {
+        let mut preface = [0; 24];
+        let _ = stream.read_exact(&mut preface);
+        while let Some((kind, id)) = next_frame(stream) {
+            if kind == 1 {
+                let (head, content) = (frame(1, 4, id, &[0x88]), frame(0, 1, id, b"enough"));
+                let _ = stream.write_all(&[head, content, frame(3, 0, id, &[0; 4])].concat());
+            }
+        }
+    });
+    let gateway = Gateway::start("", &always(&url));
+
+    let mut client = gateway.connect();
+    client
+        .send("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1000000\r\n\r\nthe beginning");
+    let over_http1 = client.answer();
+    let over_http2 = Http2Client::run(&gateway, async |client| {
+        let request = Request::post("http://api.test/a").body(()).expect("a request");
+        let (response, mut sending) = client.begin(request, false).await;
+        sending.send_data("the beginning".into(), false).expect("open");
+        let mut response = response.await.expect("a response");
+        (response.status(), read(response.body_mut()).await.0)
+    });
+
+    assert_eq!((over_http1.status, over_http1.text()), (200, "enough"));
+    assert_eq!((over_http2.0.as_u16(), &*over_http2.1), (200, &b"enough"[..]));
+    let failed = "northgate_upstream_errors_total{upstream=\"service\",reason=\"reset\"}";
+    assert_eq!(gateway.metric(failed), 0.0);
 }

@@ -53,7 +53,7 @@ fn targets_that_die_one_after_the_other_cost_no_request() {
     for (target, count) in services.iter().flat_map(Service::received) {
         *times.entry(target).or_default() += count;
     }
-    assert!(sent.load(SeqCst) > 200, "{sent:?}");
+    assert!(sent.load(SeqCst) > 16, "{sent:?}");
     let most = times.values().max().copied();
     assert!(most <= Some(2), "one retry was promised: {most:?}");
 }
