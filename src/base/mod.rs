@@ -1,5 +1,6 @@
 //! Shared values without I/O (floor 0).
 
+pub mod abort_on_drop;
 pub mod accept_header;
 pub mod body;
 pub mod clock;

@@ -4,6 +4,7 @@
 //! cryptographic: it detects lines damaged by a crash or a disk.
 
 use core::fmt::Write as _;
+use std::collections::HashSet;
 
 use aws_lc_rs::digest;
 use url::form_urlencoded;
@@ -54,6 +55,16 @@ impl Record {
         &self.key
     }
 
+    /// Returns the record that withdraws this one from the journal, whichever of them is read first.
+    pub fn withdrawal(&self, at: Timestamp) -> Self {
+        Self::new([(WITHDRAWN, checksum(self.key.as_bytes()))], at, self.until)
+    }
+
+    /// Whether this record only withdraws another one.
+    pub fn is_withdrawal(&self) -> bool {
+        self.key.starts_with(WITHDRAWN)
+    }
+
     /// Appends the line of this record.
     pub fn write(&self, out: &mut Vec<u8>) {
         let Self { key, at, until } = self;
@@ -76,6 +87,23 @@ impl Record {
         let (until, at) = (time()?, time()?);
         let key = parts.next()?;
         Some(Self { key: key.into(), at, until })
+    }
+}
+
+/// The records that others withdraw.
+#[derive(Debug)]
+pub struct Withdrawals(HashSet<String>);
+
+impl Withdrawals {
+    /// Returns what `records` withdraw.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let withdrawals = records.into_iter().filter(|record| record.is_withdrawal());
+        Self(withdrawals.flat_map(Record::fields).map(|(_, key)| key).collect())
+    }
+
+    /// Whether `record` is withdrawn.
+    pub fn contain(&self, record: &Record) -> bool {
+        !self.0.is_empty() && self.0.contains(&checksum(record.key.as_bytes()))
     }
 }
 
@@ -104,6 +132,8 @@ fn checksum(line: &[u8]) -> String {
 }
 
 const CHECKSUM_BYTES: usize = 8;
+/// No other record has a field of this name.
+const WITHDRAWN: &str = "withdrawn";
 
 /// The name and the size of a journal.
 #[derive(Clone, Copy, Debug)]

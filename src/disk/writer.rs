@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::directory::OpenError;
 use super::directory::{Directory, JOURNAL, random_name};
 use super::record::{self, Record};
-use super::record::{Kind, RecordListener};
+use super::record::{Kind, RecordListener, Withdrawals};
 use super::write_queue::{MAX_QUEUED_RECORDS, Progress, WriterHandle};
 use crate::base::clock::Clock;
 
@@ -221,12 +221,15 @@ impl Writer {
         Ok(read.records)
     }
 
-    /// Returns the unexpired records, one per key; the latest, if there are too many.
+    /// Returns the unexpired records that are not withdrawn, one per key; the latest, if there are too many.
     fn live_records(&self, records: impl IntoIterator<Item = Record>) -> Vec<Record> {
         let now = self.clock.now();
+        let records: Vec<_> = records.into_iter().collect();
+        let withdrawn = Withdrawals::of(&records);
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
         let mut standing: Vec<Record> = Vec::new();
-        for record in records.into_iter().filter(|record| now < record.until) {
+        let stands = |record: &Record| now < record.until && !withdrawn.contain(record);
+        for record in records.into_iter().filter(stands) {
             if let Some(place) = places.get(record.key()) {
                 let kept = &mut standing[*place];
                 kept.at = kept.at.max(record.at);

@@ -90,8 +90,8 @@ impl RetainedState {
         }
     }
 
-    /// Persists in `directory` the revocations and used proofs that must survive a restart, and loads those of
-    /// earlier processes. To be called before a snapshot is compiled.
+    /// Persists in `directory` the revocations, made and pending, and the used proofs that must survive a restart, and
+    /// loads those of earlier processes. To be called before a snapshot is compiled.
     ///
     /// # Errors
     ///
@@ -99,6 +99,7 @@ impl RetainedState {
     pub fn persist_in(&self, directory: &Directory) -> Result<(), OpenError> {
         directory.sweep();
         self.revocations.persist_in(directory)?;
+        self.sessions.persist_in(directory, self.clock.clone())?;
         self.replay_cache.keep_in(directory, self.clock.clone())
     }
 

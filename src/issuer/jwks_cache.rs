@@ -197,6 +197,11 @@ impl ProviderCache {
         self.metadata.load_full()
     }
 
+    /// Whether the metadata is complete: discovered, or configured with nothing to discover.
+    pub(super) fn is_discovered(&self) -> bool {
+        self.settings.discovery == Discovery::Off || self.progress().discovered_at.is_some()
+    }
+
     /// Returns how long to wait before calling this issuer again.
     pub(super) fn unavailable(&self) -> Unavailable {
         self.progress().unavailable(self.clock.uptime())

@@ -39,8 +39,11 @@ impl Inner {
         client: &Client,
     ) -> Result<(), Unavailable> {
         let metadata = self.provider_cache.metadata().await;
-        // Without the endpoint there is nothing to do.
-        let Some(url) = &metadata.endpoints.revocation else { return Ok(()) };
+        let Some(url) = &metadata.endpoints.revocation else {
+            // Without the endpoint there is nothing to do, once it is known that there is none.
+            let is_known = self.provider_cache.is_discovered();
+            return if is_known { Ok(()) } else { Err(Unavailable::RETRY_SOON) };
+        };
         let mut form = Form::default();
         form.add("token", token.expose());
         form.add("token_type_hint", hint.name());

@@ -28,7 +28,6 @@ use self::cookies::cookie;
 use self::cookies::csrf;
 use self::cookies::origin;
 use self::cookies::seal;
-use self::refresh::refresher;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -52,6 +51,8 @@ pub use settings::{
 
 use self::cookies::origin::OwnOrigin;
 use self::login::login_cookies::LoginCookies;
+use self::logout::pending_revocations::PendingRevocations;
+use self::logout::rp_initiated::take_over_pending;
 use self::logout::token_revocation::TokenRevoker;
 use self::pages::Pages;
 use self::refresh::refresher::TokenRefresher;
@@ -60,6 +61,7 @@ use self::store::redis::SharedSessions;
 use self::store::storage::{
     PresentedCookies, SessionStorage, StoredSession, session_associated_data,
 };
+use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::Clock;
 use crate::base::raw_target;
 use crate::issuer::Issuer;
@@ -90,7 +92,9 @@ pub struct Sessions {
     refresher: Arc<TokenRefresher>,
     revoker: Arc<TokenRevoker>,
     /// Publishes sessions again after Redis has lost them; stops when dropped.
-    _republisher: Option<refresher::Republisher>,
+    _republisher: Option<AbortOnDrop>,
+    /// Goes on with revocations that others have left; stops when dropped.
+    _successor: Option<AbortOnDrop>,
 }
 
 impl Sessions {
@@ -126,14 +130,22 @@ impl Sessions {
         );
         let sharing = sharing.map(Arc::new);
         let store = retained.store(&settings, sharing.as_ref(), &control);
+        // A random key opens nothing in a later process.
+        let kept = (!settings.keys.is_empty()).then(|| {
+            let shared = sharing.as_ref().map(|sharing| sharing.pending_revocations());
+            let journal = registry.pending_revocations();
+            PendingRevocations::new(&seal, Arc::clone(&ring), journal, shared, clock.clone())
+        });
         let revoker = Arc::new(TokenRevoker {
             issuer: Arc::clone(&issuer),
             client: settings.client.clone(),
             verifier: verifier.clone(),
             enabled: settings.revoke_on_logout,
             control: control.clone(),
+            clock: clock.clone(),
             under_way: registry.under_way(),
             pending: core::sync::atomic::AtomicUsize::default(),
+            kept,
         });
         let refresher = Arc::new(TokenRefresher {
             issuer: Arc::clone(&issuer),
@@ -150,13 +162,19 @@ impl Sessions {
             revoker: Arc::clone(&revoker),
         });
         let republisher = refresher.republish_after_outage(&control);
+        let storage = SessionStorage::new(&settings, seal, Arc::clone(&ring), store);
+        let storage = Arc::new(storage);
+        let successor = revoker
+            .kept
+            .is_some()
+            .then(|| take_over_pending(&storage, &revoker, &retained.ended, &control));
         let origins = settings.return_to.iter().filter_map(|place| match place {
             ReturnTo::Origin(origin) => Some(&**origin),
             ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,
         });
         Self {
             own_origin: OwnOrigin::new(&settings.public_url, settings.cookie.secure),
-            storage: Arc::new(SessionStorage::new(&settings, seal, Arc::clone(&ring), store)),
+            storage,
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             logins: LoginCookies::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
             relying_party: RelyingParty::new(&settings.client.id, verifier.as_deref()),
@@ -173,6 +191,7 @@ impl Sessions {
             refresher,
             revoker,
             _republisher: republisher,
+            _successor: successor,
         }
     }
 

@@ -12,15 +12,17 @@ use super::cookies::seal::KeyRing;
 use super::login::issuer_observations::IssuerObservations;
 use super::login::kept_forms::KeptForms;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
+use super::logout::pending_revocations::RevocationJournal;
 use super::logout::session_watch::SessionWatchers;
 use super::refresh::refresh_events::{self, MalformedEvent};
 use super::refresh::refresh_results::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
 use super::store::redis::SharedSessions;
 use super::store::server_side::{MemoryStore as Visits, Store};
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
+use crate::disk::{Directory, OpenError};
 use crate::password::LoginThrottles;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;
@@ -34,6 +36,7 @@ pub struct SessionRegistry {
     throttles: Arc<LoginThrottles>,
     redis: ArcSwapOption<Redis>,
     under_way: InFlightCalls,
+    pending_revocations: RevocationJournal,
 }
 
 impl SessionRegistry {
@@ -41,14 +44,28 @@ impl SessionRegistry {
     /// Failed logins are counted in `throttles`.
     pub fn new(revocations: RevocationList, throttles: Arc<LoginThrottles>) -> Self {
         let redis = ArcSwapOption::empty();
-        let (retained, under_way) = Default::default();
-        Self { revocations, retained, throttles, redis, under_way }
+        let (retained, under_way, pending_revocations) = Default::default();
+        Self { revocations, retained, throttles, redis, under_way, pending_revocations }
     }
 
     /// Waits until no call is under way whose loss would end a session, but no longer than `patience`.
     /// Returns the number of calls left.
     pub async fn settle(&self, patience: Duration) -> usize {
         self.under_way.all_ended(patience).await
+    }
+
+    /// Keeps in `directory` the revocations that issuers have yet to be told, and loads those of earlier processes.
+    ///
+    /// # Errors
+    ///
+    /// `OpenError` if the journal cannot be read.
+    pub(crate) fn persist_in(&self, directory: &Directory, clock: Clock) -> Result<(), OpenError> {
+        self.pending_revocations.persist_in(directory, clock)
+    }
+
+    /// Returns the journal of revocations that issuers have yet to be told.
+    pub(super) fn pending_revocations(&self) -> RevocationJournal {
+        self.pending_revocations.clone()
     }
 
     /// Returns the counter of calls whose loss would end a session.

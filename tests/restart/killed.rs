@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::fault_injection::{Endpoint, Fault, TestIssuer};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
 use northgate::base::clock::Clock;
-use northgate::dev::issuer::{Algorithm, DevIssuer, DevIssuerConfig, DevIssuerHandle, Mint};
+use northgate::dev::issuer::{Algorithm, DevIssuerConfig, Mint};
 use northgate::issuer::Key;
 use northgate::issuer::signing_key::SigningKey;
 use reqwest::{Client, Response};
@@ -102,6 +104,24 @@ async fn a_logout_survives_a_kill_in_any_storage() {
         assert_eq!(gateway.with_cookies(&path, browser).await.status(), 401, "{session}");
         assert_eq!(gateway.with_cookies(&path, other).await.status(), 204, "{session}: another");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_could_not_be_revoked_are_revoked_after_a_kill() {
+    let world = World::start();
+    let gateway = world.run("").await;
+    let browser = gateway.log_in("revoking").await;
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    world.issuer.inject(Endpoint::Revocation, fault, u32::MAX);
+    assert_eq!(gateway.post("/revoking/logout", &browser, "").await.status(), 200);
+    gateway.kill();
+    let before = world.issuer.count(Endpoint::Revocation);
+    world.issuer.clear(Endpoint::Revocation);
+
+    let _gateway = world.run("").await;
+
+    let told = world.issuer.wait_for_calls(Endpoint::Revocation, before + 2);
+    timeout(Duration::from_secs(60), told).await.expect("both tokens are revoked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,7 +237,7 @@ async fn without_a_state_directory_the_operator_is_told_how_long_a_revocation_la
 /// An issuer, and the files of a gateway that is started repeatedly.
 struct World {
     directory: TempDir,
-    issuer: DevIssuerHandle,
+    issuer: TestIssuer,
 }
 
 impl World {
@@ -233,7 +253,7 @@ impl World {
         let options =
             DevIssuerConfig { algorithms: vec![Algorithm::Es256], ..DevIssuerConfig::default() };
         let address = "127.0.0.1:0".parse().expect("an address");
-        let issuer = DevIssuer::start(address, Clock::system(), options, &Handle::current());
+        let issuer = TestIssuer::start(address, Clock::system(), options, &Handle::current());
         let issuer = issuer.expect("a free port");
         let directory = TempDir::new().expect("a directory");
         let file = directory.path().join("gateway.yaml");
@@ -445,6 +465,8 @@ sessions:
   sealed: { issuer: main, flow: password, client: { id: gateway-web, secret: gateway-web-secret }, public_url: \"https://localhost\",
     keys: [{ file: key }], scopes: [openid, offline_access], revoke_on_logout: false,
     paths: { login: /sealed/login, callback: /sealed/back, logout: /sealed/logout, status: /sealed/who, refresh: /sealed/new, back_channel_logout: /sealed/told } }
+  revoking: { issuer: main, flow: password, client: { id: gateway-web, secret: gateway-web-secret }, public_url: \"https://localhost\",
+    keys: [{ file: key }], scopes: [openid, offline_access], paths: { base: /revoking } }
   plain: { issuer: main, flow: password, client: { id: gateway-web, secret: gateway-web-secret }, public_url: \"https://localhost\",
     tokens: plain_cookies, keys: [{ file: key }], scopes: [openid, offline_access], revoke_on_logout: false,
     paths: { login: /plain/login, callback: /plain/back, logout: /plain/logout, status: /plain/who, refresh: /plain/new, back_channel_logout: /plain/told } }
@@ -457,5 +479,6 @@ routes:
   - { id: jwt, path: /jwt, respond: { status: 204 }, auth: { jwt: main } }
   - { id: dpop, path: /dpop, respond: { status: 204 }, auth: { jwt: main, dpop: true } }
   - { id: sealed, path: /sealed/app, respond: { status: 204 }, auth: { session: sealed } }
+  - { id: revoking, path: /revoking/app, respond: { status: 204 }, auth: { session: revoking } }
   - { id: plain, path: /plain/app, respond: { status: 204 }, auth: { session: plain } }
 ";

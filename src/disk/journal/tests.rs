@@ -43,6 +43,32 @@ async fn expired_records_are_dropped_and_equal_keys_keep_the_later_expiry() {
 }
 
 #[tokio::test]
+async fn a_withdrawn_record_is_not_read_again_whatever_file_is_read_first() {
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
+    let (journal, _) = open(directory.path(), &clock);
+    let (stays, goes) = (record("a", 60), record("b", 60));
+    let _ = journal.append(stays.clone());
+    let _ = journal.append(goes.clone());
+    journal.wait_for_all().await.unwrap();
+    let left = copy(directory.path());
+    // Another process has taken over the file, but could not remove it.
+    for name in ["test-0.journal", "test-zzzzzzzzzzzzzzzzzzzz.journal"] {
+        let mut bytes = Vec::new();
+        goes.withdrawal(NOON).write(&mut bytes);
+        let other = copy(left.path());
+        let file = other.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+
+        for _ in 0..2 {
+            let (journal, found) = open(other.path(), &clock);
+            assert!(found.contains(&stays) && !found.contains(&goes), "{name}: {found:?}");
+            drop(journal);
+        }
+    }
+}
+
+#[tokio::test]
 async fn expired_records_are_compacted() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);

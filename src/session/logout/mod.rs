@@ -2,6 +2,7 @@
 
 pub(crate) mod backchannel;
 pub(crate) mod ended_sessions;
+pub(crate) mod pending_revocations;
 pub(crate) mod rp_initiated;
 pub(crate) mod session_watch;
 pub(crate) mod token_revocation;

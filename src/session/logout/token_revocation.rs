@@ -7,10 +7,13 @@ use std::sync::Arc;
 use futures_util::future::join;
 use tokio::runtime::Handle;
 
+use super::pending_revocations::{PendingEntry, PendingRevocation, PendingRevocations};
+use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::issuer::Unavailable;
 use crate::issuer::{Client, Issuer, TokenHint};
-use crate::session::store::state::SessionState;
+use crate::session::store::shared_revocations::MAX_PENDING_AGE;
+use crate::session::store::state::{Id, SessionState};
 use crate::token::Verifier;
 
 /// Revokes the tokens of one client at one issuer.
@@ -22,10 +25,13 @@ pub(crate) struct TokenRevoker {
     /// Whether to call the issuer's revocation endpoint.
     pub(crate) enabled: bool,
     pub(crate) control: Handle,
+    pub(crate) clock: Clock,
     /// Calls that a shutdown waits for.
     pub(crate) under_way: InFlightCalls,
     /// Revocations to be repeated because the issuer was unavailable.
     pub(crate) pending: AtomicUsize,
+    /// The same, kept for later processes; `None` if the session's key ends with this one.
+    pub(crate) kept: Option<PendingRevocations>,
 }
 
 impl TokenRevoker {
@@ -38,18 +44,70 @@ impl TokenRevoker {
 
     /// Revokes the access token at all instances, at once, and both tokens at the issuer.
     ///
-    /// The user is logged out in any case. While the issuer is unavailable the call is repeated.
+    /// The user is logged out in any case. While the issuer is unavailable the call is repeated, by a later process or
+    /// another instance if need be.
     pub(crate) async fn revoke(self: &Arc<Self>, state: &SessionState) {
         self.end(state);
         if !self.enabled {
             return;
         }
-        let under_way = self.under_way.begin();
+        let _under_way = self.under_way.begin();
         let Err(error) = self.revoke_tokens(state).await else { return };
-        drop(under_way);
         let issuer = &*self.issuer.settings().name;
+        if self.pending.fetch_add(1, Relaxed) >= MAX_PENDING {
+            self.pending.fetch_sub(1, Relaxed);
+            tracing::error!(
+                issuer,
+                most = MAX_PENDING,
+                "Too many revocations are pending; tokens are not revoked at the issuer."
+            );
+            return;
+        }
         tracing::warn!(issuer, %error, "Could not revoke tokens at the issuer; it will be retried.");
-        self.retry_later(state.clone());
+        let entry = match &self.kept {
+            Some(kept) => {
+                let revocation = PendingRevocation::Tokens(Box::new(state.clone()));
+                kept.add(&revocation, self.pending_until(state)).await
+            }
+            None => None,
+        };
+        self.control.spawn(Arc::clone(self).repeat(state.clone(), entry));
+    }
+
+    /// Keeps for later processes that the session `id`, which only Redis has, is to be ended.
+    pub(crate) async fn keep_unseen(&self, id: Id) -> Option<PendingEntry> {
+        let until = self.clock.now().plus(MAX_PENDING_AGE);
+        self.kept.as_ref()?.add(&PendingRevocation::Session(id), until).await
+    }
+
+    /// Removes an entry that is done with.
+    pub(crate) async fn done(&self, entry: Option<PendingEntry>) {
+        if let (Some(kept), Some(entry)) = (&self.kept, entry) {
+            kept.remove(entry).await;
+        }
+    }
+
+    /// Goes on with revocations that processes before this one, or instances that are gone, have left; never
+    /// returns. Sessions that only Redis has are passed to `end_unseen`.
+    pub(crate) async fn take_over(
+        self: Arc<Self>,
+        end_unseen: impl Fn(Id, PendingEntry) + Send + Sync,
+    ) {
+        let Some(kept) = &self.kept else { return };
+        loop {
+            let most = MAX_PENDING.saturating_sub(self.pending.load(Relaxed));
+            for (entry, revocation) in kept.take(most).await {
+                match revocation {
+                    PendingRevocation::Tokens(_) if !self.enabled => self.done(Some(entry)).await,
+                    PendingRevocation::Tokens(state) => {
+                        self.pending.fetch_add(1, Relaxed);
+                        self.control.spawn(Arc::clone(&self).repeat(*state, Some(entry)));
+                    }
+                    PendingRevocation::Session(id) => end_unseen(id, entry),
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     async fn revoke_tokens(&self, state: &SessionState) -> Result<(), Unavailable> {
@@ -66,30 +124,31 @@ impl TokenRevoker {
         refresh.and(access)
     }
 
-    /// Revokes the tokens of a session in the background as soon as the issuer is available, unless too many are pending.
-    fn retry_later(self: &Arc<Self>, state: SessionState) {
-        let this = Arc::clone(self);
-        if self.pending.fetch_add(1, Relaxed) >= MAX_PENDING {
-            self.pending.fetch_sub(1, Relaxed);
-            let issuer = &*self.issuer.settings().name;
-            tracing::error!(
-                issuer,
-                most = MAX_PENDING,
-                "Too many revocations are pending; tokens are not revoked at the issuer."
-            );
-            return;
-        }
-        self.control.spawn(async move {
-            let mut pause = FIRST_PAUSE;
-            for _ in 0..MAX_ATTEMPTS {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
-                if this.revoke_tokens(&state).await.is_ok() {
-                    break;
-                }
+    /// Revokes the tokens of a session as soon as the issuer is available, unless they end by themselves before.
+    async fn repeat(self: Arc<Self>, state: SessionState, entry: Option<PendingEntry>) {
+        let until = self.pending_until(&state);
+        let mut pause = FIRST_PAUSE;
+        let is_open = || match (&self.kept, &entry) {
+            (Some(kept), Some(entry)) => kept.is_open(entry),
+            _ => true,
+        };
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+            if self.clock.now() >= until || !is_open() || self.revoke_tokens(&state).await.is_ok() {
+                break;
             }
-            this.pending.fetch_sub(1, Relaxed);
-        });
+        }
+        self.done(entry).await;
+        self.pending.fetch_sub(1, Relaxed);
+    }
+
+    /// Returns until when a revocation is worth repeating: until both tokens have ended, but no
+    /// longer than [`MAX_PENDING_AGE`].
+    fn pending_until(&self, state: &SessionState) -> Timestamp {
+        let refresh_ends = state.refresh_token.as_ref().map(|_| state.refresh_ends);
+        let latest = self.clock.now().plus(MAX_PENDING_AGE);
+        refresh_ends.map_or(state.ends, |ends| ends.max(state.ends)).min(latest)
     }
 }
 
@@ -97,7 +156,7 @@ impl TokenRevoker {
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// … up to this.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// About twelve hours.
-const MAX_ATTEMPTS: u32 = 720;
 /// Revocations to be repeated, at once.
 const MAX_PENDING: usize = 1_000;
+/// The time between looks for revocations that others have left.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
 use super::decision::{
     LockResponse, RefreshKnowledge, RefreshNeed, RefreshStep, may_ask, next_step,
@@ -20,6 +19,7 @@ use super::decision::{
 use super::refresh_results::{
     Digest, RefreshOutcome, RefreshRecord, RefreshResults, RefreshUrgency, follows,
 };
+use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::single_flight::Role;
@@ -179,7 +179,7 @@ impl TokenRefresher {
     pub(crate) fn republish_after_outage(
         self: &Arc<Self>,
         control: &Handle,
-    ) -> Option<Republisher> {
+    ) -> Option<AbortOnDrop> {
         let mut connections = self.sharing.as_ref()?.connections();
         connections.mark_unchanged();
         let this = Arc::clone(self);
@@ -189,7 +189,7 @@ impl TokenRefresher {
                 let _ = this.republish().await;
             }
         });
-        Some(Republisher(task.abort_handle()))
+        Some(AbortOnDrop(task.abort_handle()))
     }
 
     async fn republish(&self) -> Result<(), Unavailable> {
@@ -425,16 +425,6 @@ impl TokenRefresher {
         if let Some(store) = &self.store {
             store.remove(loaded.state.id).await;
         }
-    }
-}
-
-/// A task that publishes data again which Redis has lost; stops when dropped.
-#[derive(Debug)]
-pub(crate) struct Republisher(AbortHandle);
-
-impl Drop for Republisher {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

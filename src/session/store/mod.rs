@@ -5,5 +5,6 @@ pub(crate) mod redis;
 pub(crate) mod redis_scripts;
 pub(crate) mod refresh_origin;
 pub(crate) mod server_side;
+pub(crate) mod shared_revocations;
 pub(crate) mod state;
 pub(crate) mod storage;

@@ -30,6 +30,7 @@ use super::redis_scripts::{
     ACQUIRE_LOCK, COMPLETE_REFRESH, EXTEND_LOCK, PUT, RELEASE_LOCK, REPUBLISH, SAVE,
 };
 use super::refresh_origin::{RefreshKeys, RefreshOrigin};
+use super::shared_revocations::SharedRevocations;
 use super::state::{GRACE, Id, SessionState};
 use crate::base::clock::Clock;
 use crate::base::digest::sha256;
@@ -256,6 +257,11 @@ impl SharedSessions {
             // The next attempt comes long before the lock expires.
             let _ = self.redis.run::<u8>(&EXTEND_LOCK, &keys, &arguments).await;
         }
+    }
+
+    /// Returns the revocations that instances have yet to make.
+    pub(crate) fn pending_revocations(&self) -> SharedRevocations {
+        SharedRevocations::new(Arc::clone(&self.redis), &self.scope, self.clock.clone())
     }
 
     /// Returns the identifier of this instance.
