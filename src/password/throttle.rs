@@ -5,7 +5,9 @@
 //!
 //! Both keys are needed, because each alone is easily evaded: one address trying many names, many addresses trying
 //! one. Names count whether they exist or not. A name may have far more failures than an address, and addresses from
-//! which it has logged in lately are exempt from its limit: otherwise a stranger could lock out a chosen user.
+//! which it has logged in lately are exempt from its limit: otherwise a stranger could lock out a chosen user. There
+//! the pair of both has a count of its own, and the address may have as many failures as a name: otherwise one client
+//! that guesses, or repeats an old password, would lock out all users behind the same address translation.
 //!
 //! An attempt takes permits before the authorization server is called, and releases them unless the credentials were
 //! refused. An unclear outcome counts against the name too: some servers report a wrong password as a server error.
@@ -134,6 +136,7 @@ impl LoginThrottle {
         let mut attempt = LoginAttempt {
             counts: Arc::clone(&self.counts),
             familiar: keys.familiar,
+            is_familiar: keys.is_familiar,
             permits: Vec::new(),
         };
         for (key, allowed) in keys.limits(self) {
@@ -152,10 +155,17 @@ impl LoginThrottle {
     fn keys(&self, user: &str, address: IpAddr) -> CounterKeys {
         let (name, network) = (folded(user), network(address));
         let hash = &self.counts.hash;
+        let familiar = familiar(&name, network);
+        let is_familiar = self.counts.familiar.get(&familiar).is_some();
         CounterKeys {
             address: hash.hash_one(("address", network)),
-            name: hash.hash_one(("name", &name)),
-            familiar: familiar(&name, network),
+            name: if is_familiar {
+                hash.hash_one(("pair", network, &name))
+            } else {
+                hash.hash_one(("name", &name))
+            },
+            familiar,
+            is_familiar,
         }
     }
 }
@@ -163,8 +173,10 @@ impl LoginThrottle {
 /// The keys that an attempt is counted under.
 struct CounterKeys {
     address: u64,
+    /// The name's, or that of the familiar pair.
     name: u64,
     familiar: KnownPair,
+    is_familiar: bool,
 }
 
 /// SHA-256 of a network and a name.
@@ -181,11 +193,11 @@ fn familiar(name: &str, network: u64) -> KnownPair {
 
 impl CounterKeys {
     /// The counts that an attempt needs a permit of, always in this order, and how many failures each is allowed.
-    fn limits(&self, throttle: &LoginThrottle) -> impl Iterator<Item = (u64, u32)> {
-        let by_address = throttle.allowed.count;
-        let by_name = by_address.saturating_mul(NAME_FACTOR);
-        let name = throttle.counts.familiar.get(&self.familiar).is_none();
-        [(self.address, by_address)].into_iter().chain(name.then_some((self.name, by_name)))
+    fn limits(&self, throttle: &LoginThrottle) -> [(u64, u32); 2] {
+        let few = throttle.allowed.count;
+        let many = few.saturating_mul(NAME_FACTOR);
+        let (by_address, by_name) = if self.is_familiar { (many, few) } else { (few, many) };
+        [(self.address, by_address), (self.name, by_name)]
     }
 }
 
@@ -294,7 +306,8 @@ impl State {
 pub(crate) struct LoginAttempt {
     counts: Arc<Counts>,
     familiar: KnownPair,
-    /// The address's, and the name's unless the pair is exempt.
+    is_familiar: bool,
+    /// The address's, and the name's or that of the familiar pair.
     permits: Vec<AttemptPermit>,
 }
 
@@ -307,7 +320,7 @@ impl LoginAttempt {
     /// Counts an unclear outcome, against the name only: if the server is in trouble, many users of one address see
     /// that.
     pub(crate) fn undecided(mut self) {
-        self.count(1);
+        self.count(if self.is_familiar { 2 } else { 1 });
     }
 
     /// Counts a failure against all permits but the first `but`.
@@ -404,7 +417,7 @@ const MAX_COUNTS: u64 = 100_000;
 const MAX_KNOWN_PAIRS: u64 = 200_000;
 /// The time after its last login for which a name stays exempt at an address.
 const KNOWN_PAIR_RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// A name may have this many times the failures of an address.
+/// A name may have this many times the failures of an address, and so may an address for names that it is familiar with.
 const NAME_FACTOR: u32 = 20;
 /// The time an attempt waits for permits.
 const ADMISSION_TIMEOUT: Duration = Duration::from_secs(10);

@@ -88,6 +88,38 @@ fn a_name_is_not_locked_out_at_addresses_it_logged_in_from() {
 }
 
 #[test]
+fn a_client_that_fails_locks_out_no_user_who_has_logged_in_behind_the_same_address() {
+    let (login, _) = two_a_minute();
+    let basic = other_method(&login, 2, WINDOW);
+    begin(&login, "alice", HOME).unwrap().passed();
+    begin(&basic, "script", HOME).unwrap().passed();
+    for name in ["script", "script"] {
+        fail(&basic, name, HOME).unwrap();
+    }
+
+    assert!(fail(&basic, "script", HOME).is_err(), "it repeats an old password");
+    assert!(begin(&login, "newcomer", HOME).is_err());
+    assert_eq!(admitted(&login, "alice", HOME), Some(Ok(())));
+    for _ in 0..2 {
+        fail(&login, "alice", HOME).unwrap();
+    }
+    assert!(fail(&login, "alice", HOME).is_err(), "her own guesses count");
+}
+
+#[test]
+fn an_address_may_not_try_all_names_that_have_logged_in_there() {
+    let (throttle, _) = two_a_minute();
+    let names: Vec<_> = (0..=2 * NAME_FACTOR).map(|n| format!("user{n}")).collect();
+    for name in &names {
+        begin(&throttle, name, HOME).unwrap().passed();
+    }
+
+    let tried = names.iter().filter(|name| fail(&throttle, name, HOME).is_ok()).count();
+
+    assert_eq!(tried, names.len() - 1);
+}
+
+#[test]
 fn two_login_methods_allow_no_more_guesses_than_one() {
     let (login, clock) = two_a_minute();
     let basic = other_method(&login, 3, WINDOW * 10);
