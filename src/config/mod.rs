@@ -32,7 +32,9 @@ mod variable_syntax;
 mod yaml;
 mod yaml_writer;
 
+use self::auth::TokenSource;
 use self::de::deserializer;
+use self::reserved_headers::ReservedHeaders;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -88,6 +90,22 @@ pub struct Config {
     pub identity_headers: Vec<HeaderName>,
     /// SHA-256 of the file as it was written, the first 16 hexadecimal digits.
     pub hash: String,
+}
+
+impl Config {
+    /// Returns the field names that only the gateway, or only trusted proxies, may send to upstreams.
+    pub fn reserved_headers(&self) -> ReservedHeaders {
+        let own = self.identity_headers.iter().chain([&self.server.request_id_header]);
+        let ways = self.routes.iter().flat_map(|route| match &route.auth {
+            Auth::None => &[][..],
+            Auth::Ways { ways, .. } => ways,
+        });
+        let tokens = ways.filter_map(|way| match &way.token_from {
+            TokenSource::Header(name) => Some(name),
+            TokenSource::Authorization | TokenSource::Cookie(_) => None,
+        });
+        ReservedHeaders::except(own, tokens)
+    }
 }
 
 /// One authorization server, with the validation rules for its tokens.

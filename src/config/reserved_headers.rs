@@ -22,6 +22,8 @@ struct HeaderNames {
     always: Box<[Box<str>]>,
     /// Lengths and last characters of the reserved names, so that most fields need one comparison.
     occurring: NameFilter,
+    /// Fields that carry tokens on some route: they stay until these are verified, which no proxy has to vouch for.
+    tokens: Box<[HeaderName]>,
 }
 
 /// A bit for each pair of length and last character that occurs.
@@ -99,6 +101,14 @@ impl ReservedHeaders {
     /// Reserves the forwarding fields, other products' fields about certificates and callers, and `own`: identity
     /// headers and the request id.
     pub fn new<'a>(own: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        Self::except(own, [])
+    }
+
+    /// The same, but leaves the fields `tokens` of a request's head, which the gateway removes before an upstream gets it.
+    pub fn except<'a>(
+        own: impl IntoIterator<Item = &'a HeaderName>,
+        tokens: impl IntoIterator<Item = &'a HeaderName>,
+    ) -> Self {
         let mut always: Vec<Box<str>> = ALWAYS_RESERVED.into_iter().map(Box::from).collect();
         always.extend(own.into_iter().map(|name| name.as_str().into()));
         always.sort_unstable();
@@ -107,21 +117,24 @@ impl ReservedHeaders {
         for name in always.iter().map(|name| &**name).chain(UNTRUSTED_ONLY) {
             occurring.add(name);
         }
-        Self(Arc::new(HeaderNames { always: always.into(), occurring }))
+        let tokens = tokens.into_iter().cloned().collect();
+        Self(Arc::new(HeaderNames { always: always.into(), occurring, tokens }))
     }
 
     /// Removes all of them from a trailer section, whether the peer is trusted or not.
     pub fn strip_from(&self, headers: &mut HeaderMap) {
-        self.take(headers, false);
+        remove_if(headers, |name| self.contains(name, false));
     }
 
     /// Removes them from the head of a request of a peer that is `trusted` or not.
     pub fn take(&self, headers: &mut HeaderMap, trusted: bool) {
-        let taken: Vec<HeaderName> =
-            headers.keys().filter(|name| self.contains(name, trusted)).cloned().collect();
-        for name in taken {
-            headers.remove(name);
-        }
+        remove_if(headers, |name| self.contains(name, trusted) && !self.0.tokens.contains(name));
+    }
+
+    /// Whether every peer's field of this name is removed, because the gateway writes it.
+    pub fn is_own(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        self.0.always.iter().any(|own| own.len() == name.len() && begins(name, own.as_bytes()))
     }
 
     /// Whether `name` is reserved, in any spelling, for a peer that is `trusted` or not.
@@ -137,6 +150,19 @@ impl ReservedHeaders {
             || !trusted && is_foreign_identity_header(name)
             || self.0.occurring.has(name) && listed()
     }
+}
+
+fn remove_if(headers: &mut HeaderMap, removes: impl Fn(&HeaderName) -> bool) {
+    let taken: Vec<HeaderName> = headers.keys().filter(|name| removes(name)).cloned().collect();
+    for name in taken {
+        headers.remove(name);
+    }
+}
+
+/// Whether upstreams that compare letters and digits only take the two names for one.
+pub fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let (one, other) = (one.as_str().as_bytes(), other.as_str().as_bytes());
+    one.len() == other.len() && begins(one, other)
 }
 
 /// Whether the gateway itself sends the field to upstreams, with a value that is known before routing.

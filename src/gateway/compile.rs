@@ -30,7 +30,7 @@ use super::well_known::protected_resource::ProtectedResources;
 use super::{Route, Snapshot};
 use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
-use crate::config::reserved_headers::{self, ReservedHeaders};
+use crate::config::reserved_headers;
 use crate::config::{self, Auth, Config};
 use crate::gateway::response::static_response::StaticResponse;
 use crate::issuer::signing_key::SigningFailed;
@@ -91,7 +91,6 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
     let mut routes =
         config.routes.iter().map(|route| compiler.entry(route)).collect::<Result<Vec<_>, _>>()?;
     routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
-    let own = config.identity_headers.iter().chain([&config.server.request_id_header]);
     Ok(Snapshot {
         router: Router::new(routes),
         keeps_forms: config.routes.iter().any(|route| match &route.auth {
@@ -107,7 +106,7 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
         },
         revocation_sync: compiler.revocation_sync,
         token_places: TokenPlaces::of(config),
-        reserved: ReservedHeaders::new(own),
+        reserved: config.reserved_headers(),
         matches_gateway_fields: matches_gateway_fields(config),
         server: config.server.clone(),
         unmatched: retained.metrics.route(NO_ROUTE),

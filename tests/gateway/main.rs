@@ -21,6 +21,7 @@ mod http2_websockets;
 mod identity;
 mod interim;
 mod issuer_identity;
+mod issuers_by_name;
 mod lifecycle;
 mod limits;
 mod metering;

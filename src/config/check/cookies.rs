@@ -37,6 +37,11 @@ impl Check<'_> {
     }
 }
 
+/// Whether the session writes a cookie of this name, or a part of one.
+pub(super) fn writes(session: &Settings, name: &str) -> bool {
+    names(session).iter().any(|own| is_part(name, own))
+}
+
 /// Whether a browser may send cookies of both sessions to one host and path.
 fn share_a_cookie(one: &Settings, other: &Settings) -> bool {
     let apart = one.public_url.host() != other.public_url.host()

@@ -34,6 +34,7 @@ mod token_source;
 mod unreachable_rules;
 mod unsatisfiable_rules;
 mod upstreams;
+mod written_fields;
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -94,6 +95,7 @@ pub(crate) fn check(
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);
+    check.written_fields(file, &server.settings, &identity_headers, &sessions, &routes);
     check.ineffective(file, &server.settings, &identity_headers, &routes);
     Config {
         listeners,

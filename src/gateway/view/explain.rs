@@ -127,11 +127,10 @@ impl<'c> RouteExplainer<'c> {
             }))
         });
         let own = own.unwrap_or_else(|never| match never {});
-        let names = config.identity_headers.iter().chain([&config.server.request_id_header]);
         Self {
             router: Router::new(routes.chain(own).collect()),
             config,
-            reserved: ReservedHeaders::new(names),
+            reserved: config.reserved_headers(),
         }
     }
 
