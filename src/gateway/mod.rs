@@ -286,7 +286,11 @@ impl Snapshot {
 
     /// Whether a warning that any client can cause is due: at most one a second.
     fn may_warn(&self, exchange: &Exchange) -> bool {
-        let now = exchange.moment.uptime.as_secs() + 1;
+        self.may_warn_at(exchange.moment.uptime)
+    }
+
+    fn may_warn_at(&self, uptime: Duration) -> bool {
+        let now = uptime.as_secs() + 1;
         self.last_warning.swap(now, Relaxed) != now
     }
 }
@@ -536,10 +540,19 @@ impl Gateway {
         response
     }
 
-    /// Counts input that could not be parsed as a request, and was answered before an exchange began.
-    pub fn record_parse_error(&self, too_large: bool) {
-        let reason = if too_large { Rejected::HeaderSize } else { Rejected::BadRequest };
-        self.shared.snapshot.load().unmatched.rejected(reason);
+    /// Counts and logs an error of an HTTP/2 client, answered by a reset of `stream`, or, with 0, by the end of the
+    /// connection, before an exchange began.
+    pub fn record_protocol_error(&self, client: IpAddr, stream: u32, error: &str) {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.unmatched.rejected(Rejected::BadRequest);
+        if snapshot.may_warn_at(self.shared.retained.clock.uptime()) {
+            tracing::warn!(
+                %client,
+                stream,
+                error,
+                "Refused a malformed HTTP/2 request or frame; the stream was reset, or the connection closed."
+            );
+        }
     }
 
     /// Closes idle upstream connections that are too old, and ends streams whose token has expired. To be called a

@@ -30,7 +30,7 @@ use super::connection_timeouts::{
     ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http1::Closing;
-use super::http2::flood_guard::FloodGuard;
+use super::http2::flood_guard::{FloodGuard, ProtocolError};
 use super::http2::raw_targets::{MAX_ADDED_BYTES, RawTargets};
 use super::http2::request_target;
 use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
@@ -167,9 +167,11 @@ impl Connection<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .initial_stream_window_size(windows.stream)
             .initial_connection_window_size(windows.connection);
+        let (gateway, client) = (self.gateway.clone(), peer.ip);
         let service = self.service(Rc::new(peer), executor);
-        let gateway = self.gateway.clone();
-        let inspector = FloodGuard::new(Instant::now(), move || gateway.record_parse_error(false));
+        let inspector = FloodGuard::new(Instant::now(), move |error: ProtocolError| {
+            gateway.record_protocol_error(client, error.stream, error.name());
+        });
         let stream = RawTargets::new(InspectedStream { stream, inspector });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
@@ -178,9 +180,11 @@ impl Connection<'_> {
     }
 
     /// Returns the limit on a header list (RFC 9113 §6.5.2), which counts 32 bytes for each field besides its own: a
-    /// browser may send each of its cookies in a field. The gateway applies `max_header_size` once they are joined.
+    /// browser may send each of its cookies in a field. The gateway applies `max_header_size` once they are joined. Up to
+    /// [`REFUSED_HEAD_BYTES`] more it answers 431 itself, and has browsers delete the cookies; hyper does not.
     fn max_header_list_size(&self) -> u32 {
-        let size = self.server.max_header_size + COOKIE_CRUMBS * FIELD_OVERHEAD + MAX_ADDED_BYTES;
+        let crumbs = COOKIE_CRUMBS * FIELD_OVERHEAD;
+        let size = self.server.max_header_size + crumbs + MAX_ADDED_BYTES + REFUSED_HEAD_BYTES;
         u32::try_from(size).unwrap_or(u32::MAX)
     }
 
@@ -474,6 +478,8 @@ impl Drop for OpenConnection<'_> {
 
 /// Cookies that a browser may keep for one site, each in a field of its own; Chromium keeps up to 180.
 const COOKIE_CRUMBS: usize = 256;
+/// Bytes beyond `max_header_size` of a head that is read to be refused.
+const REFUSED_HEAD_BYTES: usize = 96 * 1024;
 /// The bytes that a header list counts for a field besides its name and value: 32, and the name `cookie`.
 const FIELD_OVERHEAD: usize = 38;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -2,7 +2,11 @@
 
 use std::io::{Read, Write};
 
-use crate::support::{Gateway, Http2, Outcome, Reading, Seen, Upstream, eventually, ok, open};
+use http::{Request, StatusCode};
+
+use crate::support::{
+    Gateway, Http2, Http2Client, Outcome, Reading, Seen, Upstream, eventually, ok, open,
+};
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
@@ -147,6 +151,27 @@ fn sizes_are_bounded_as_in_http_1() {
     assert!(service.seen().is_empty(), "{:#?}", service.seen());
 }
 
+/// Cookies come with every request: without the field their owner would get nothing but 431 from then on.
+#[test]
+fn a_browser_with_too_many_cookies_is_told_to_delete_them() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for length in [33_000, 60_000, 120_000] {
+        let cookie = format!("a={}", "x".repeat(length));
+        let head = Http2Client::run(&gateway, async |client| {
+            let request = Request::get("http://a/").header("cookie", &cookie).body(());
+            client.begin(request.expect("a request"), true).await.0.await.expect("a response")
+        });
+        assert_eq!(head.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{length}");
+        assert_eq!(head.headers()["clear-site-data"], "\"cookies\"", "{length}");
+    }
+    let large = format!("Cookie: a={}\r\n", "x".repeat(120_000));
+    let answer = gateway.get("/", &large);
+    assert_eq!((answer.status, answer.field("clear-site-data")), (431, Some("\"cookies\"")));
+    assert!(service.seen().is_empty());
+}
+
 /// CVE-2023-44487
 #[test]
 fn a_flood_of_resets_ends_the_connection() {
@@ -241,6 +266,13 @@ fn a_client_that_makes_mistakes_keeps_its_connection_and_each_is_counted() {
     http2.head(1001, HEAD, true);
     assert_eq!(http2.outcome(1001), Outcome::Answered(200));
     eventually("the count of them", || gateway.metric(BAD_REQUESTS) == 100.0);
+    let log = gateway.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("malformed HTTP/2")).collect();
+    // One line a second.
+    assert!((1..100).contains(&lines.len()), "{log}");
+    for part in ["127.0.0.1", "\"stream\":", "PROTOCOL_ERROR"] {
+        assert!(lines[0].contains(part), "{}", lines[0]);
+    }
 }
 
 /// The library below gives up the whole connection for these.

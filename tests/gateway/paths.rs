@@ -216,6 +216,22 @@ fn raw_bytes_arrive_byte_for_byte_over_http_2() {
     }
 }
 
+/// Clients may split a header block anywhere (RFC 9113 §4.3).
+#[test]
+fn raw_bytes_arrive_byte_for_byte_in_a_head_of_several_frames() {
+    let (service, targets) = keeps_targets();
+    let gateway = Gateway::start("", &route_to(&service, "/**", ""));
+
+    for (target, size) in RAW.iter().zip([1, 2, 5, 8, 13].into_iter().cycle()) {
+        let mut http2 = Http2::connect(&gateway);
+        let block = [&b"\x82\x86\x01\x01a\x04"[..], &[target.len() as u8], target].concat();
+        http2.pieces(1, &block, size);
+        assert_eq!(http2.outcome(1), Outcome::Answered(200), "{}", target.escape_ascii());
+        let expected = target.strip_prefix(b"/./x/..").unwrap_or(target);
+        assert_eq!(targets.lock().expect("no panic").pop().as_deref(), Some(expected));
+    }
+}
+
 /// A raw byte over HTTP/2 is its escape in every reading, and a path that no target may be is answered 400.
 #[test]
 fn a_raw_byte_passes_no_guarded_route_by_over_http_2() {
@@ -243,6 +259,10 @@ fn a_raw_byte_passes_no_guarded_route_by_over_http_2() {
             let mut http2 = Http2::connect(&gateway);
             let literal = [&path[..], &[target.len() as u8], target].concat();
             http2.block(1, &[b"\x82\x86\x01\x01a", &*literal].concat(), true);
+            let outcome = http2.outcome(1);
+            assert_eq!(outcome, Outcome::Answered(status), "{}", target.escape_ascii());
+            let mut http2 = Http2::connect(&gateway);
+            http2.pieces(1, &[b"\x82\x86\x01\x01a", &*literal].concat(), 3);
             let outcome = http2.outcome(1);
             assert_eq!(outcome, Outcome::Answered(status), "{}", target.escape_ascii());
         }

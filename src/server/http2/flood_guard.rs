@@ -31,7 +31,31 @@ pub(crate) struct FloodGuard<F> {
     fault: F,
 }
 
-impl<F: FnMut()> FloodGuard<F> {
+/// An error of the client that ended a stream or the connection (RFC 9113 §5.4).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct ProtocolError {
+    /// The stream; 0 is the connection.
+    pub(crate) stream: u32,
+    /// The error code (RFC 9113 §7).
+    pub(crate) code: u32,
+}
+
+impl ProtocolError {
+    /// Returns the name of the error code.
+    pub(crate) const fn name(self) -> &'static str {
+        match self.code {
+            PROTOCOL_ERROR => "PROTOCOL_ERROR",
+            FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR",
+            STREAM_CLOSED => "STREAM_CLOSED",
+            FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR",
+            COMPRESSION_ERROR => "COMPRESSION_ERROR",
+            ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
+            _ => "another error",
+        }
+    }
+}
+
+impl<F: FnMut(ProtocolError)> FloodGuard<F> {
     /// Creates the guard of a connection that begins `now`, with the preface. `fault` is called when the gateway
     /// resets a stream or closes the connection because the client violated the protocol.
     pub(crate) fn new(now: Instant, fault: F) -> Self {
@@ -39,7 +63,7 @@ impl<F: FnMut()> FloodGuard<F> {
     }
 }
 
-impl<F: FnMut()> Inspector for FloodGuard<F> {
+impl<F: FnMut(ProtocolError)> Inspector for FloodGuard<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.frames.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
     }
@@ -67,7 +91,11 @@ impl ResetCounter {
         Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, bucket }
     }
 
-    fn scan(&mut self, mut bytes: &[u8], fault: &mut impl FnMut()) -> Result<(), Flood> {
+    fn scan(
+        &mut self,
+        mut bytes: &[u8],
+        fault: &mut impl FnMut(ProtocolError),
+    ) -> Result<(), Flood> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -92,13 +120,15 @@ impl ResetCounter {
                     let code = self.prefix[have - 4..have]
                         .iter()
                         .fold(0, |code, byte| code << 8 | u32::from(*byte));
+                    let [_, _, _, _, _, a, b, c, d, ..] = self.prefix;
+                    let stream = u32::from_be_bytes([a, b, c, d]);
                     (self.have, self.skip) = (0, length - (have - FRAME_HEADER_BYTES));
                     match kind {
                         RST_STREAM if is_client_fault(code) => {
-                            fault();
+                            fault(ProtocolError { stream, code });
                             self.bucket.spend()?;
                         }
-                        GOAWAY if code != NO_ERROR => fault(),
+                        GOAWAY if code != NO_ERROR => fault(ProtocolError { stream: 0, code }),
                         _ => {}
                     }
                 }
@@ -160,7 +190,8 @@ pub fn frames(bytes: &[u8], piece: usize) {
         let mut faults = 0;
         // A flood ends a connection; when, depends on the clock.
         let received = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
-        let sent = bytes.chunks(piece).all(|piece| resets.scan(piece, &mut || faults += 1).is_ok());
+        let sent =
+            bytes.chunks(piece).all(|piece| resets.scan(piece, &mut |_| faults += 1).is_ok());
         (received && sent).then_some(faults)
     };
     if let (Some(faults), Some(at_once)) = (scan(piece.max(1)), scan(bytes.len().max(1))) {
@@ -180,6 +211,7 @@ const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
 const COMPRESSION_ERROR: u32 = 9;
+const ENHANCE_YOUR_CALM: u32 = 11;
 /// The padding length and the longest padding (RFC 9113 §6.1).
 const MAX_PADDING_BYTES: usize = 256;
 
@@ -283,11 +315,11 @@ mod tests {
 
         // One error a second, for an hour.
         for _ in 0..3600 {
-            assert_eq!(answers.scan(&reset_for_fault, &mut || faults += 1), Ok(()));
+            assert_eq!(answers.scan(&reset_for_fault, &mut |_| faults += 1), Ok(()));
             advance(Duration::from_secs(1)).await;
         }
         assert_eq!(faults, 3600);
-        let flood = (0..1000).find(|_| answers.scan(&reset_for_fault, &mut || {}).is_err());
+        let flood = (0..1000).find(|_| answers.scan(&reset_for_fault, &mut |_| {}).is_err());
         assert!(
             flood.is_some_and(|after| (MAX_FAULTS_PER_SECOND..=MAX_BURST_FAULTS).contains(&after)),
             "{flood:?}"
@@ -315,7 +347,7 @@ mod tests {
         for piece in [1, 2, 7, 13, written.len()] {
             let (mut answers, mut faults) = (ResetCounter::new(Instant::now()), 0);
             for piece in written.chunks(piece) {
-                assert_eq!(answers.scan(piece, &mut || faults += 1), Ok(()));
+                assert_eq!(answers.scan(piece, &mut |_| faults += 1), Ok(()));
             }
             assert_eq!(faults, 2, "in pieces of {piece}");
         }

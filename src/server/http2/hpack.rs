@@ -2,8 +2,8 @@
 //!
 //! The `http` crate refuses some bytes of a target, and silently cuts off a fragment, so that an upstream would see
 //! another target than the client sent, and than a proxy in front may have decided about. This scanner follows the
-//! header blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`. In a block that arrives in
-//! one frame, `raw_targets` replaces such a value. In one that arrives in several, a `#` is turned into `>`: the two
+//! header blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`. In a block that is read as
+//! a whole, `raw_targets` replaces such a value. In a longer one, a `#` is turned into `>`: the two
 //! differ in one bit both as literals and in the Huffman code, and no `Uri` contains `>`, so that hyper refuses the
 //! request as malformed.
 //!
@@ -114,7 +114,7 @@ impl HeaderBlocks {
         self.path.take()
     }
 
-    /// Scans `bytes` of a block that arrives in several frames.
+    /// Scans `bytes` of a block that is too long to be read as a whole.
     ///
     /// # Errors
     ///

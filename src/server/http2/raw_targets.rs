@@ -6,8 +6,9 @@
 //! stays that of the client, and appends the path as a field. The name of the field is drawn at random when the process
 //! starts, and never leaves the process: a client cannot send the field. `request_target` puts the path back.
 //!
-//! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and a
-//! block with an unusual path is written anew.
+//! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and the
+//! frames of a block in several until the last, up to 64 KiB; a block with an unusual path is written anew. In a longer
+//! block an unusual path ends the stream.
 
 use core::mem::take;
 use core::pin::Pin;
@@ -66,11 +67,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for RawTargets<S> {
             ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
             if buf.filled().len() == before {
                 // The end of the stream, in the middle of a frame or not.
-                if frames.held.is_empty() {
+                let rest = [take(&mut frames.block.frames), take(&mut frames.held)].concat();
+                if rest.is_empty() {
                     break;
                 }
-                frames.written.extend_from_slice(&frames.held);
-                frames.held = Vec::new();
+                frames.written.extend_from_slice(&rest);
                 continue;
             }
             let passed = frames.rewrite(&mut buf.filled_mut()[before..])?;
@@ -118,9 +119,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RawTargets<S> {
 struct FrameRewriter {
     /// Bytes to pass as they are: the rest of the preface or of a frame.
     skip: usize,
-    /// Whether the header block being read began in a frame before.
+    /// Whether the header block being read began in a frame that has passed.
     in_pieces: bool,
     blocks: HeaderBlocks,
+    /// The frames of a header block of which more are to come.
+    block: HeldBlock,
     /// The beginning of a frame; all frames that follow, if `is_behind`.
     held: Vec<u8>,
     /// Whether frames wait until hyper has read what is written.
@@ -135,11 +138,21 @@ impl Default for FrameRewriter {
             skip: PREFACE_BYTES,
             in_pieces: false,
             blocks: HeaderBlocks::default(),
+            block: HeldBlock::default(),
             held: Vec::new(),
             is_behind: false,
             written: BytesMut::new(),
         }
     }
+}
+
+/// A header block that has begun.
+#[derive(Debug, Default)]
+struct HeldBlock {
+    /// Its frames, as they are.
+    frames: Vec<u8>,
+    /// Their fragments.
+    fragments: Vec<u8>,
 }
 
 /// The next bytes from a client.
@@ -209,6 +222,12 @@ impl FrameRewriter {
         };
         let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        let is_of_block = || self.block.frames.get(5..FRAME_HEADER_BYTES) == Some(&head[5..]);
+        let continues = kind == CONTINUATION && length <= MAX_FRAME_BYTES && is_of_block();
+        if !continues && !self.block.frames.is_empty() {
+            // hyper refuses a frame within a block.
+            return self.release().map(|frames| Next::Replace(0, frames));
+        }
         // hyper refuses a longer frame by its header.
         if !matches!(kind, HEADERS | CONTINUATION) || length > MAX_FRAME_BYTES {
             self.skip = FRAME_HEADER_BYTES + length;
@@ -217,6 +236,11 @@ impl FrameRewriter {
         let count = FRAME_HEADER_BYTES + length;
         if bytes.len() < count {
             return Ok(Next::Incomplete);
+        }
+        if kind == HEADERS && flags & END_HEADERS == 0 && !self.in_pieces
+            || !self.block.frames.is_empty()
+        {
+            return self.hold(kind, flags, &mut bytes[..count]);
         }
         let fragment = fragment(kind, flags, &mut bytes[FRAME_HEADER_BYTES..count]);
         let is_whole = kind == HEADERS && flags & END_HEADERS != 0 && !self.in_pieces;
@@ -229,6 +253,43 @@ impl FrameRewriter {
             Some(path) => Next::Replace(count, frames(&head, &with_field(fragment, &path))),
             None => Next::Pass(count),
         })
+    }
+}
+
+impl FrameRewriter {
+    /// Takes a frame of a block in several; rewrites them with the last.
+    fn hold(&mut self, kind: u8, flags: u8, frame: &mut [u8]) -> Result<Next, UnusualPathInPieces> {
+        let count = frame.len();
+        self.block.frames.extend_from_slice(frame);
+        self.block.fragments.extend_from_slice(fragment(
+            kind,
+            flags,
+            &mut frame[FRAME_HEADER_BYTES..],
+        ));
+        if flags & END_HEADERS == 0 {
+            let is_full = self.block.frames.len() > MAX_BLOCK_BYTES;
+            let passed = if is_full { self.release()? } else { Vec::new() };
+            return Ok(Next::Replace(count, passed));
+        }
+        let HeldBlock { frames: whole, mut fragments } = take(&mut self.block);
+        let path = self.blocks.scan_whole(&mut fragments);
+        let (head, _) = whole.split_first_chunk().ok_or(UnusualPathInPieces)?;
+        let rewritten = path.map(|path| frames(head, &with_field(&fragments, &path)));
+        Ok(Next::Replace(count, rewritten.unwrap_or(whole)))
+    }
+
+    /// Lets the held frames of a block pass, the rest of which passes as it comes.
+    fn release(&mut self) -> Result<Vec<u8>, UnusualPathInPieces> {
+        let mut whole = take(&mut self.block).frames;
+        let mut left = &mut whole[..];
+        while let Some(&[a, b, c, kind, flags, ..]) = left.first_chunk::<FRAME_HEADER_BYTES>() {
+            let count = FRAME_HEADER_BYTES + u32::from_be_bytes([0, a, b, c]) as usize;
+            let (frame, after) = take(&mut left).split_at_mut(count);
+            self.blocks.scan(fragment(kind, flags, &mut frame[FRAME_HEADER_BYTES..]))?;
+            left = after;
+        }
+        self.in_pieces = true;
+        Ok(whole)
     }
 }
 
@@ -317,6 +378,7 @@ pub fn in_pieces(bytes: &[u8], piece: usize) {
                 out.extend_from_slice(&frames.written.split());
             }
         }
+        out.extend_from_slice(&frames.block.frames);
         out.extend_from_slice(&frames.held);
         Some(out)
     };
@@ -330,222 +392,12 @@ const END_HEADERS: u8 = 4;
 const PRIORITY_BYTES: usize = 5;
 /// A literal field with a name of its own that no table keeps (RFC 7541 §6.2.3).
 const NEVER_INDEXED: u8 = 0x10;
+/// Bytes of the frames of a header block that are held.
+const MAX_BLOCK_BYTES: usize = 64 * 1024;
 /// Bytes for hyper beyond which no further frame is written anew.
 const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 /// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.
 pub(crate) const MAX_ADDED_BYTES: usize = MAX_TABLE_SIZE + 128;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-
-    use super::*;
-
-    #[test]
-    fn a_path_that_every_uri_holds_passes_in_place() {
-        let mut client =
-            [headers(END_HEADERS | END_STREAM, b"\x82\x04\x05/a?{|"), data(b"#<")].concat();
-        let sent = client.clone();
-
-        assert_eq!(after_preface().rewrite(&mut client).ok(), Some(sent.len()));
-        assert_eq!(client, sent);
-    }
-
-    #[test]
-    fn an_unusual_path_leaves_a_placeholder_and_a_field() {
-        for (block, placeholder) in [
-            (&b"\x82\x04\x04/a<b\x86"[..], &b"\x82\x04\x01/\x86"[..]),
-            (b"\x82\x44\x04/a\"b\x86", b"\x82\x44\x04/xxx\x86"),
-            (b"\x00\x05:path\x04/a>b", b"\x00\x05:path\x01/"),
-            (b"\x00\x05:path\x04/a b", b"\x00\x05:path\x01/"),
-            // `/a#b` in the Huffman code.
-            (b"\x44\x84\x60\x7f\xf5\x1f\x86", b"\x44\x04/xxx\x86"),
-        ] {
-            let (rewritten, value) = rewritten(&headers(END_HEADERS | END_STREAM, block));
-
-            assert_eq!(
-                rewritten,
-                [head(placeholder.len(), END_STREAM), placeholder.to_vec()].concat()
-            );
-            assert_eq!([&value[..2], &value[3..]].concat(), b"/ab", "{block:?}");
-        }
-    }
-
-    #[test]
-    fn an_unusual_path_comes_back_from_the_dynamic_table() {
-        let mut frames = after_preface();
-        frames.rewrite(&mut headers(END_HEADERS, b"\x44\x04/a\"b\x40\x01n\x01v")).expect("frames");
-        frames.written.clear();
-
-        frames.rewrite(&mut headers(END_HEADERS, b"\x82\xbf")).expect("frames");
-
-        let (block, value) = split(&frames.written);
-        assert_eq!((&block[9..], &*value), (&b"\x82\xbf"[..], &b"/a\"b"[..]));
-        let pieces = frames.rewrite(&mut headers(0, b"\x82\xbf"));
-        assert!(pieces.is_err(), "hyper would serve the placeholder");
-    }
-
-    /// One byte of a block can stand for 4 KiB.
-    #[tokio::test]
-    async fn what_is_written_anew_is_bounded() {
-        let (near, mut far) = duplex(1 << 20);
-        let mut stream = RawTargets::new(near);
-        let mut first = b"\x44".to_vec();
-        push_string(&mut first, &[b"/", &b"<".repeat(4000)[..]].concat());
-        let sent = [
-            PREFACE.to_vec(),
-            headers(END_HEADERS, &first),
-            headers(END_HEADERS, b"\xbe").repeat(1000),
-        ];
-        far.write_all(&sent.concat()).await.expect("a pipe");
-        drop(far);
-
-        let (mut some, mut read) = (vec![0; 16 * 1024], 0);
-        while let count @ 1.. = stream.read(&mut some).await.expect("a pipe") {
-            read += count;
-            assert!(stream.frames.written.len() < MAX_WRITTEN_BYTES + MAX_FRAME_BYTES);
-            assert!(stream.frames.held.len() <= some.len() + MAX_FRAME_BYTES);
-        }
-
-        assert!(read > 1001 * 4000, "{read}");
-    }
-
-    #[test]
-    fn a_control_character_becomes_a_space() {
-        let (_, value) = rewritten(&headers(END_HEADERS, b"\x04\x06/\x00\r\n\x7f\xe9"));
-
-        assert_eq!(value, b"/    \xe9");
-    }
-
-    #[test]
-    fn a_long_path_takes_several_frames() {
-        let path = [b"/", &b"<".repeat(16_000)[..]].concat();
-        let mut block = b"\x04".to_vec();
-        push_string(&mut block, &path);
-        let mut frames = after_preface();
-        frames
-            .rewrite(&mut headers(
-                END_HEADERS,
-                &[&block[..], b"\x40\x7f\xdf\x01", &b"n".repeat(350), b"\x01v"].concat(),
-            ))
-            .expect("frames");
-
-        let mut left = &frames.written[..];
-        let mut lengths = Vec::new();
-        while let [a, b, c, kind, flags, ..] = *left {
-            let length = u32::from_be_bytes([0, a, b, c]) as usize;
-            lengths.push((kind, flags, length <= MAX_FRAME_BYTES));
-            left = &left[FRAME_HEADER_BYTES + length..];
-        }
-        assert_eq!(lengths, [(HEADERS, 0, true), (CONTINUATION, END_HEADERS, true)]);
-    }
-
-    #[test]
-    fn header_blocks_are_found_after_padding_and_priority() {
-        for (flags, before, after) in [
-            (0, &b""[..], &b""[..]),
-            (PADDED, b"\x03", b"###"),
-            (PRIORITY, b"\0\0\0\0#", b""),
-            (PADDED | PRIORITY, b"\x01\0\0\0\0#", b"#"),
-        ] {
-            let payload = [before, b"\x04\x02/#", after].concat();
-
-            let (rewritten, value) = rewritten(&headers(flags | END_HEADERS, &payload));
-
-            assert_eq!((&rewritten[9..], &*value), (&b"\x04\x01/"[..], &b"/#"[..]), "{flags}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_reader_gets_the_rest_of_a_stream_that_ends_within_a_frame() {
-        let (near, mut far) = duplex(64);
-        let mut stream = RawTargets::new(near);
-        far.write_all(&[PREFACE, &[0, 0, 9, HEADERS]].concat()).await.expect("a pipe");
-        drop(far);
-        let mut read = Vec::new();
-
-        stream.read_to_end(&mut read).await.expect("a pipe");
-
-        assert_eq!(read, [PREFACE, &[0, 0, 9, HEADERS]].concat());
-    }
-
-    proptest! {
-        /// However reads split the frames of a client, hyper reads the same bytes.
-        #[test]
-        fn pieces_do_not_matter(
-            paths in prop::collection::vec("/[a\"<{#]{0,6}", 1..6), indexed in any::<bool>(), piece in 1_usize..60, room in 1_usize..40,
-        ) {
-            let mut sent = PREFACE.to_vec();
-            for path in &paths {
-                let mut block = vec![if indexed { 0x44 } else { 0x04 }];
-                push_string(&mut block, path.as_bytes());
-                sent.extend([headers(END_HEADERS | PADDED, &[b"\x02", &block[..], b"pp"].concat()), data(b"<#>")].concat());
-            }
-            super::in_pieces(&sent, piece);
-            let mut whole = FrameRewriter::default();
-            let mut expected = sent.clone();
-            let passed = whole.rewrite(&mut expected).expect("frames");
-            expected.truncate(passed);
-            expected.extend_from_slice(&whole.written);
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let read = runtime.block_on(async {
-                let (near, mut far) = duplex(piece);
-                let mut stream = RawTargets::new(near);
-                let writing = async move { far.write_all(&sent).await.expect("a pipe") };
-                let reading = async {
-                    let (mut all, mut some) = (Vec::new(), vec![0; room]);
-                    loop {
-                        match stream.read(&mut some).await.expect("a pipe") {
-                            0 => return all,
-                            count => all.extend_from_slice(&some[..count]),
-                        }
-                    }
-                };
-                tokio::join!(writing, reading).1
-            });
-            prop_assert_eq!(read, expected);
-        }
-    }
-
-    /// Returns the bytes that hyper reads without the appended field, and the value of that.
-    fn rewritten(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let mut frames = after_preface();
-        assert_eq!(frames.rewrite(&mut frame.to_vec()).ok(), Some(0));
-        split(&frames.written)
-    }
-
-    fn split(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
-        let mut field = vec![NEVER_INDEXED];
-        push_string(&mut field, FIELD.as_str().as_bytes());
-        let at = frame.windows(field.len()).position(|window| window == field).expect("the field");
-        let (length, value) = frame[at + field.len()..].split_first().expect("a value");
-        assert_eq!(usize::from(*length), value.len());
-        let mut block = frame[..at].to_vec();
-        let whole = block.len() - FRAME_HEADER_BYTES;
-        assert_eq!(usize::from(frame[1]) << 8 | usize::from(frame[2]), frame.len() - 9);
-        (block[1], block[2]) = (0, whole as u8);
-        (block, value.to_vec())
-    }
-
-    fn after_preface() -> FrameRewriter {
-        FrameRewriter { skip: 0, ..FrameRewriter::default() }
-    }
-
-    fn headers(flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = (payload.len() as u32).to_be_bytes();
-        [&length[1..], &[HEADERS, flags, 0, 0, 0, 1], payload].concat()
-    }
-
-    fn head(length: usize, flags: u8) -> Vec<u8> {
-        headers(flags | END_HEADERS, &vec![0; length])[..FRAME_HEADER_BYTES].to_vec()
-    }
-
-    fn data(payload: &[u8]) -> Vec<u8> {
-        let mut frame = headers(0, payload);
-        frame[3] = 0;
-        frame
-    }
-
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-}
+mod tests;

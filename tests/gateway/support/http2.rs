@@ -55,6 +55,17 @@ impl Http2 {
         }
     }
 
+    /// Opens a stream with a header block in frames of `size` bytes.
+    pub(crate) fn pieces(&mut self, stream: u32, block: &[u8], size: usize) {
+        let mut pieces = block.chunks(size).peekable();
+        let (mut kind, mut flags) = (HEADERS, END_STREAM);
+        while let Some(piece) = pieces.next() {
+            let last = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            let _ = self.client.try_send(frame(kind, flags | last, stream, piece));
+            (kind, flags) = (CONTINUATION, 0);
+        }
+    }
+
     pub(crate) fn data(&mut self, stream: u32, data: &str, ends: bool) {
         let flags = if ends { END_STREAM } else { 0 };
         let _ = self.client.try_send(frame(DATA, flags, stream, data.as_bytes()));
