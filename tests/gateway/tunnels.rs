@@ -104,6 +104,24 @@ fn a_websocket_lasts_no_longer_than_streams_may() {
 }
 
 #[test]
+fn a_websocket_whose_client_reads_nothing_ends_in_a_reset() {
+    let service = Upstream::by_hand(|mut stream, connection, seen| {
+        let Some(request) = Reading::new(&stream).request(connection) else { return };
+        seen(request);
+        let _ = stream.write_all(format!("{SWITCHING}{ACCEPT}\r\n").as_bytes());
+        while stream.write_all(&[b'x'; 0x4000]).is_ok() {}
+    });
+    let gateway = Gateway::start("", &bounded(&service));
+    let mut client = open_socket(&gateway);
+
+    eventually("its end", || overdue(&gateway) == 1);
+    eventually("no connection", || gateway.metric(&connections("http1")) == 0.0);
+
+    let end = client.stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
 fn an_answer_lasts_no_longer_than_streams_may_whatever_its_reader_does() {
     // A length that the fastest reader does not come to the end of: a gigabyte goes through in a second.
     for framing in ["Transfer-Encoding: chunked\r\n", "Content-Length: 1000000000000000\r\n", ""] {
@@ -225,14 +243,15 @@ fn echoing(accept: String) -> Upstream {
         let mut reading = Reading::new(&stream);
         let Some(request) = reading.request(connection) else { return };
         seen(request);
-        let head =
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
-        let _ = stream.write_all(format!("{head}{accept}\r\n").as_bytes());
+        let _ = stream.write_all(format!("{SWITCHING}{accept}\r\n").as_bytes());
         while let Some(byte) = reading.exactly(1) {
             let _ = stream.write_all(&byte);
         }
     })
 }
+
+const SWITCHING: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
 
 fn handshake(key: &str, version: &str) -> String {
     format!("Connection: Upgrade\r\nUpgrade: websocket\r\n{key}{version}")

@@ -70,6 +70,35 @@ fn a_destination_reaches_no_other_route() {
     assert!(service.seen().is_empty(), "{:#?}", service.seen());
 }
 
+/// A client holds locks of resources that it knows by the URLs of the gateway.
+#[test]
+fn conditions_name_resources_as_the_service_knows_them() {
+    let service = Upstream::polite();
+    for (host, more) in [("", ""), ("https://a", ", host_header: preserve")] {
+        let gateway = Gateway::start("", &routes(&service, more));
+
+        for (sent, seen) in [
+            ("<https://a/dav/x> (<urn:1>)", &*format!("<{host}/v1/x> (<urn:1>)")),
+            (
+                "</dav/x> (Not <urn:1>) <https://a/dav/y%20z>([\"e\"])",
+                &*format!("</v1/x> (Not <urn:1>) <{host}/v1/y%20z>([\"e\"])"),
+            ),
+            // Not of this route, or of this host.
+            ("<https://a/admin/x> (<urn:1>)", "<https://a/admin/x> (<urn:1>)"),
+            ("<https://other/dav/x> (<urn:1>)", "<https://other/dav/x> (<urn:1>)"),
+            ("<https://a/dav/../admin/x> (<urn:1>)", "<https://a/dav/../admin/x> (<urn:1>)"),
+            ("(<urn:1>)", "(<urn:1>)"),
+        ] {
+            let answer =
+                gateway.ask(&format!("PUT /dav/x HTTP/1.1\r\nHost: a\r\nIf: {sent}\r\n\r\n"));
+
+            assert_eq!(answer.status, 200, "{sent}");
+            let all = service.seen();
+            assert_eq!(all.last().and_then(|request| request.field("if")), Some(seen));
+        }
+    }
+}
+
 fn ask(gateway: &Gateway, method: &str, path: &str, destinations: &[&str]) -> u16 {
     let fields: String =
         destinations.iter().map(|value| format!("Destination: {value}\r\n")).collect();

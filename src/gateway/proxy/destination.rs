@@ -46,9 +46,7 @@ impl Destination {
         if !target.path().starts_with('/') {
             return Err(Rejection::BadRequest);
         }
-        let is_same_host = target.authority().is_none_or(|named| {
-            authority.is_some_and(|own| host::same(own.as_bytes(), named.as_str().as_bytes()))
-        });
+        let is_same_host = is_same_host(&target, authority);
         Ok(Some(Self { target, is_same_host }))
     }
 
@@ -64,19 +62,32 @@ impl Destination {
         headers: &mut HeaderMap,
     ) -> Result<(), Rejection> {
         rewriter.rewrite(&mut self.target)?;
-        let mut out = Vec::new();
-        if let (Some(scheme), Some(authority)) = (self.target.scheme_str(), self.target.authority())
-            && (keeps_host || !self.is_same_host)
-        {
-            out.extend_from_slice(format!("{scheme}://{authority}").as_bytes());
-        }
-        let path = self.target.path_and_query().map_or("/", |path| path.as_str());
-        out.extend_from_slice(&raw_target::bytes(path));
+        let out = written(&self.target, keeps_host || !self.is_same_host);
         // Both parts come from a field value.
         let value = HeaderValue::from_bytes(&out).map_err(|_| Rejection::BadRequest)?;
         headers.insert(DESTINATION, value);
         Ok(())
     }
+}
+
+/// Whether the host of `target` is that of the request, `authority`, or none.
+pub(super) fn is_same_host(target: &Uri, authority: Option<&HeaderValue>) -> bool {
+    target.authority().is_none_or(|named| {
+        authority.is_some_and(|own| host::same(own.as_bytes(), named.as_str().as_bytes()))
+    })
+}
+
+/// Writes `target` as the client did, with or without its host.
+pub(super) fn written(target: &Uri, with_host: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let (Some(scheme), Some(authority)) = (target.scheme_str(), target.authority())
+        && with_host
+    {
+        out.extend_from_slice(format!("{scheme}://{authority}").as_bytes());
+    }
+    let path = target.path_and_query().map_or("/", |path| path.as_str());
+    out.extend_from_slice(&raw_target::bytes(path));
+    out
 }
 
 const DESTINATION: HeaderName = HeaderName::from_static("destination");

@@ -19,6 +19,7 @@ use super::fallback::{Completed, Fallback, Fallible};
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
+use super::if_header;
 use super::mirror::Mirror;
 use super::rewrite::TargetRewriter;
 use super::split::Split;
@@ -122,8 +123,11 @@ impl Forward {
             None
         };
         self.target.rewrite(&mut head.uri)?;
+        let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
+        if if_header::is_usual_with(&head.method) {
+            if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);
+        }
         if let Some(destination) = head.extensions.remove::<Destination>() {
-            let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
             destination.forward(&self.target, keeps_host, &mut head.headers)?;
         }
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {

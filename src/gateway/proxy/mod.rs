@@ -9,6 +9,7 @@ pub(crate) mod forward;
 pub(crate) mod header_edits;
 pub(crate) mod identity_headers;
 pub(crate) mod identity_token;
+pub(crate) mod if_header;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
 pub(crate) mod rewrite;

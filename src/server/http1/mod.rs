@@ -8,6 +8,7 @@ mod connection_io;
 pub(super) mod fuzz;
 mod request_head;
 mod response_head;
+mod upgraded_socket;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
@@ -24,6 +25,7 @@ pub(super) use self::connection_io::Socket;
 use self::connection_io::{ConnectionIo, Incoming, Writing};
 use self::request_head::{Head, HeadLimits, ParseError};
 use self::response_head::ResponseFraming;
+use self::upgraded_socket::UpgradedSocket;
 use super::catch_panic;
 use super::connection_timeouts::ConnectionActivity;
 use crate::base::body::Body;
@@ -293,7 +295,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         if let Some(io) = Rc::into_inner(self.io) {
             let (stream, early) = io.into_inner().into_parts();
             // If the receiver is gone the connection is closed.
-            let _ = to.send(Upgraded::new(early, stream));
+            let _ = to.send(Upgraded::new(early, UpgradedSocket::new(stream)));
         }
     }
 
