@@ -215,6 +215,19 @@ fn a_malformed_token_is_explained() {
 }
 
 #[test]
+fn an_encrypted_token_is_called_one() {
+    let header =
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"k1","cty":"JWT"}"#);
+    let token = format!("{header}.AAAA.AAAA.AAAA.AAAA");
+
+    let said = northgate(&["token", "inspect", &token]);
+
+    for part in ["RSA-OAEP-256", "A256GCM", "k1", "is an encrypted token (JWE)"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
 fn a_token_is_inspected_by_itself() {
     let token = token(&json!({ "exp": 1_000_000_000 }));
 

@@ -11,11 +11,12 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::scopes::Scopes;
 use northgate::base::secret::Secret;
 use northgate::basic::{BasicError, BasicExchange};
-use northgate::dev::issuer::DevIssuerConfig;
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::password::{Credentials, LoginThrottles};
 use northgate::token::{Revocation, RevocationList, RevocationTarget};
+use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::support::verifier;
@@ -130,6 +131,33 @@ async fn a_token_is_renewed_shortly_before_its_expiry() {
     gate.clock.advance(Duration::from_secs(2));
     assert_ne!(gate.ask("alice", "wonderland").await.unwrap(), first);
     assert_eq!(gate.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_token_whose_lifetime_is_not_told_is_renewed_by_its_refresh_token_and_else_by_the_password()
+ {
+    let gate = Gate::start("orders:read offline_access");
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "client_id": "gateway", "jti": "a",
+        "iat": 1_800_000_000, "exp": 1_800_000_100,
+    });
+    let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+    let told = json!({ "access_token": access, "token_type": "Bearer", "refresh_token": "gone" });
+    let untold = Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: told.to_string().into(),
+    };
+    gate.issuer.inject(Endpoint::Token, untold, 1);
+    let first = gate.ask("alice", "wonderland").await.unwrap();
+    assert_eq!(first, format!("Bearer {access}"));
+
+    // Its `exp` tells when it ends.
+    gate.clock.advance(Duration::from_secs(91));
+
+    // The issuer does not know the refresh token: it was asked, and then the password was.
+    assert_ne!(gate.ask("alice", "wonderland").await.unwrap(), first);
+    assert_eq!(gate.asked(), 3);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use northgate::session::{Flow, Reason, SameSite, Settings};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::identity::answer_claiming;
 use crate::issuer_pages::walk;
 use crate::support::{Browser, Gate, text};
 
@@ -307,6 +308,28 @@ async fn the_issuers_own_session_is_ended_as_well() {
     let after = parameter(&next, "post_logout_redirect_uri");
     assert_eq!(after.as_deref(), Some("https://localhost:8443/"));
     assert!(parameter(&next, "id_token_hint").is_some());
+}
+
+/// Servers and proxies refuse long targets: the user would be stuck on their error page.
+#[tokio::test]
+async fn an_id_token_too_long_for_a_url_is_no_hint() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.issuer.inject(Endpoint::PushedAuthorization, Fault::Status(StatusCode::BAD_REQUEST), 1);
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    let groups = json!({ "groups": vec!["a-rather-long-name-of-a-group"; 150] });
+    let long = answer_claiming(&gate, &away, groups, json!({}));
+    gate.issuer.inject(Endpoint::Token, long, 1);
+    assert_eq!(location(&gate.come_back(&mut browser, &back).await).path(), "/");
+    let mut request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+    request.headers_mut().insert("origin", "https://localhost:8443".parse().unwrap());
+
+    let next = location(&gate.serve(&mut browser, request).await);
+
+    assert!(next.as_str().starts_with(gate.issuer.url()), "{next}");
+    assert_eq!(parameter(&next, "client_id").as_deref(), Some("gateway-web"));
+    assert_eq!(parameter(&next, "id_token_hint"), None);
 }
 
 #[tokio::test]

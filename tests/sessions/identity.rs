@@ -113,6 +113,59 @@ async fn claims_of_the_id_token_alone_join_those_of_the_access_token() {
 }
 
 #[tokio::test]
+async fn claims_that_the_id_token_lacks_come_from_the_userinfo_endpoint() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.userinfo = true;
+    });
+    let mut browser = Browser::default();
+    let claims = json!({ "sub": "alice", "groups": ["staff"] });
+    gate.issuer.inject(Endpoint::UserInfo, json_of(&claims), 1);
+
+    let response = gate.log_in_with(&mut browser, json!({})).await;
+
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert_eq!(user.principal.subject.as_deref(), Some("alice"));
+    assert_eq!(user.principal.claims["groups"], json!(["staff"]));
+    assert_eq!(user.principal.claims["email"], "alice@example.com");
+    assert_eq!(gate.issuer.count(Endpoint::UserInfo), 1, "read once, at the login");
+}
+
+#[tokio::test]
+async fn userinfo_that_is_not_about_the_user_of_the_login_begins_no_session() {
+    for (fault, status) in [
+        (json_of(&json!({ "sub": "bob" })), StatusCode::BAD_GATEWAY),
+        (json_of(&json!({ "groups": ["staff"] })), StatusCode::BAD_GATEWAY),
+        (json_of(&json!({ "sub": ["alice"] })), StatusCode::BAD_GATEWAY),
+        (json_of(&json!({ "id": "alice" })), StatusCode::BAD_GATEWAY),
+        (Fault::garbage(), StatusCode::SERVICE_UNAVAILABLE),
+        (Fault::Status(StatusCode::UNAUTHORIZED), StatusCode::SERVICE_UNAVAILABLE),
+        (Fault::Close, StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let gate = Gate::with(|settings| {
+            code(settings);
+            settings.userinfo = true;
+        });
+        let mut browser = Browser::default();
+        gate.issuer.inject(Endpoint::UserInfo, fault.clone(), u32::MAX);
+
+        let response = gate.log_in_with(&mut browser, json!({})).await;
+
+        assert_eq!(response.status(), status, "{fault:?}");
+        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing, "{fault:?}");
+    }
+}
+
+fn json_of(body: &Value) -> Fault {
+    Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: body.to_string().into(),
+    }
+}
+
+#[tokio::test]
 async fn an_id_token_that_has_ended_is_not_forwarded() {
     let gate = Gate::with(|settings| {
         code(settings);

@@ -224,6 +224,8 @@ async fn a_login_leads_to_the_requested_target_but_to_no_other_site() {
     };
 
     assert_eq!(login("%2Fapp%2Forders%3Fpage%3D2").await, "/app/orders?page=2");
+    let long = format!("/app?q={}", "x".repeat(2_000));
+    assert_eq!(login(&long.replace('/', "%2F")).await, long);
     for evil in ["%2F%2Fevil.example", "%2F%5Cevil.example", "https%3A%2F%2Fevil.example"] {
         assert_eq!(login(evil).await, "/", "{evil}");
     }

@@ -1,12 +1,16 @@
 //! The end of sessions: by the user, and by time.
 
 use crate::fault_injection::{Endpoint, Fault};
+use core::time::Duration;
 use http::header::{LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use northgate::base::body::Body;
+use northgate::base::clock::{Clock, Timestamp};
+use northgate::dev::issuer::DevIssuerConfig;
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
+use northgate::token::{Revocation, RevocationTarget};
 
-use crate::support::{Browser, Gate, HOME, json};
+use crate::support::{Browser, Gate, HOME, NOW, json};
 
 const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
@@ -82,6 +86,41 @@ async fn the_user_is_logged_out_here_even_if_the_issuer_is_unavailable() {
 
     assert_eq!(browser, Browser::default());
     assert!(gate.present(&before).await.is_err());
+}
+
+#[tokio::test]
+async fn an_issuer_whose_clock_differs_shuts_no_user_out_after_a_logout() {
+    for skew in [-29_i64, -5, 0, 5, 29] {
+        let (clock, their) = (Clock::manual(NOW), Clock::manual(at(skew)));
+        let options = DevIssuerConfig::default();
+        let gate = Gate::apart(clock, their.clone(), options, |_| {}, |_| {});
+        let pass = |seconds| {
+            gate.advance(seconds);
+            their.advance(Duration::from_secs(seconds));
+        };
+        let mut browser = gate.alice().await;
+        gate.ask(&mut browser).await.unwrap();
+        let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+        gate.serve(&mut browser, request).await;
+        let mut browser = gate.alice().await;
+        assert!(gate.ask(&mut browser).await.is_ok(), "{skew}: after a logout");
+
+        for round in 0..2 {
+            pass(1);
+            let what = RevocationTarget::Subject("alice".into());
+            gate.revocations.revoke(Revocation { issuer: Some("main".into()), what }, None);
+            assert!(gate.ask(&mut browser).await.is_err(), "{skew} {round}: revoked");
+            pass(1);
+            browser = gate.alice().await;
+            assert!(gate.ask(&mut browser).await.is_ok(), "{skew} {round}: after a revocation");
+            pass(590);
+            assert!(gate.ask(&mut browser).await.is_ok(), "{skew} {round}: after a refresh");
+        }
+    }
+}
+
+fn at(skew: i64) -> Timestamp {
+    Timestamp::from_secs(NOW.as_secs().saturating_add_signed(skew))
 }
 
 #[tokio::test]

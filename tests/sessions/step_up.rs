@@ -157,3 +157,18 @@ async fn demands_that_the_gateway_did_not_seal_are_ignored() {
 
     assert_eq!(parameter(&away, "acr_values"), None);
 }
+
+#[tokio::test]
+async fn demands_that_another_session_sealed_are_ignored() {
+    let one = Gate::with(code);
+    let other = Gate::with(|settings| {
+        code(settings);
+        settings.name = "admin".into();
+    });
+    let browser = one.alice_by_password().await;
+    let url = one.refuse(&browser, browser.get("/orders")).await.url().clone();
+
+    let away = other.depart_unpushed(&mut Browser::default(), url.to_str().unwrap()).await;
+
+    assert_eq!(parameter(&away, "acr_values"), None);
+}

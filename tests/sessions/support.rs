@@ -54,6 +54,18 @@ impl Gate {
 
     /// With another way of asking it, too.
     pub(crate) fn asking(
+        options: DevIssuerConfig,
+        ask: impl FnOnce(&mut issuer::Settings),
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let clock = Clock::manual(NOW);
+        Self::apart(clock.clone(), clock, options, ask, change)
+    }
+
+    /// With an issuer whose clock shows `their` time.
+    pub(crate) fn apart(
+        clock: Clock,
+        their: Clock,
         mut options: DevIssuerConfig,
         ask: impl FnOnce(&mut issuer::Settings),
         change: impl FnOnce(&mut Settings),
@@ -61,10 +73,9 @@ impl Gate {
         for client in &mut options.clients {
             client.access_lifetime = None;
         }
-        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
         let control = Handle::current();
         let loopback = (Ipv4Addr::LOCALHOST, 0).into();
-        let issuer = TestIssuer::start(loopback, clock.clone(), options, &control).unwrap();
+        let issuer = TestIssuer::start(loopback, their, options, &control).unwrap();
         let metrics = Metrics::default();
         let mut asked = issuer::Settings::new("main", issuer.url());
         asked.client =
@@ -157,6 +168,9 @@ impl Gate {
         self.clock.advance(Duration::from_secs(seconds));
     }
 }
+
+/// The time at which every test begins.
+pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 fn settings() -> Settings {
     let client = Client {

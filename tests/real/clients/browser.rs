@@ -40,6 +40,27 @@ async fn chromium_sends_150_cookies_and_odd_addresses() {
     }
 }
 
+#[tokio::test]
+async fn chromium_gets_out_of_a_head_with_too_many_cookies() {
+    let suite = "clients: Chromium";
+    let Some([chromium]) = programs(suite, ["chromium"]) else { return };
+    let Some((_echo, route)) = Route::to_script(suite, "raw_echo.py", &[]).await else { return };
+    let mut browser = Browser::start(&chromium);
+
+    for base in [&route.gateway.url, &route.secure] {
+        browser.open(&format!("{base}/"));
+        browser.wait_for("document.body?.innerText.includes('target')");
+        browser.evaluate(
+            "for (let n = 0; n < 60; n++) document.cookie = `large${n}=${'v'.repeat(1000)}`",
+        );
+        let status = browser.wait_for("fetch('/').then(response => response.status)");
+        assert_eq!(status, 431, "{base}");
+
+        let status = browser.wait_for("fetch('/').then(response => response.status)");
+        assert_eq!(status, 200, "{base}");
+    }
+}
+
 const ADDRESSES: [&str; 12] = [
     "/a b/\"c\"/<d>/`e`/{f}|g^h",
     "/?q={__name__=~\"a|b\"}&x=<y>'`z`",

@@ -46,6 +46,7 @@ const settings = {
   issueRefreshToken: async (_, c, code) => c.grantTypeAllowed('refresh_token') && code.scopes.has('offline_access'),
   findAccount: async (_, id) => (id in people ? { accountId: id, claims: async () => ({ sub: id }) } : undefined),
   pkce: { required: () => true },
+  acrValues: ['gold'],
   ttl: { AccessToken: Number(process.env.ACCESS_TOKEN_TTL ?? 300), RefreshToken: 3600, ClientCredentials: 300, Grant: 3600, IdToken: 300, Interaction: 300, Session: 3600 },
   features: {
     clientCredentials: { enabled: true },
@@ -71,6 +72,15 @@ let provider = build(settings);
 // They share their memory: another one with new keys is a rotation that ends no session.
 function build(settings) {
   const built = new Provider(issuer, settings);
+  // A user who is asked to log in in some way does so.
+  const finished = built.interactionFinished;
+  built.interactionFinished = async (request, response, result, options) => {
+    if (result.login) {
+      const { params } = await built.interactionDetails(request, response);
+      result.login.acr = params.acr_values?.split(' ')[0];
+    }
+    return finished.call(built, request, response, result, options);
+  };
   built.registerGrantType('password', password, ['username', 'password', 'scope', 'resource'], ['resource']);
   return built;
 }

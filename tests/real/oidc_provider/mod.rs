@@ -316,4 +316,5 @@ routes:
   - { id: session, path: /session, upstream: echo, auth: { session: web } }
   - { id: brief, path: /brief, upstream: echo, auth: { session: brief } }
   - { id: sso, path: /app, upstream: echo, auth: { session: sso } }
+  - { id: strong, path: /strong, upstream: echo, auth: { session: sso, acr: gold, max_age: 5m } }
 "#;

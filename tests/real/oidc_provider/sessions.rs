@@ -219,6 +219,31 @@ async fn a_user_logs_in_by_a_pushed_request() {
 }
 
 #[tokio::test]
+async fn a_route_that_demands_a_stronger_and_recent_login_gets_one() {
+    let Some(world) = World::start("step-up", &[]).await else { return };
+    let mut jar = Jar::default();
+    let away = world.depart(&mut jar, "/sso/login").await;
+    let back = walk(&world.http, &away).await;
+    world.come_back(&mut jar, &back).await;
+    assert_eq!(world.with_cookies("/app", &jar.cookie()).await.status(), StatusCode::OK);
+
+    let page = world.http.get(world.at("/strong?a=1")).header("accept", "text/html");
+    let page = page.header("sec-fetch-mode", "navigate").header("cookie", jar.cookie());
+    let refused = page.send().await.expect("an answer");
+    let login = refused.headers()["location"].to_str().expect("text").to_owned();
+    let away = world.depart(&mut jar, &login).await;
+    let back = walk(&world.http, &away).await;
+    let answer = world.come_back(&mut jar, &back).await;
+
+    assert_eq!(
+        (answer.status(), &answer.headers()["location"]),
+        (StatusCode::SEE_OTHER, &"/strong?a=1".parse().unwrap())
+    );
+    let seen = world.with_cookies("/strong?a=1", &jar.cookie()).await;
+    assert_eq!(seen.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn two_tabs_log_in_at_once() {
     let Some(world) = World::start("two tabs", &[]).await else { return };
     let mut jar = Jar::default();
