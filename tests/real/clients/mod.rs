@@ -6,6 +6,7 @@ mod git;
 mod npm;
 mod pip;
 mod promql;
+mod rate_limit;
 mod s3;
 mod webdav;
 
