@@ -40,7 +40,7 @@ impl FixedWindow {
     /// the last of the debt.
     pub(super) fn admit(&self, cell: &mut Counter, now: u64, cost: u64) -> Result<Counter, u64> {
         let current = self.current(cell, now);
-        match current.used.checked_add(cost) {
+        match current.amount().checked_add(cost) {
             Some(used) if used <= self.allowance.get() => Ok(Counter { used, ..current }),
             _ => Err(self.wait(current, now, cost)),
         }
@@ -77,7 +77,7 @@ impl FixedWindow {
     /// Counts `cost` whether or not it fits.
     pub(super) fn charge(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
         let current = self.current(&mut cell, now);
-        self.with_debt(current, current.used.saturating_add(cost))
+        self.with_debt(current, current.amount().saturating_add(cost))
     }
 
     /// Gives back `cost`.
@@ -86,7 +86,7 @@ impl FixedWindow {
             return cell;
         }
         let current = self.current(&mut cell, now);
-        match current.used.saturating_sub(cost) {
+        match current.amount().saturating_sub(cost) {
             0 => Counter::default(),
             used => self.with_debt(current, used),
         }
@@ -100,13 +100,13 @@ impl FixedWindow {
     /// Returns the remaining allowance of the window, and in how many nanoseconds it is renewed.
     pub(super) fn left(&self, mut cell: Counter, now: u64) -> (u64, u64) {
         let current = self.current(&mut cell, now);
-        match self.allowance.get().saturating_sub(current.used) {
+        match self.allowance.get().saturating_sub(current.amount()) {
             0 => (0, self.wait(current, now, 1)),
             left => (left, current.until.saturating_sub(now)),
         }
     }
 
-    /// Returns the counter as it stands in the current window, without the windows of its debt. Corrects one that a clock
+    /// Returns the counter as it stands in the current window, and the windows that its debt lasts longer. Corrects one that a clock
     /// has begun before it stepped back.
     fn current(&self, cell: &mut Counter, now: u64) -> Counter {
         if *cell == Counter::default() {
@@ -122,7 +122,7 @@ impl FixedWindow {
         }
         let (end, remaining) = self.ends.until(now, cell.until, owed);
         let paid = (owed - remaining).saturating_mul(self.allowance.get());
-        Counter { until: end, used: used.saturating_sub(paid) }
+        Counter::window(end, used.saturating_sub(paid), remaining)
     }
 
     /// Returns the counter of the window that ends with `current`, with `used` of it.
@@ -137,9 +137,10 @@ impl FixedWindow {
     /// Returns how long until `cost` fits, in nanoseconds; for a cost that never does, until the whole allowance is there.
     fn wait(&self, current: Counter, now: u64, cost: u64) -> u64 {
         let allowance = self.allowance.get();
-        let needed = current.used.saturating_add(cost.min(allowance)).saturating_sub(allowance);
+        let needed = current.amount().saturating_add(cost.min(allowance)).saturating_sub(allowance);
         let windows = needed.div_ceil(allowance).saturating_sub(1);
-        self.ends.after(current.until, windows.min(MAX_OWED_WINDOWS)).saturating_sub(now)
+        // What exceeds an allowance that the file has lowered is no debt, and ends with the window.
+        self.ends.after(current.until, windows.min(current.owed_windows())).saturating_sub(now)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tests of limits through a route's [`RouteLimits`], as clients and operators see them.
 
+mod clocks;
 mod models;
 mod plans;
 mod response_costs;
