@@ -61,7 +61,7 @@ fn a_shared_limit_is_explained_with_its_bound() {
   2  limit     daily: 100000/day (calendar UTC), by header:x-key
                shared through Redis, and not exceeded while it responds
                if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
-               while it is unavailable, each gateway gives out its share: up to the limit once more
+               while it does not respond within `redis.timeout`, at most 5 ms, each gateway gives out its share: up to the limit once more
   3  rewrite   none: the upstream receives /orders/7
 ";
     assert!(text.contains(lines), "{text}");

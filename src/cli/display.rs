@@ -125,21 +125,25 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
 /// Returns by how much a limit that gateways share may be exceeded, and when, one case per line; nothing for a limit of
 /// this gateway alone.
 pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
-    let limit::Store::Redis { on_error, .. } = settings.store else { return Vec::new() };
+    let limit::Store::Redis { on_error, exact } = settings.store else { return Vec::new() };
     let most = limit::overrun_bound(settings, 1);
     let unavailable = match on_error {
         OnStoreError::Local => "each gateway gives out its share: up to the limit once more",
         OnStoreError::Allow => "no request is refused: no bound",
         OnStoreError::Deny => "what no lease covers is refused: no more than that",
     };
+    let asks = if exact { ", which every request asks" } else { "" };
     vec![
-        "shared through Redis, and not exceeded while it responds".to_owned(),
+        format!("shared through Redis{asks}, and not exceeded while it responds"),
         format!(
             "if it loses data or begins to fail, or a gateway is killed: up to {most} more, or 17 per gateway if that is more"
         ),
-        format!("while it is unavailable, {unavailable}"),
+        format!("while it does not respond within {STORE_WAIT}, {unavailable}"),
     ]
 }
+
+/// How long a request waits for Redis, see `limit::shared::store_state`.
+const STORE_WAIT: &str = "`redis.timeout`, at most 5 ms";
 
 fn amount(kind: &Kind) -> String {
     match kind {

@@ -6,13 +6,12 @@
 //! allowance. If all are used up, further keys share one *overflow* counter (`overflow`). The table is divided into
 //! shards, each with a lock of its own that is held for nanoseconds, so that workers do not wait for one another.
 
-use core::hash::{BuildHasherDefault, Hasher};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::counter::{Counter, CounterKind};
 use super::overflow::Overflow;
+use super::prehashed::PrehashedMap;
 use crate::base::lock::IgnorePoison;
 use crate::observe::metrics::LabeledGauge;
 
@@ -322,7 +321,7 @@ impl Shard {
 
 #[derive(Debug, Default)]
 struct ShardState {
-    cells: HashMap<u64, Counter, BuildHasherDefault<PrehashedKey>>,
+    cells: PrehashedMap<Counter>,
     /// The number of further requests for which a full table is not searched for room again.
     skipped_sweeps: usize,
 }
@@ -333,24 +332,6 @@ impl ShardState {
         let before = self.cells.len();
         self.cells.retain(|_, cell| cell.until > now);
         before - self.cells.len()
-    }
-}
-
-/// A hasher for keys that are hashes already.
-#[derive(Debug, Default)]
-struct PrehashedKey(u64);
-
-impl Hasher for PrehashedKey {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("the keys of this table are u64");
     }
 }
 

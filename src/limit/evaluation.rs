@@ -122,8 +122,7 @@ impl<'a, 's> Evaluation<'a, 's> {
         let plan = match never {
             Ok(plan) => plan,
             Err(_) if limiter.settings().dry_run => {
-                self.would_refuse(check);
-                return self.ask(others, refused);
+                return self.pass_dry_run(check, others, refused);
             }
             Err(never) => {
                 check.metrics.decided(LimitResult::Limited);
@@ -146,10 +145,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                     check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
                     refusal
                 }
-                Err(_) if limiter.settings().dry_run => {
-                    self.would_refuse(check);
-                    self.ask(others, refused)
-                }
+                Err(_) if limiter.settings().dry_run => self.pass_dry_run(check, others, refused),
                 Err(wait) => {
                     check.metrics.decided(LimitResult::Limited);
                     check.note(self.standing, |_| Balance::new(plan, 0, wait));
@@ -173,18 +169,15 @@ impl<'a, 's> Evaluation<'a, 's> {
         let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
         let exact = limiter.settings().store.is_exact();
         shared.with(key, |lease, slot| {
-            let mut course = self.course(check, plan, lease, now);
+            let course = self.course(check, plan, lease, now);
             if let SharedCourse::Refuse(result, wait) = course {
-                if !limiter.settings().dry_run {
-                    check.metrics.decided(result);
-                    let wait = wait.saturating_mul(1_000);
-                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
-                    return self.ask(others, Some(first(refused, check.refuse(wait))));
+                if limiter.settings().dry_run {
+                    return self.pass_dry_run(check, others, refused);
                 }
-                if !self.asks {
-                    self.would_refuse(check);
-                }
-                course = SharedCourse::Pass;
+                check.metrics.decided(result);
+                let wait = wait.saturating_mul(1_000);
+                check.note(self.standing, |_| Balance::new(plan, 0, wait));
+                return self.ask(others, Some(first(refused, check.refuse(wait))));
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             let refusal = self.ask(others, refused);
@@ -197,12 +190,12 @@ impl<'a, 's> Evaluation<'a, 's> {
                     SharedCourse::Charge => {
                         Ticket::holding(shared, lease, slot, check.place, request)
                     }
-                    _ => return None,
+                    SharedCourse::Alone(_) | SharedCourse::Refuse(..) => return None,
                 };
                 self.tickets.push(ticket);
                 return None;
             }
-            if refusal.is_none() && !matches!(course, SharedCourse::Pass) {
+            if refusal.is_none() {
                 self.charge_shared(check, shared, (lease, slot), course, cost);
                 let balance = limiter.shared_balance(plan, lease, now);
                 limiter.note_shared_consumer((key, plan), balance, cost, self.subject);
@@ -235,7 +228,10 @@ impl<'a, 's> Evaluation<'a, 's> {
             (_, LeaseSlot::Own(_)) => LimitResult::Allowed,
         });
         match course {
-            SharedCourse::Alone(own_until) => lease.charge_alone(now, cost, own_until),
+            SharedCourse::Alone(own_until) => {
+                let name = || slot.name(|| limiter.shared_name(self.subject));
+                shared.charge_alone(lease, name, now, cost, own_until);
+            }
             _ => shared.charge(lease, slot, now, cost, exact),
         }
         if limiter.is_concurrency() {
@@ -283,8 +279,23 @@ impl<'a, 's> Evaluation<'a, 's> {
             Ok(own_until) => SharedCourse::Alone(own_until),
             // Counted all the same, for the time after the outage.
             Err(_) if on_error == OnStoreError::Allow => SharedCourse::Alone(0),
-            Err(wait) => SharedCourse::Refuse(LimitResult::Limited, wait),
+            Err(wait) => SharedCourse::Refuse(LimitResult::StoreError, wait),
         }
+    }
+
+    /// Passes a request that a dry run would have refused, as [`Evaluation::ask`] does with the others; the dry run does
+    /// not charge it, and records it unless the whole check is repeated.
+    fn pass_dry_run(
+        &mut self,
+        check: &LimitCheck,
+        others: &[LimitCheck],
+        refused: Option<Limited>,
+    ) -> Option<LimitExceeded> {
+        let refusal = self.ask(others, refused);
+        if refusal.is_some() || !self.asks {
+            self.would_refuse(check);
+        }
+        refusal
     }
 
     /// Records that a dry run would have refused the request.
@@ -349,8 +360,6 @@ enum SharedCourse {
     Ask,
     /// Refused, with the wait in microseconds.
     Refuse(LimitResult, u64),
-    /// Refused by a dry run: it passes, and is not charged.
-    Pass,
 }
 
 /// The wait where a store that is unavailable refuses.

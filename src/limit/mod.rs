@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `rate`, `settings` | settings of a limit |
 //! | `key` | which requests are counted together |
-//! | `counter`, `counter_table`, `overflow` | counters by key, bounded and swept |
+//! | `counter`, `counter_table`, `overflow`, `prehashed` | counters by key, bounded and swept |
 //! | `algorithm`, `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
 //! | `plans`, `response_cost` | amounts by a caller's plan, costs that the response tells |
 //! | `limiter` | one limit: its algorithms and its counters |
@@ -46,6 +46,7 @@ mod limiter;
 mod overflow;
 mod persistence;
 mod plans;
+mod prehashed;
 mod rate;
 mod registry;
 mod report;

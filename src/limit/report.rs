@@ -11,7 +11,7 @@ use super::plans::PlanIndex;
 use super::rate::Kind;
 use super::registry::LimitRegistry;
 use super::settings::KeyPart;
-use super::shared::SharedLimit;
+use super::shared::{LeaseSlot, SharedLimit};
 
 /// Whose counters an operator resets: the named parts of a key, such as `client`, and their values.
 #[derive(Clone, Debug, Default)]
@@ -43,15 +43,10 @@ impl Limiter {
     /// Describes the limit: how many keys it counts, how many are near the end of their allowance, and its largest
     /// consumers.
     pub fn report(&self, moment: Now) -> Value {
-        let now = self.counts.time(moment);
-        let (mut used_up, mut near) = (0_u64, 0_u64);
-        let kind = self.counts.cells.kind();
-        for (_, cell) in self.counts.cells.all(now) {
-            let used = kind.used(cell, now);
-            used_up += u64::from(used >= self.used_up());
-            near += u64::from(used.saturating_mul(10) >= self.smallest().saturating_mul(9));
-        }
-        let (overflow, _) = self.counts.cells.overflow().save(now);
+        let census = match &self.shared {
+            Some(shared) => self.census_of_leases(shared, moment),
+            None => self.census(moment),
+        };
         let mut top = self.consumers(moment);
         top.truncate(MAX_REPORTED_CONSUMERS);
         json!({
@@ -63,13 +58,38 @@ impl Limiter {
             },
             "counts": self.settings().id().to_string(),
             "dry_run": self.settings().dry_run,
-            "keys": self.counts.cells.len(),
+            "keys": census.keys,
             "max_keys": self.settings().max_keys,
-            "near_exhaustion": near,
-            "used_up": used_up,
-            "overflow": { "used": kind.used(overflow, now) },
+            "near_exhaustion": census.near_exhaustion,
+            "used_up": census.used_up,
+            "overflow": { "used": census.overflow },
             "top": top,
         })
+    }
+
+    fn census(&self, moment: Now) -> Census {
+        let now = self.counts.time(moment);
+        let kind = self.counts.cells.kind();
+        let mut census = Census::default();
+        for (_, cell) in self.counts.cells.all(now) {
+            census.add(self, kind.used(cell, now));
+        }
+        let (overflow, _) = self.counts.cells.overflow().save(now);
+        Census { keys: self.counts.cells.len(), overflow: kind.used(overflow, now), ..census }
+    }
+
+    /// Counts the keys of a limit that several gateways share: those that this gateway has a lease of.
+    fn census_of_leases(&self, shared: &SharedLimit, moment: Now) -> Census {
+        let now = shared.now(moment);
+        let mut census = Census::default();
+        shared.each(|slot, lease| match slot {
+            LeaseSlot::Own(_) => {
+                census.keys += 1;
+                census.add(self, lease.used_of_all(now));
+            }
+            LeaseSlot::Overflow => census.overflow = lease.used_of_all(now),
+        });
+        census
     }
 
     /// Returns the use of the consumers that are known by name, the largest first.
@@ -110,11 +130,30 @@ impl Limiter {
         target: &ResetTarget,
     ) -> (Option<Vec<SharedKey>>, bool) {
         if target.parts.is_empty() {
-            let known = shared.keys().into_iter().map(|key| (key, None));
-            return (Some(known.collect()), true);
+            let mut known = Vec::new();
+            shared.each(|slot, _| {
+                if let LeaseSlot::Own(key) = slot {
+                    known.push((key, None));
+                }
+            });
+            return (Some(known), true);
         }
-        let keys = self.keys_of(target);
-        (keys.map(|keys| keys.into_iter().map(|(key, name)| (key, Some(name))).collect()), false)
+        if let Some(keys) = self.keys_of(target) {
+            return (Some(keys.into_iter().map(|(key, name)| (key, Some(name))).collect()), false);
+        }
+        let known =
+            self.named_consumers(target).filter(|key| shared.existing(*key, |_| ()).is_some());
+        let known: Vec<_> = known.map(|key| (key, None)).collect();
+        ((!known.is_empty()).then_some(known), true)
+    }
+
+    /// Returns the keys that `target` names a part of, as far as they are known by name.
+    fn named_consumers(&self, target: &ResetTarget) -> impl Iterator<Item = u64> {
+        let all = self.counts.consumers.all().into_iter();
+        let named = all.filter(|consumer| {
+            target.parts.iter().all(|(part, value)| consumer.name.get(part) == Some(value))
+        });
+        named.map(|consumer| consumer.key)
     }
 
     /// Resets this process's counters of `target`; all of them if it names no part.
@@ -135,11 +174,8 @@ impl Limiter {
             count += usize::from(cells.remove(*key, now));
         }
         // Of a key with further parts, the consumers that are known by name.
-        for consumer in self.counts.consumers.all() {
-            let names = |(part, value): (&String, &Value)| consumer.name.get(part) == Some(value);
-            if target.parts.iter().all(names) {
-                count += usize::from(cells.remove(consumer.key, now));
-            }
+        for key in self.named_consumers(target) {
+            count += usize::from(cells.remove(key, now));
         }
         match keys {
             None if count == 0 => Reset::OtherKey,
@@ -234,6 +270,26 @@ impl Limiter {
         keys.sort_unstable();
         keys.dedup();
         Some(keys)
+    }
+}
+
+/// How many keys a limit counts, and how much they have used.
+#[derive(Clone, Copy, Debug, Default)]
+struct Census {
+    keys: usize,
+    /// The keys that have used at least nine tenths of the smallest plan, and all of it.
+    near_exhaustion: u64,
+    used_up: u64,
+    /// The use of the counter that keys beyond `max_keys` share.
+    overflow: u64,
+}
+
+impl Census {
+    /// Adds a key of `limiter` that has used this much.
+    fn add(&mut self, limiter: &Limiter, used: u64) {
+        self.used_up += u64::from(used >= limiter.used_up());
+        self.near_exhaustion +=
+            u64::from(used.saturating_mul(10) >= limiter.smallest().saturating_mul(9));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::protocol::{
-    LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape,
+    LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape, Status,
 };
 
 /// One counter as this gateway knows it. Times are in microseconds of the store's time.
@@ -32,8 +32,11 @@ pub(in crate::limit) struct Lease {
     total: u64,
     /// The theoretical arrival time of requests that were admitted without the store.
     own_until: u64,
-    /// Until then the store refuses more than is granted.
+    /// Until then a cost of `refused_cost` or more, beyond what is granted, is refused without asking the store again …
     refused_until: u64,
+    refused_cost: u64,
+    /// … and at that time the store would admit it, as far as the store knows.
+    retry_at: u64,
     /// Until then grants may be used.
     valid_until: u64,
     /// The number of the last message, and of the last one whose response counts.
@@ -127,8 +130,8 @@ impl Lease {
         if self.free(now) >= cost {
             return Standing::Covered;
         }
-        if self.refused_until > now {
-            return Standing::Refused(self.wait(now));
+        if self.refused_until > now && cost >= self.refused_cost {
+            return Standing::Refused(self.retry_at.saturating_sub(now));
         }
         Standing::Unknown
     }
@@ -195,10 +198,13 @@ impl Lease {
                 let room = self.share(limit, outage);
                 let asked = self.used.saturating_add(self.pending).saturating_add(cost);
                 if asked <= self.granted.saturating_add(room) {
-                    Ok(0)
-                } else {
-                    Err(self.until - now)
+                    return Ok(0);
                 }
+                let wait = self.until - now;
+                let own = asked.saturating_sub(self.granted);
+                let is_used_up = self.total.saturating_add(own) > limit;
+                // The share grows, and the store knows how much the other gateways have left.
+                Err(if is_used_up { wait } else { wait.min(RETRY_MICROS) })
             }
             Shape::Rate { whole, interval, overdraft, .. } => {
                 let interval = interval * gateways as f64;
@@ -296,6 +302,9 @@ impl Lease {
         }
         self.seen_seq = message.seq;
         self.heard = now;
+        if message.purpose.ask {
+            self.last_use = self.last_use.max(now);
+        }
         self.untold = self.untold.filter(|seq| message.seq <= *seq);
         self.expires = message.shape.lease_lifetime() > 0 && reply.granted > message.counted(reply);
         if let Shape::Window { .. } = message.shape {
@@ -307,15 +316,17 @@ impl Lease {
         let more = reply.granted > self.granted;
         (self.generation, self.until) = (reply.generation, reply.until);
         (self.total, self.granted) = (reply.total, reply.granted);
-        self.refused_until = match (message.purpose.ask, reply.status) {
-            (true, super::protocol::Status::Refused) => match message.shape {
-                // Another gateway may return a lease before the window ends.
-                Shape::Window { .. } => now.saturating_add(reply.wait.min(REFUSAL_MICROS)),
-                Shape::Rate { .. } => now.saturating_add(reply.wait),
-                Shape::Slots { .. } => 0,
-            },
-            _ => 0,
-        };
+        let is_refused = message.purpose.ask && reply.status == Status::Refused;
+        if is_refused && !matches!(message.shape, Shape::Slots { .. }) {
+            let again = self.refused_until > now;
+            let least = if again { self.refused_cost } else { u64::MAX };
+            self.refused_cost = least.min(message.pending);
+            // Another gateway may return a lease, or an operator reset the counter, before the wait is over.
+            self.refused_until = now.saturating_add(reply.wait.min(REFUSAL_MICROS));
+            self.retry_at = now.saturating_add(reply.wait);
+        } else {
+            self.refused_until = 0;
+        }
         if more {
             self.resize(&message.shape, now, gateways);
             self.valid_until = now.saturating_add(RATE_LEASE_MICROS);
@@ -409,13 +420,10 @@ impl Lease {
         }
     }
 
-    /// Returns how long a request waits that the store has refused.
-    pub(in crate::limit) fn wait(&self, now: u64) -> u64 {
-        match self.shape {
-            Some(Shape::Window { .. }) => self.until.max(self.refused_until).saturating_sub(now),
-            Some(Shape::Slots { .. }) => RETRY_MICROS,
-            _ => self.refused_until.saturating_sub(now),
-        }
+    /// Returns how much of the amount is used by all gateways, as far as this one knows.
+    pub(in crate::limit) fn used_of_all(&self, now: u64) -> u64 {
+        let Some(shape) = self.shape else { return 0 };
+        shape.capacity().saturating_sub(self.balance(|| shape, now).0)
     }
 }
 
@@ -461,7 +469,7 @@ const SHORT_LEASE_MICROS: u64 = 200_000;
 const LONG_LEASE_MICROS: u64 = 2_000_000;
 /// The time within which grants of a rate are used or lost.
 const RATE_LEASE_MICROS: u64 = 50_000;
-/// How long a refusal by a quota is remembered: other gateways return leases.
+/// How long a refusal is remembered at most: other gateways return leases.
 const REFUSAL_MICROS: u64 = 250_000;
 /// The share of an outage doubles in this time.
 const DOUBLING_MICROS: u64 = 100_000;

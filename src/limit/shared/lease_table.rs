@@ -1,11 +1,11 @@
 //! The leases of one limit by key: bounded, swept, and locked one shard at a time.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lease::Lease;
 use crate::base::lock::IgnorePoison;
+use crate::limit::prehashed::PrehashedMap;
 use crate::observe::metrics::LabeledGauge;
 
 /// The place of a lease.
@@ -17,10 +17,20 @@ pub(in crate::limit) enum LeaseSlot {
     Overflow,
 }
 
+impl LeaseSlot {
+    /// Returns the name of the counter in the store: of a key's own counter, `name`.
+    pub(in crate::limit) fn name(self, name: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Own(_) => name(),
+            Self::Overflow => OVERFLOW.to_owned(),
+        }
+    }
+}
+
 /// Leases by key.
 #[derive(Debug)]
 pub(super) struct LeaseTable {
-    shards: Box<[Mutex<HashMap<u64, Lease>>]>,
+    shards: Box<[Mutex<PrehashedMap<Lease>>]>,
     overflow: Mutex<Lease>,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
@@ -96,7 +106,7 @@ impl LeaseTable {
         visit(LeaseSlot::Overflow, &mut self.overflow());
     }
 
-    fn shard(&self, key: u64) -> MutexGuard<'_, HashMap<u64, Lease>> {
+    fn shard(&self, key: u64) -> MutexGuard<'_, PrehashedMap<Lease>> {
         self.shards[(key >> 32) as usize % SHARDS].lock().ignore_poison()
     }
 
@@ -113,3 +123,5 @@ impl Drop for LeaseTable {
 }
 
 const SHARDS: usize = 64;
+/// The name of the counter that all keys beyond a limit's `max_keys` share.
+const OVERFLOW: &str = "overflow";

@@ -47,11 +47,7 @@ impl Ticket {
         request: TicketRequest<impl FnOnce() -> String>,
     ) -> Self {
         let TicketRequest { key, shape, cost, exact } = request;
-        let name = || match slot {
-            LeaseSlot::Own(_) => key(),
-            LeaseSlot::Overflow => OVERFLOW.to_owned(),
-        };
-        let message = Some(shared.ask(lease, name, shape, cost, exact));
+        let message = Some(shared.ask(lease, || slot.name(key), shape, cost, exact));
         let (shared, nonce) = (Arc::clone(shared), lease.nonce);
         Self { shared, slot, nonce, cost, exact, place, message, decided: None, taken: false }
     }
@@ -121,6 +117,3 @@ pub(in crate::limit) async fn ask(tickets: &mut [Ticket], moment: Now) {
         }
     }
 }
-
-/// The name of the counter that all keys beyond a limit's `max_keys` share.
-const OVERFLOW: &str = "overflow";

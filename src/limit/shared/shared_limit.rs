@@ -99,6 +99,20 @@ impl SharedLimit {
         lease.fall_back(shape, self.now(moment), cost, outage, || self.leases.fresh_nonce())
     }
 
+    /// Charges a request that was admitted without the store, with the result of [`SharedLimit::fall_back`]. The store is
+    /// told once it responds again, under the counter's name `name`.
+    pub(in crate::limit) fn charge_alone(
+        &self,
+        lease: &mut Lease,
+        name: impl FnOnce() -> String,
+        now: u64,
+        cost: u64,
+        own_until: u64,
+    ) {
+        self.name(lease, name);
+        lease.charge_alone(now, cost, own_until);
+    }
+
     /// Charges a request that grants cover, and has the lease renewed before it is used up.
     pub(in crate::limit) fn charge(
         &self,
@@ -126,10 +140,7 @@ impl SharedLimit {
     ) -> Message {
         lease.reserve(cost);
         lease.shape = Some(shape);
-        let key = match &lease.key {
-            Some(key) => Arc::clone(key),
-            None => Arc::clone(lease.key.insert(self.key(&key()))),
-        };
+        let key = self.name(lease, key);
         let gateways = self.state.gateways();
         self.metrics.bound(overrun_bound(&shape, gateways));
         let purpose = Purpose { ask: true, ..Purpose::default() };
@@ -163,16 +174,17 @@ impl SharedLimit {
         self.leases.existing(LeaseSlot::Own(key), read)
     }
 
-    /// Returns the keys that have a lease.
-    pub(in crate::limit) fn keys(&self) -> Vec<u64> {
-        let mut keys = Vec::new();
-        self.leases.retain(|slot, _| {
-            if let LeaseSlot::Own(key) = slot {
-                keys.push(key);
-            }
+    /// Passes every lease to `read`.
+    pub(in crate::limit) fn each(&self, mut read: impl FnMut(LeaseSlot, &Lease)) {
+        self.leases.retain(|slot, lease| {
+            read(slot, lease);
             true
         });
-        keys
+    }
+
+    /// Returns the store's key of a counter whose name is `name`, and has the lease remember it.
+    pub(super) fn name(&self, lease: &mut Lease, name: impl FnOnce() -> String) -> Arc<str> {
+        Arc::clone(lease.key.get_or_insert_with(|| self.key(&name())))
     }
 
     /// Returns the store's key of the counter called `name`.

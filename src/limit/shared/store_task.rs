@@ -119,7 +119,8 @@ impl LimitStore {
         shape: Shape,
     ) -> bool {
         let reset = limit.with(key, |lease, slot| limit.reset(lease, slot, name, shape));
-        let Some((slot, message)) = reset else { return false };
+        // The lease was forgotten meanwhile, and is not named: nothing is known of it.
+        let Some((slot, message)) = reset else { return true };
         let decided = self.core.exchange(vec![(limit.id, slot)], vec![message], false).await;
         decided.is_some()
     }

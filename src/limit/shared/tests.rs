@@ -1,5 +1,8 @@
 //! Several gateways and one store, against a model in plain arithmetic: numbers of admitted requests per window.
 
+mod rates;
+mod refusals;
+
 use core::net::IpAddr;
 use core::num::NonZeroU32;
 use core::sync::atomic::Ordering::Relaxed;
@@ -17,8 +20,9 @@ use super::protocol::Shape;
 use super::store_epoch::to_epoch_nanos;
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{
-    Decision, Kind, LimitKeySource, LimitRegistry, LimitState, Limiter, Now, OnStoreError, Quota,
-    Rate, RouteLimits, Settings, SpikeArrest, Stage, Store, Unit, Window, Zone,
+    Decision, Kind, LimitExceeded, LimitKeySource, LimitRegistry, LimitState, Limiter, Now,
+    OnStoreError, Quota, Rate, RouteLimits, Settings, SpikeArrest, Stage, Store, Unit, Window,
+    Zone,
 };
 use crate::observe::metrics::Metrics;
 
@@ -300,12 +304,7 @@ fn admit_at_most_the_bound(
     zone: Option<&'static str>,
     steps: Vec<Step>,
 ) -> Result<(), TestCaseError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    paused(async {
         let window =
             zone.map_or(Window::Flexi, |zone| Window::Calendar(Zone::named(zone).expect("a zone")));
         let rate = Rate::new(count, Unit::Minute).expect("a rate");
@@ -375,6 +374,13 @@ fn admit_at_most_the_bound(
     })
 }
 
+/// Runs `future` on a runtime whose time stands still.
+fn paused<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+    runtime.block_on(future)
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Requests(usize, usize),
@@ -404,12 +410,16 @@ struct Fleet {
     model: Arc<Model>,
     clock: Clock,
     settings: Settings,
+    /// The route's other limits.
+    others: Vec<Settings>,
     gateways: Vec<Gateway>,
     next: u32,
 }
 
 struct Gateway {
     route: RouteLimits,
+    limiter: Arc<Limiter>,
+    metrics: Metrics,
     _registry: LimitRegistry,
     store: Option<Arc<LimitStore>>,
     /// The error of its calendar, in seconds.
@@ -417,14 +427,18 @@ struct Gateway {
 }
 
 impl Fleet {
-    fn new(count: usize, mut settings: Settings) -> Self {
+    fn new(count: usize, settings: Settings) -> Self {
+        Self::with_others(count, settings, Vec::new())
+    }
+
+    fn with_others(count: usize, mut settings: Settings, others: Vec<Settings>) -> Self {
         if settings.store == Store::Local {
             settings.store = Store::Redis { exact: false, on_error: OnStoreError::Local };
         }
         let model = Model::new(STORE_TIME);
         model.gateways.store(count, Relaxed);
         let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
-        let mut fleet = Self { model, clock, settings, gateways: Vec::new(), next: 0 };
+        let mut fleet = Self { model, clock, settings, others, gateways: Vec::new(), next: 0 };
         fleet.gateways = (0..count).map(|_| fleet.gateway()).collect();
         fleet
     }
@@ -436,9 +450,13 @@ impl Fleet {
         let store = LimitStore::with_backend(Box::new(connection), &self.clock, &metrics);
         let registry = LimitRegistry::default();
         registry.share(Some(Arc::clone(&store)));
-        let limiter = Arc::new(Limiter::new(self.settings.clone(), &registry, &metrics));
-        let route = RouteLimits::new(&[limiter], "orders", &metrics);
-        Gateway { route, _registry: registry, store: Some(store), skew: 0 }
+        let limiter =
+            |settings: &Settings| Arc::new(Limiter::new(settings.clone(), &registry, &metrics));
+        let mut limiters = vec![limiter(&self.settings)];
+        limiters.extend(self.others.iter().map(limiter));
+        let route = RouteLimits::new(&limiters, "orders", &metrics);
+        let limiter = limiters.swap_remove(0);
+        Gateway { route, limiter, metrics, _registry: registry, store: Some(store), skew: 0 }
     }
 
     /// Returns how much of its lease a gateway has not used.
@@ -463,6 +481,15 @@ impl Fleet {
 
     /// Begins a request; it is in flight until the state is dropped.
     async fn begin(&mut self, gateway: usize) -> Option<LimitState> {
+        self.begin_sized(gateway, 0).await.ok()
+    }
+
+    /// Begins a request with a body of `size` bytes.
+    async fn begin_sized(
+        &mut self,
+        gateway: usize,
+        size: u64,
+    ) -> Result<LimitState, LimitExceeded> {
         // Lets the gateways' tasks take in what they have received.
         tokio::task::yield_now().await;
         let Gateway { route, skew, .. } = &self.gateways[gateway];
@@ -480,7 +507,7 @@ impl Fleet {
             headers: &headers,
             claim: &|_| None,
             method: &Method::GET,
-            request_size: Some(0),
+            request_size: Some(size),
         };
         let mut state = LimitState::default();
         for stage in [Stage::BeforeAuthentication, Stage::AfterAuthorization] {
@@ -491,9 +518,17 @@ impl Fleet {
                     route.settle(stage, &subject, moment, &mut state, question)
                 }
             };
-            outcome.ok()?;
+            outcome?;
         }
-        Some(state)
+        Ok(state)
+    }
+
+    /// Returns the seconds that a gateway has a client wait.
+    async fn retry_after(&mut self, gateway: usize) -> Option<u64> {
+        match self.begin_sized(gateway, 0).await {
+            Err(LimitExceeded::Limited(limited)) => Some(limited.retry_after),
+            _ => None,
+        }
     }
 
     fn pass_store_time(&self, millis: u64) {

@@ -1,0 +1,25 @@
+//! Maps by keys that are hashes already.
+
+use core::hash::{BuildHasherDefault, Hasher};
+use std::collections::HashMap;
+
+/// A map by a limit's keys, which are seeded hashes: they are not hashed again.
+pub(super) type PrehashedMap<V> = HashMap<u64, V, BuildHasherDefault<PrehashedKey>>;
+
+/// A hasher for keys that are hashes already.
+#[derive(Debug, Default)]
+pub(super) struct PrehashedKey(u64);
+
+impl Hasher for PrehashedKey {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys of this table are u64");
+    }
+}
