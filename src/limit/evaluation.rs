@@ -228,10 +228,7 @@ impl<'a, 's> Evaluation<'a, 's> {
             (_, LeaseSlot::Own(_)) => LimitResult::Allowed,
         });
         match course {
-            SharedCourse::Alone(own_until) => {
-                let name = || slot.name(|| limiter.shared_name(self.subject));
-                shared.charge_alone(lease, name, now, cost, own_until);
-            }
+            SharedCourse::Alone(own_until) => lease.charge_alone(now, cost, own_until),
             _ => shared.charge(lease, slot, now, cost, exact),
         }
         if limiter.is_concurrency() {

@@ -51,8 +51,8 @@ pub use settings::{
 
 use self::cookies::origin::OwnOrigin;
 use self::login::login_cookies::LoginCookies;
+use self::logout::deferred_logout::take_over_pending;
 use self::logout::pending_revocations::PendingRevocations;
-use self::logout::rp_initiated::take_over_pending;
 use self::logout::token_revocation::TokenRevoker;
 use self::pages::Pages;
 use self::refresh::refresher::TokenRefresher;

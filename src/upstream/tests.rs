@@ -139,7 +139,9 @@ fn a_closed_idle_connection_costs_no_request() {
 fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() {
     let large = "x".repeat(100_000);
     let contents: [&[&str]; 5] = [&[], &["data"], &[&large], &["a", "bc"], &["a", &large, "bc"]];
-    for (pieces, chunked) in contents.into_iter().flat_map(|each| [(each, false), (each, true)]) {
+    for (pieces, chunked, method) in contents.into_iter().flat_map(|each| {
+        [(each, false, "POST"), (each, true, "POST"), (each, false, "PUT"), (each, true, "PUT")]
+    }) {
         let content = pieces.concat();
         let whole = content.clone();
         let (rests, may_close) = std::sync::mpsc::channel();
@@ -157,7 +159,7 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
             released.send(()).expect("a test");
             let mut connection = accept(&listener);
             let head = head(&mut connection);
-            assert!(head.starts_with("POST / "), "{head}");
+            assert!(head.starts_with(&format!("{method} / ")), "{head}");
             let mut came = Vec::new();
             if head.contains("chunked") {
                 let mut read = bytes::BytesMut::from(&*until(&mut connection, "0\r\n\r\n"));
@@ -192,13 +194,17 @@ fn a_request_that_an_idle_connection_does_not_take_is_sent_whole_on_a_new_one() 
                 } else {
                     content.into()
                 };
-                let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
+                let request = Request::builder().method(method).uri("/").body(());
+                let (head, ()) = request.expect("valid").into_parts();
                 let outgoing =
                     OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
                 let content = RequestContent::new(body);
                 let sent = client.upstream.send(&outgoing, content, client.options());
                 let response = sent.await.expect("a response");
-                assert_eq!((response.response.status().as_u16(), response.attempts), (201, 2));
+                // What cannot be sent twice looks before; the rest finds out by writing.
+                let attempts = if method == "PUT" && pieces.is_empty() && !chunked { 2 } else { 1 };
+                let outcome = (response.response.status().as_u16(), response.attempts);
+                assert_eq!(outcome, (201, attempts), "{method} {pieces:?} {chunked}");
             },
             vec![service],
         );

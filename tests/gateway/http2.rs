@@ -266,13 +266,6 @@ fn a_client_that_makes_mistakes_keeps_its_connection_and_each_is_counted() {
     http2.head(1001, HEAD, true);
     assert_eq!(http2.outcome(1001), Outcome::Answered(200));
     eventually("the count of them", || gateway.metric(BAD_REQUESTS) == 100.0);
-    let log = gateway.log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("malformed HTTP/2")).collect();
-    // One line a second.
-    assert!((1..100).contains(&lines.len()), "{log}");
-    for part in ["127.0.0.1", "\"stream\":", "PROTOCOL_ERROR"] {
-        assert!(lines[0].contains(part), "{}", lines[0]);
-    }
 }
 
 /// The library below gives up the whole connection for these.

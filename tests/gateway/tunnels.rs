@@ -114,7 +114,6 @@ fn a_websocket_whose_client_reads_nothing_ends_in_a_reset() {
     let gateway = Gateway::start("", &bounded(&service));
     let mut client = open_socket(&gateway);
 
-    eventually("its end", || overdue(&gateway) == 1);
     eventually("no connection", || gateway.metric(&connections("http1")) == 0.0);
 
     let end = client.stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());

@@ -99,20 +99,6 @@ impl SharedLimit {
         lease.fall_back(shape, self.now(moment), cost, outage, || self.leases.fresh_nonce())
     }
 
-    /// Charges a request that was admitted without the store, with the result of [`SharedLimit::fall_back`]. The store is
-    /// told once it responds again, under the counter's name `name`.
-    pub(in crate::limit) fn charge_alone(
-        &self,
-        lease: &mut Lease,
-        name: impl FnOnce() -> String,
-        now: u64,
-        cost: u64,
-        own_until: u64,
-    ) {
-        self.name(lease, name);
-        lease.charge_alone(now, cost, own_until);
-    }
-
     /// Charges a request that grants cover, and has the lease renewed before it is used up.
     pub(in crate::limit) fn charge(
         &self,

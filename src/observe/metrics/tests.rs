@@ -171,7 +171,7 @@ fn everything(metrics: &Metrics) -> Vec<Box<dyn core::any::Any>> {
     metrics.token_cache(TokenCache::Jwt).verified(AuthMethod::Jwt, true, MS);
     let upstream = metrics.upstream("shop");
     upstream.answered(200, MS);
-    let target = upstream.target("10.0.0.1:80");
+    let target = (upstream.target("10.0.0.1:80"), upstream.target_version("10.0.0.1:80"));
     let listener = metrics.listener("0.0.0.0:8443");
     let certificate =
         listener.certificate("example.com", crate::base::clock::Timestamp::from_secs(2));

@@ -292,11 +292,13 @@ async fn a_cached_response_waits_for_attempts_under_way() {
     one.passed();
     assert_eq!((admitted.await, another.await), (Ok(()), Ok(())));
 
-    let three = begin(&throttle, "alice", HOME).unwrap();
+    // Alice is familiar here by now.
+    let [three, four] = [(); 2].map(|()| begin(&throttle, "alice", HOME).unwrap());
     let admitted = throttle.admit("alice", HOME);
     let (results, ()) = futures_util::future::join(admitted, async {
         two.failed();
         three.failed();
+        four.failed();
     })
     .await;
     assert!(results.is_err());

@@ -1,6 +1,7 @@
 //! The end of sessions: logout at the gateway, at the issuer, and by back channel.
 
 pub(crate) mod backchannel;
+pub(crate) mod deferred_logout;
 pub(crate) mod ended_sessions;
 pub(crate) mod pending_revocations;
 pub(crate) mod rp_initiated;

@@ -296,6 +296,7 @@ mod tests {
         assert!(after.is_open(entry));
         assert_eq!(after.take(10).await.len(), 0);
         after.remove(entry.clone()).await;
+        after.journal.0.journal.get().unwrap().wait_for_all().await.unwrap();
         drop(after);
         assert_eq!(pending_in(&directory, 7).take(10).await.len(), 0);
     }

@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
-use tokio::runtime::Handle;
 
-use super::ended_sessions::{EndReason, EndedSessions};
-use super::pending_revocations::PendingEntry;
-use super::token_revocation::TokenRevoker;
-use crate::base::abort_on_drop::AbortOnDrop;
+use super::deferred_logout::end_unseen;
+use super::ended_sessions::EndReason;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::LogoutKind;
@@ -22,9 +18,8 @@ use crate::session::response::{json, problem, retry_after, see_other, wants_html
 use crate::session::settings::Csrf;
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::Id;
-use crate::session::store::storage::{PresentedCookies, SessionStorage};
+use crate::session::store::storage::PresentedCookies;
 use crate::session::{Flow, Sessions};
-use crate::token::{Revocation, RevocationTarget};
 
 impl Sessions {
     /// Ends the session of `request`. Without a session the response is the same.
@@ -171,47 +166,6 @@ impl Sessions {
         }
         HeaderValue::from_str(url.as_str()).ok()
     }
-}
-
-/// Starts a task that goes on with what processes before this one, or instances that are gone, could not end or revoke.
-pub(crate) fn take_over_pending(
-    storage: &Arc<SessionStorage>,
-    revoker: &Arc<TokenRevoker>,
-    ended: &Arc<EndedSessions>,
-    control: &Handle,
-) -> AbortOnDrop {
-    let (storage, published) = (Arc::clone(storage), Arc::clone(ended));
-    let again = Arc::clone(revoker);
-    let task = Arc::clone(revoker).take_over(move |id, entry| {
-        // If too many are pending a later process takes it.
-        end_unseen(&storage, &again, &published, id, Some(entry));
-    });
-    AbortOnDrop(control.spawn(task).abort_handle())
-}
-
-/// Ends the session `id` when Redis can be read, revokes its tokens, and removes `entry`; returns `false` if too many
-/// are pending.
-fn end_unseen(
-    storage: &SessionStorage,
-    revoker: &Arc<TokenRevoker>,
-    ended: &Arc<EndedSessions>,
-    id: Id,
-    entry: Option<PendingEntry>,
-) -> bool {
-    let (revoker, published) = (Arc::clone(revoker), Arc::clone(ended));
-    let what = RevocationTarget::GatewaySession(id.alias().into());
-    let revocation = Revocation { issuer: None, what };
-    // Published once the tokens are at hand: an instance that learned of the end first would not revoke them.
-    storage.end_unseen(id, move |loaded| {
-        async move {
-            published.revoke(revocation);
-            if let Some(loaded) = loaded {
-                revoker.revoke(&loaded.state).await;
-            }
-            revoker.done(entry).await;
-        }
-        .boxed()
-    })
 }
 
 /// Bytes of a URL that every server takes.

@@ -141,7 +141,9 @@ async fn ended_entries_make_room_for_new_tokens() {
         bench.jwt(&bench.token(new)).await.unwrap();
     }
 
-    assert_eq!(entries(&bench), 100);
+    // Keys that share a place are rare, and displace each other.
+    let entries = entries(&bench);
+    assert!((95..=100).contains(&entries), "{entries}");
 }
 
 #[tokio::test]

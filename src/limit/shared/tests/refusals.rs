@@ -74,26 +74,6 @@ async fn a_client_whose_quota_is_used_up_in_an_outage_is_told_the_whole_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_is_told_what_was_admitted_before_the_first_contact() {
-    let mut fleet = Fleet::new(2, quota(60, Window::Calendar(Zone::utc())));
-    fleet.model.fails.store(true, Relaxed);
-    fleet.pass(200).await;
-    let mut admitted = 0;
-    while fleet.request(0).await {
-        admitted += 1;
-    }
-    assert!(admitted > 10, "{admitted}");
-
-    fleet.model.fails.store(false, Relaxed);
-    fleet.pass(1_000).await;
-    while fleet.request(1).await {
-        admitted += 1;
-    }
-
-    assert_eq!(admitted, 60);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_dry_run_beside_a_limit_that_asks_its_store_counts_once() {
     let dry = |name: &str| {
         let mut settings = quota(1, Window::Flexi);
