@@ -4,9 +4,9 @@
 //! An error of a stream may also end the connection (RFC 9113 §5.4.2). With which code a connection ends is up to hyper:
 //! often `PROTOCOL_ERROR` where the RFC has another.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 
-use crate::support::{Gateway, PATIENCE, Upstream, frame};
+use crate::support::{Gateway, PATIENCE, Upstream, frame, read_frame};
 
 /// What a case must end in.
 #[derive(Clone, Copy, Debug)]
@@ -407,16 +407,10 @@ fn check(cases: &[(&str, Vec<Vec<u8>>, Expected)]) {
 
 /// The next frame; `None` if the connection has ended. Fails the test if there is neither in time.
 fn next(stream: &mut std::net::TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
-    let mut read = |buffer: &mut [u8]| match stream.read_exact(buffer) {
+    match read_frame(stream) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("no frame, and no end"),
         read => read.ok(),
-    };
-    let mut head = [0; 9];
-    read(&mut head)?;
-    let [a, b, c, kind, flags, rest @ ..] = head;
-    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    read(&mut payload)?;
-    Some((kind, flags, u32::from_be_bytes(rest), payload))
+    }
 }
 
 /// A gateway that answers a GET with four bytes, and forwards a POST.

@@ -332,31 +332,12 @@ fn admit_at_most_the_bound(
                         }
                     }
                 }
-                Step::Pass(millis) => fleet.pass(millis).await,
-                Step::Hang(millis) => {
-                    hung += 1;
-                    fleet.pass_store_time(millis);
-                }
-                Step::Calendar(gateway, seconds) => fleet.gateways[gateway].skew = seconds,
-                Step::Kill(gateway) => {
-                    killed += 1;
-                    fleet.kill(gateway);
-                }
-                Step::LoseData => {
-                    disturbed += 1;
-                    fleet.model.lose_data();
-                }
-                Step::Outage(millis) => {
-                    disturbed += 1;
-                    fleet.model.fails.store(true, Relaxed);
-                    fleet.pass(millis).await;
-                    for gateway in 0..3 {
-                        let _ = fleet.request(gateway).await;
-                    }
-                    fleet.model.fails.store(false, Relaxed);
-                    fleet.pass(300).await;
-                }
+                Step::Hang(_) => hung += 1,
+                Step::Kill(_) => killed += 1,
+                Step::LoseData | Step::Outage(_) => disturbed += 1,
+                Step::Pass(_) | Step::Calendar(..) => {}
             }
+            fleet.undergo(step).await;
         }
         let shape = Shape::Window { limit: count, end: 0, next: 1, span: 1, debts: false };
         let lease = max_lease(&shape, 1);
@@ -477,6 +458,27 @@ impl Fleet {
 
     async fn request(&mut self, gateway: usize) -> bool {
         self.begin(gateway).await.is_some()
+    }
+
+    /// Lets happen what a step says, but for requests.
+    async fn undergo(&mut self, step: Step) {
+        match step {
+            Step::Requests(..) => {}
+            Step::Pass(millis) => self.pass(millis).await,
+            Step::Hang(millis) => self.pass_store_time(millis),
+            Step::Calendar(gateway, seconds) => self.gateways[gateway].skew = seconds,
+            Step::Kill(gateway) => self.kill(gateway),
+            Step::LoseData => self.model.lose_data(),
+            Step::Outage(millis) => {
+                self.model.fails.store(true, Relaxed);
+                self.pass(millis).await;
+                for gateway in 0..self.gateways.len() {
+                    let _ = self.request(gateway).await;
+                }
+                self.model.fails.store(false, Relaxed);
+                self.pass(300).await;
+            }
+        }
     }
 
     /// Begins a request; it is in flight until the state is dropped.

@@ -71,6 +71,13 @@ impl Drop for BodyWaker {
 pub(in crate::server) trait Socket: AsyncRead + AsyncWrite + Unpin {
     /// Returns the TCP socket.
     fn socket(&self) -> &TcpStream;
+
+    /// Makes the connection end in a reset, dropping unsent data.
+    fn reset_on_close(&self) {
+        if let Err(error) = self.socket().set_zero_linger() {
+            tracing::debug!(%error, "Could not set a connection to be reset on close.");
+        }
+    }
 }
 
 impl<S: Socket> ConnectionIo<S> {
@@ -267,9 +274,7 @@ impl<S: Socket> ConnectionIo<S> {
 
     /// Makes the connection end in a reset, dropping unsent data.
     pub(super) fn abort(&self) {
-        if let Err(error) = self.stream.socket().set_zero_linger() {
-            tracing::debug!(%error, "Could not set a connection to be reset on close.");
-        }
+        self.stream.reset_on_close();
     }
 
     /// Reads and discards input until the client has closed, or has sent `left` bytes: if the connection closed

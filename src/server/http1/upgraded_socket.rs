@@ -59,10 +59,8 @@ impl<S: Socket> AsyncWrite for UpgradedSocket<S> {
 
 impl<S: Socket> Drop for UpgradedSocket<S> {
     fn drop(&mut self) {
-        if self.is_blocked
-            && let Err(error) = self.stream.socket().set_zero_linger()
-        {
-            tracing::debug!(%error, "Could not set a connection to be reset on close.");
+        if self.is_blocked {
+            self.stream.reset_on_close();
         }
     }
 }

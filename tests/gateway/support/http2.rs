@@ -2,9 +2,8 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
-use std::io::Read;
 
-use super::{Client, Gateway, PATIENCE};
+use super::{Client, Gateway, PATIENCE, frame, read_frame};
 
 /// One connection with prior knowledge.
 pub(crate) struct Http2 {
@@ -160,12 +159,7 @@ impl Http2 {
 
     /// The next frame, with what it says of windows taken note of; `None` if the connection is over.
     fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
-        let mut head = [0; 9];
-        self.client.stream.read_exact(&mut head).ok()?;
-        let [a, b, c, kind, flags, rest @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.client.stream.read_exact(&mut payload).ok()?;
-        let on = u32::from_be_bytes(rest);
+        let (kind, flags, on, payload) = read_frame(&mut self.client.stream).ok()?;
         match kind {
             SETTINGS if flags & ACK == 0 => {
                 for setting in payload.chunks_exact(6) {
@@ -190,14 +184,6 @@ impl Http2 {
 
 fn number(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// A length with a prefix of seven bits (RFC 7541 §5.1).

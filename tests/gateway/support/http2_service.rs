@@ -189,12 +189,19 @@ pub(crate) fn request_arrived(stream: &mut std::net::TcpStream) -> bool {
 
 /// Reads the next frame, and returns its type and stream.
 pub(crate) fn next_frame(stream: &mut std::net::TcpStream) -> Option<(u8, u32)> {
+    read_frame(stream).ok().map(|(kind, _, stream_id, _)| (kind, stream_id))
+}
+
+/// Reads the next frame, and returns its type, flags, stream and payload.
+pub(crate) fn read_frame(
+    stream: &mut std::net::TcpStream,
+) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
-    stream.read_exact(&mut head).ok()?;
-    let [a, b, c, kind, _, stream_id @ ..] = head;
+    stream.read_exact(&mut head)?;
+    let [a, b, c, kind, flags, stream_id @ ..] = head;
     let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    stream.read_exact(&mut payload).ok()?;
-    Some((kind, u32::from_be_bytes(stream_id)))
+    stream.read_exact(&mut payload)?;
+    Ok((kind, flags, u32::from_be_bytes(stream_id), payload))
 }
 
 /// Reads and discards what comes, until the client closes.

@@ -77,31 +77,12 @@ fn admit_at_most_what_is_renewed(
                         }
                     }
                 }
-                Step::Pass(millis) => fleet.pass(millis).await,
-                Step::Hang(millis) => {
-                    lost += 3;
-                    fleet.pass_store_time(millis);
-                }
-                Step::Calendar(gateway, seconds) => fleet.gateways[gateway].skew = seconds,
-                Step::Kill(gateway) => {
-                    lost += 1;
-                    fleet.kill(gateway);
-                }
-                Step::LoseData => {
-                    disturbed += 1;
-                    fleet.model.lose_data();
-                }
-                Step::Outage(millis) => {
-                    disturbed += 1;
-                    fleet.model.fails.store(true, Relaxed);
-                    fleet.pass(millis).await;
-                    for gateway in 0..3 {
-                        let _ = fleet.request(gateway).await;
-                    }
-                    fleet.model.fails.store(false, Relaxed);
-                    fleet.pass(300).await;
-                }
+                Step::Hang(_) => lost += 3,
+                Step::Kill(_) => lost += 1,
+                Step::LoseData | Step::Outage(_) => disturbed += 1,
+                Step::Pass(_) | Step::Calendar(..) => {}
             }
+            fleet.undergo(step).await;
         }
         // A gateway that is killed after the store has lost its data is known to none.
         let forgotten = if disturbed > 0 { lost * burst } else { 0 };
