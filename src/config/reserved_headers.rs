@@ -48,6 +48,10 @@ impl NameFilter {
     }
 }
 
+/// The field of the gateway's identity token.
+pub const IDENTITY_TOKEN: HeaderName = HeaderName::from_static(IDENTITY_TOKEN_NAME);
+const IDENTITY_TOKEN_NAME: &str = "x-auth-identity";
+
 /// Removed from requests of all peers, besides those of [`is_in_reserved_family`].
 const ALWAYS_RESERVED: [&str; 8] = [
     "forwarded",
@@ -56,7 +60,7 @@ const ALWAYS_RESERVED: [&str; 8] = [
     "x-original-url",
     "x-original-uri",
     "x-rewrite-url",
-    "x-auth-identity",
+    IDENTITY_TOKEN_NAME,
     // Becomes `HTTP_PROXY`, which programs under CGI take for their own proxy (httpoxy, CVE-2016-5385).
     "proxy",
 ];

@@ -46,7 +46,6 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
 pub use self::grant::{Grant, GrantError};
 pub use self::token_response::Tokens;
@@ -69,6 +68,7 @@ use grant::TokenRequest;
 use http_client::IssuerClient;
 use jwks_cache::ProviderCache;
 
+use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
@@ -80,7 +80,7 @@ use serde_json::{Map, Value};
 /// Calls run on the control runtime, to their end even if the caller goes away.
 pub struct Issuer {
     inner: Arc<Inner>,
-    refresh_task: AbortHandle,
+    _refresh_task: AbortOnDrop,
     control: Handle,
 }
 
@@ -108,6 +108,7 @@ impl Issuer {
             control.clone(),
         ));
         let refresh_task = control.spawn(Arc::clone(&provider_cache).run()).abort_handle();
+        let refresh_task = AbortOnDrop(refresh_task);
         let inner = Arc::new(Inner {
             settings,
             clock,
@@ -116,7 +117,7 @@ impl Issuer {
             introspector: Introspector::default(),
             circuits: CircuitBreakers::new(),
         });
-        Ok(Self { inner, refresh_task, control })
+        Ok(Self { inner, _refresh_task: refresh_task, control })
     }
 
     /// Returns its name in the configuration.
@@ -293,12 +294,6 @@ impl Issuer {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.control.spawn(call(Arc::clone(&self.inner))).await.ok()
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        self.refresh_task.abort();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::config::file::File;
 use crate::config::file::routes::{self as file, AuthNone, ClaimValue};
 use crate::config::file::server::{ClientAuth, Listener};
 use crate::config::file::value::{KeywordOr, Value};
+use crate::config::reserved_headers::IDENTITY_TOKEN;
 use crate::session::{Flow, Identity};
 use crate::token::authentication_level::AuthenticationLevel;
 
@@ -389,7 +390,7 @@ impl Check<'_> {
             self.fault(Code::C109, name.at, message, "write another field, such as X-Auth-Subject");
             return None;
         }
-        if header == "x-auth-identity" {
+        if header == IDENTITY_TOKEN {
             let message = "this field carries the gateway's identity token";
             let help = "write another field; identity_token: true fills this one";
             self.fault(Code::C106, name.at, message, help);

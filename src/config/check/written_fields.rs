@@ -13,7 +13,7 @@ use crate::config::de::field::{Map, Spanned};
 use crate::config::fault::Code;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, routes as file};
-use crate::config::reserved_headers::{ReservedHeaders, are_alike, is_hop_by_hop};
+use crate::config::reserved_headers::{IDENTITY_TOKEN, ReservedHeaders, are_alike, is_hop_by_hop};
 use crate::config::route::{HeaderEdits, Route};
 use crate::config::server::Server;
 use crate::session::Settings;
@@ -182,7 +182,6 @@ fn auths(keys: &file::Route) -> impl Iterator<Item = &file::Auth> {
     outer.into_iter().chain(inner)
 }
 
-const IDENTITY_TOKEN: HeaderName = HeaderName::from_static("x-auth-identity");
 /// `X-Forwarded-User` and its kin are not among them: other products name identity headers so.
 const WAY: [HeaderName; 3] = [
     HeaderName::from_static("x-forwarded-for"),

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use crate::base::digest::sha256;
 use aws_lc_rs::{constant_time, hmac};
 use serde_json::Value;
-use tokio::task::AbortHandle;
 use url::Url;
 
 use super::replay_cache::{ReplayCache, ReplayError, name_of};
+use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::strict_json;
@@ -40,13 +40,7 @@ pub struct Dpop {
 struct Shared {
     redis: Arc<Redis>,
     /// Writes proofs again that Redis has lost.
-    republish: AbortHandle,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.republish.abort();
-    }
+    _republish: AbortOnDrop,
 }
 
 /// Returns the names of the algorithms that may sign proofs: all but the symmetric ones, whose key would be sent along.
@@ -97,7 +91,8 @@ impl Dpop {
                 let _ = republish_used(&used_proofs, &writer, &clock).await;
             }
         });
-        Self { shared: Some(Shared { redis, republish: task.abort_handle() }), ..self }
+        let republish = AbortOnDrop(task.abort_handle());
+        Self { shared: Some(Shared { redis, _republish: republish }), ..self }
     }
 
     /// Verifies the value of the one `DPoP` field of a request, and returns the proof with its key.

@@ -24,12 +24,13 @@ pub(crate) use self::signing_keys::SigningKeySet;
 use super::identity_headers::{DERIVED_CLAIMS, Statement};
 use crate::base::clock::Timestamp;
 use crate::config::auth::IdentityHeader;
+use crate::config::reserved_headers;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningFailed;
 use crate::token::Principal;
 
 /// The header field of the token.
-pub(crate) static IDENTITY_TOKEN: HeaderName = HeaderName::from_static("x-auth-identity");
+pub(crate) static IDENTITY_TOKEN: HeaderName = reserved_headers::IDENTITY_TOKEN;
 /// The path of the published JWK set.
 pub(crate) const JWKS_PATH: &str = "/.well-known/jwks.json";
 /// The route name of requests for the JWK set in metrics and log.
