@@ -1,7 +1,7 @@
 //! An HTTP/2 client (RFC 9113): many requests at a time per connection.
 //!
 //! hyper speaks the protocol. Around it: connections shared by the requests of a worker (`pool`, `connection`), the
-//! stream of each request (`stream`), and the question whether a request that failed was processed (`failure`).
+//! stream of each request (`stream`), and the question whether a request that failed was processed (`stream_error`).
 
 mod connection;
 mod frame_monitor;

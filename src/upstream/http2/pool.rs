@@ -26,7 +26,7 @@ pub(in crate::upstream) struct ConnectionPool(Rc<RefCell<Vec<Option<Rc<EndpointP
 /// The settings of connections to one endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::upstream) struct PoolSettings<'a> {
-    /// Timeout of a connection attempt, and of the wait for a place.
+    /// Timeout of a connection attempt.
     pub(in crate::upstream) connect_timeout: Duration,
     /// How long a connection without streams is kept.
     pub(in crate::upstream) keep_alive: Duration,
@@ -63,6 +63,8 @@ pub(super) struct EndpointPool {
     generation: u64,
     connections: RefCell<Vec<Rc<Connection>>>,
     opening: Cell<usize>,
+    /// Connections opened so far.
+    opened: Cell<u64>,
     /// Requests that wait for a place.
     waiting: Cell<usize>,
     /// Those among them that wait for a connection of their own.
@@ -91,7 +93,8 @@ impl ConnectionPool {
     ///
     /// # Errors
     ///
-    /// The error of a failed connection attempt; [`UpstreamError::Overflow`] if no place became free in time.
+    /// The error of a failed connection attempt, unless others succeed at the same time; [`UpstreamError::Overflow`] if no
+    /// place became free in [`MAX_CONNECTS_WAITED`] times the timeout of an attempt.
     pub(in crate::upstream) async fn acquire(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -162,6 +165,7 @@ impl EndpointPool {
             generation,
             connections: RefCell::default(),
             opening: Cell::new(0),
+            opened: Cell::new(0),
             waiting: Cell::new(0),
             waiting_alone: Cell::new(0),
             streams_per_connection: Cell::new(TYPICAL_STREAMS),
@@ -226,9 +230,9 @@ impl EndpointPool {
         sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
-        let deadline = Instant::now() + settings.connect_timeout;
+        let deadline = Instant::now() + settings.connect_timeout * MAX_CONNECTS_WAITED;
         let failures = self.failed.get().0;
-        let waiting = Waiting::begin(&self, sharing);
+        let _waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
         loop {
             // A request that has waited long enough for a connection of its own shares one.
@@ -257,16 +261,14 @@ impl EndpointPool {
                 opened += 1;
                 self.open(endpoint, settings, now);
             }
-            let opening = self.opening.get() > 0;
+            // Connections are being opened, and each attempt notifies within its own timeout.
             if timeout_at(deadline, self.changed.notified()).await.is_err() {
-                drop(waiting);
-                // A connection that is being opened has a timeout of its own, which may be later.
-                return Err(if opening { UpstreamError::Connect } else { UpstreamError::Overflow });
+                return Err(UpstreamError::Overflow);
             }
         }
     }
 
-    /// Fails the requests that wait.
+    /// Records a failed attempt, for the requests that wait.
     fn fail(&self, failure: UpstreamError) {
         self.failed.set((self.failed.get().0 + 1, failure));
     }
@@ -276,6 +278,7 @@ impl EndpointPool {
         self.opening.set(self.opening.get() + 1);
         let (pool, endpoint) = (Rc::clone(self), Arc::clone(endpoint));
         let (limit, metrics) = (settings.connect_timeout, Arc::clone(settings.metrics));
+        let opened_before = self.opened.get();
         spawn_local(async move {
             let opened = timeout(limit, open(&endpoint, limit, Arc::clone(&metrics))).await;
             pool.opening.set(pool.opening.get() - 1);
@@ -285,6 +288,7 @@ impl EndpointPool {
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
                     pool.connections.borrow_mut().push(connection);
+                    pool.opened.set(pool.opened.get() + 1);
                 }
                 Ok(Opened::Http1(stream)) => {
                     pool.http1_until.set(now + HTTP1_RETENTION);
@@ -299,6 +303,8 @@ impl EndpointPool {
                     endpoint.health.failed("closed before the settings of HTTP/2");
                     pool.fail(UpstreamError::Connect);
                 }
+                // The endpoint accepts connections: the requests that wait open others.
+                Err(_) if pool.opened.get() != opened_before => {}
                 Err(failure) => pool.fail(failure),
             }
             pool.changed.notify_waiters();
@@ -359,6 +365,9 @@ impl Drop for Waiting<'_> {
 const TYPICAL_STREAMS: usize = 100;
 /// Connections to one endpoint that are opened at a time.
 const MAX_OPENING: usize = 8;
+/// The longest wait for a place, in timeouts of a connection attempt: thousands of requests may come at once, and
+/// connections are opened a few at a time.
+const MAX_CONNECTS_WAITED: u32 = 10;
 /// Connections that are opened for one request, if it gets a place on none.
 const MAX_OPENED_IN_VAIN: usize = MAX_CLOSED_EARLY + 1;
 /// Connections that are opened for a request which wants one of its own: others may take them before.

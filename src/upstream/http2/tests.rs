@@ -1,8 +1,9 @@
-//! Requests on connections that end at the worst moment.
+//! Requests on connections that end at the worst moment, and requests that wait for connections.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use futures_util::future::join_all;
 use http::Request;
 use socket2::SockRef;
 use tokio::task::LocalSet;
@@ -17,10 +18,7 @@ use crate::observe::metrics::Metrics;
 async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let settings = Settings::new("test", Vec::new());
-    let authority = address.to_string().into();
-    let key = EndpointKey::new(&settings, Scheme::Http, authority, Dial::Socket(address));
-    let endpoint = Arc::new(Endpoint::new(key, None));
+    let endpoint = endpoint(address);
     let metrics = Metrics::default().upstream("test");
     let limit = Duration::from_secs(10);
     let settings = PoolSettings { connect_timeout: limit, keep_alive: limit, metrics: &metrics };
@@ -61,3 +59,73 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
     assert_eq!((error.failure, error.sent, error.stale), (UpstreamError::Refused, false, true));
     assert!(error.anew.is_some());
 }
+
+/// The service sends its settings late, and takes one stream on each connection: the last of the requests wait for
+/// three rounds of eight connections, longer than `connect_timeout`.
+#[tokio::test]
+async fn requests_wait_while_connections_are_opened_one_after_another() {
+    const LATE: Duration = Duration::from_millis(800);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let places = acquire(listener, Duration::from_secs(2), 24, |_, mut stream| {
+        std::thread::sleep(LATE);
+        stream.write_all(ONE_STREAM).expect("settings");
+    });
+    for place in places.await {
+        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+    }
+}
+
+/// Each second connection fails, after the one before it has been opened.
+#[tokio::test]
+async fn a_failed_connection_fails_no_request_while_others_are_opened() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let places = acquire(listener, Duration::from_secs(10), 8, |index, mut stream| {
+        if index % 2 == 0 {
+            stream.write_all(ONE_STREAM).expect("settings");
+        } else {
+            std::thread::sleep(Duration::from_millis(300));
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("no settings");
+        }
+    });
+    for place in places.await {
+        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+    }
+}
+
+/// Acquires `count` places at the same time. `accept` serves each connection, with its index, in a thread of its own.
+async fn acquire(
+    listener: TcpListener,
+    limit: Duration,
+    count: usize,
+    accept: impl Fn(usize, &TcpStream) + Send + Sync + 'static,
+) -> Vec<Result<Acquired, UpstreamError>> {
+    let address = listener.local_addr().expect("an address");
+    let endpoint = endpoint(address);
+    let metrics = Metrics::default().upstream("test");
+    let settings = PoolSettings { connect_timeout: limit, keep_alive: limit, metrics: &metrics };
+    let accept = Arc::new(accept);
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        for index in 0.. {
+            let Ok((stream, _)) = listener.accept() else { break };
+            let stream = Arc::new(stream);
+            kept.push(Arc::clone(&stream));
+            let accept = Arc::clone(&accept);
+            std::thread::spawn(move || accept(index, &stream));
+        }
+    });
+    let pool = ConnectionPool::default();
+    let each =
+        (0..count).map(|_| pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO));
+    LocalSet::new().run_until(join_all(each)).await
+}
+
+fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
+    let settings = Settings::new("test", Vec::new());
+    let authority = address.to_string().into();
+    let key = EndpointKey::new(&settings, Scheme::Http, authority, Dial::Socket(address));
+    Arc::new(Endpoint::new(key, None))
+}
+
+/// A frame of settings: one stream at a time (RFC 9113 §6.5).
+const ONE_STREAM: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
