@@ -11,6 +11,7 @@ pub mod http2_frames;
 pub mod idle_timeout;
 pub mod in_flight;
 pub mod inspected_stream;
+pub mod interim_sink;
 pub mod lock;
 pub mod log_limiter;
 pub mod media_type;

@@ -39,6 +39,7 @@ use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
+use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
 use crate::base::watched_body::Watched;
 use crate::limit::{LimitState, Now};
@@ -60,6 +61,8 @@ pub struct Exchange {
     pub received_at: Timestamp,
     /// The peer of the connection.
     pub peer: Rc<Peer>,
+    /// The way of interim responses to the client, if there is one.
+    pub(super) interim: Option<Rc<dyn InterimSink>>,
     /// The forwarding fields of the peer, if it is a trusted proxy.
     pub(super) client_info: Option<Box<ClientInfo>>,
     /// The time after the last wait: read from the clock only after one.
@@ -157,6 +160,7 @@ impl Exchange {
             client,
             received_at,
             peer,
+            interim: None,
             client_info,
             moment,
             secure,

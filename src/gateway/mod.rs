@@ -49,7 +49,7 @@ use self::policy::token_source::TokenPlaces;
 use self::proxy::stream_guard::StreamRegistry;
 use self::request::path_readings::PathReadings;
 use self::request::request_body::BodyLimits;
-pub use self::request::request_body::{FramingError, UnknownProtocol};
+pub use self::request::request_body::{FramingError, OpensTunnel, UnknownProtocol};
 use self::response::compression::ResponseCompression;
 use self::response::problem::{self, AuthChallenges, ResponseFormat};
 pub use self::response::rejection::{Challenge, Rejection};
@@ -59,18 +59,18 @@ use self::routing::match_route::Found;
 use self::routing::route::Router;
 pub use self::service::ClientAddress;
 use crate::base::body::Body;
+use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{Coding, Cors};
 use crate::config::server::Server;
-use crate::http1::InterimResponses;
 use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
 use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
-use crate::upstream::{self, ExtraHeaders, IdlePool, Upstream};
+use crate::upstream::{self, ExtraHeaders, IdlePool, InvalidResponse, Upstream, UpstreamError};
 
 /// Everything needed to serve requests, compiled from one configuration. Immutable; replaced as a whole.
 #[derive(Debug)]
@@ -430,9 +430,6 @@ pub struct Peer {
     /// Whether the address is that of a load balancer which named no client: the fields in which it would forward
     /// one's address are not trusted.
     pub names_no_client: bool,
-    /// The interim responses to the request under way on an HTTP/1.1 connection. A connection of HTTP/2 has none: its
-    /// library cannot send them.
-    pub interim: InterimResponses,
     /// The task that serves the connection after an upgrade.
     upgraded: RefCell<Option<JoinHandle<()>>>,
 }
@@ -452,7 +449,6 @@ impl Peer {
             certificate: None,
             redirect_https: None,
             names_no_client: false,
-            interim: InterimResponses::default(),
             upgraded,
         }
     }
@@ -484,8 +480,13 @@ impl Gateway {
     }
 
     /// Handles one request. There is always a response; metrics and access log count it when its content ends or is
-    /// dropped.
-    pub async fn serve(&self, peer: Rc<Peer>, request: Request<Body>) -> Response<Body> {
+    /// dropped. Interim responses before it go to `interim`.
+    pub async fn serve(
+        &self,
+        peer: Rc<Peer>,
+        interim: Option<Rc<dyn InterimSink>>,
+        request: Request<Body>,
+    ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, mut body) = request.into_parts();
         let mut resumed = Vec::new();
@@ -502,7 +503,9 @@ impl Gateway {
         }
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         exchange.cookies.extend(resumed);
-        let outcome =
+        exchange.interim = interim;
+        let opens_tunnel = head.extensions.get::<OpensTunnel>().is_some();
+        let mut outcome =
             match InFlightPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
                 Some(permit) => {
                     exchange.in_flight = Some(permit);
@@ -512,6 +515,9 @@ impl Gateway {
             };
         if matches!(outcome, Err(Rejection::AmbiguousPath)) {
             snapshot.warn_of_ambiguous_path(&exchange, &raw_target::escaped(head.uri.path()));
+        }
+        if opens_tunnel && outcome.as_ref().is_ok_and(|response| response.status().is_success()) {
+            outcome = Err(Rejection::Upstream(UpstreamError::Invalid(InvalidResponse::NoUpgrade)));
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.set_deferred_cookies().await;

@@ -81,6 +81,6 @@ impl Service<Request<Body>> for Gateway {
         let address = request.extensions_mut().remove::<ClientAddress>();
         let ip = address.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
         let gateway = self.clone();
-        Box::pin(async move { Ok(gateway.serve(Rc::new(Peer::new(ip)), request).await) })
+        Box::pin(async move { Ok(gateway.serve(Rc::new(Peer::new(ip)), None, request).await) })
     }
 }

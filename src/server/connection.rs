@@ -1,22 +1,14 @@
 //! One client connection: TLS handshake, HTTP/1.1 or HTTP/2, and its end.
 
 use core::cell::Cell;
-use core::convert::Infallible;
 use core::future::{Future, poll_fn};
 use core::net::{IpAddr, SocketAddr};
 use core::pin::{Pin, pin};
-use core::task::{Context, Poll, ready};
+use core::task::Poll;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
@@ -27,24 +19,18 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection_limit::ConnectionPermit;
 use super::connection_timeouts::{
-    ActiveRequest, ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
+    ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http1::Closing;
 use super::http2::flood_guard::{FloodGuard, ProtocolError};
 use super::http2::raw_targets::{MAX_ADDED_BYTES, RawTargets};
-use super::http2::request_target;
-use super::http2::stall_timeout::{StallTimeoutExecutor, StreamProgress};
-use super::http2::websocket::WebSocketStream;
+use super::http2::stream::StreamService;
 use super::lifecycle::phase::Phase;
 use super::listener::{CurrentListener, Listener};
-use super::{catch_panic, http1, proxy_protocol};
-use crate::base::body::{self, Body};
-use crate::base::grpc;
+use super::{http1, http2, proxy_protocol};
 use crate::base::inspected_stream::InspectedStream;
-use crate::base::raw_target::BadTarget;
-use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::config::server::Server;
-use crate::gateway::{Gateway, Peer, Rejection};
+use crate::gateway::{Gateway, Peer};
 use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
 use crate::token::PossessionProof;
 
@@ -151,76 +137,42 @@ impl Connection<'_> {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _open = OpenConnection::count(self.listener, Protocol::Http2);
-        let executor = StallTimeoutExecutor::new(self.server.body_timeout);
         let streams = self.server.http2_max_concurrent_streams;
         let windows = FlowControlWindows::of(streams);
-        let mut builder = http2::Builder::new(executor.clone());
+        let mut builder = h2::server::Builder::new();
         builder
-            .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
             // WebSockets (RFC 8441).
             .enable_connect_protocol()
             .max_header_list_size(self.max_header_list_size())
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            // No limit in hyper: `FloodGuard` limits them by rate.
+            // No limit in h2: `FloodGuard` limits them by rate.
             .max_local_error_reset_streams(None)
-            .max_send_buf_size(SEND_BUFFER)
-            .initial_stream_window_size(windows.stream)
+            .max_send_buffer_size(SEND_BUFFER)
+            .initial_window_size(windows.stream)
             .initial_connection_window_size(windows.connection);
         let (gateway, client) = (self.gateway.clone(), peer.ip);
-        let service = self.service(Rc::new(peer), executor);
         let inspector = FloodGuard::new(Instant::now(), move |error: ProtocolError| {
             gateway.record_protocol_error(client, error.stream, error.name());
         });
         let stream = RawTargets::new(InspectedStream { stream, inspector });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(connection);
-        // A connection error was counted when the client was notified.
-        self.drive(connection.as_mut(), |connection, _| connection.graceful_shutdown()).await;
+        let service = StreamService {
+            gateway: self.gateway.clone(),
+            peer: Rc::new(peer),
+            activity: Arc::clone(&self.activity),
+            stall_timeout: self.server.body_timeout,
+        };
+        let mut connection = pin!(http2::connection::Connection::new(&builder, stream, service));
+        self.drive(connection.as_mut(), |mut connection, _| connection.close()).await;
     }
 
     /// Returns the limit on a header list (RFC 9113 §6.5.2), which counts 32 bytes for each field besides its own: a
     /// browser may send each of its cookies in a field. The gateway applies `max_header_size` once they are joined. Up to
-    /// [`REFUSED_HEAD_BYTES`] more it answers 431 itself, and has browsers delete the cookies; hyper does not.
+    /// [`REFUSED_HEAD_BYTES`] more it answers 431 itself, and has browsers delete the cookies; h2 does not.
     fn max_header_list_size(&self) -> u32 {
         let crumbs = COOKIE_CRUMBS * FIELD_OVERHEAD;
         let size = self.server.max_header_size + crumbs + MAX_ADDED_BYTES + REFUSED_HEAD_BYTES;
         u32::try_from(size).unwrap_or(u32::MAX)
-    }
-
-    /// Creates the service that handles HTTP/2 requests concurrently.
-    fn service(
-        &self,
-        peer: Rc<Peer>,
-        executor: StallTimeoutExecutor,
-    ) -> impl hyper::service::Service<
-        Request<Incoming>,
-        Response = Response<Watched<ActiveResponse>>,
-        Error = Infallible,
-        Future = impl Future<Output = Result<Response<Watched<ActiveResponse>>, Infallible>> + 'static,
-    > + 'static {
-        let (gateway, activity) = (self.gateway.clone(), Arc::clone(&self.activity));
-        service_fn(move |request: Request<Incoming>| {
-            let (active, progress) = (activity.begin(), executor.begin());
-            let (gateway, peer, activity) =
-                (gateway.clone(), Rc::clone(&peer), Arc::clone(&activity));
-            // Boxed: hyper and the executor would move it five times, and it is several kilobytes large.
-            Box::pin(async move {
-                let mut request = request.map(|body| CountedUpload::body(body, &activity));
-                let target = request_target::restore(&mut request);
-                let websocket = WebSocketStream::of(&mut request);
-                let mut response = match target {
-                    Ok(()) => catch_panic::serve(&gateway, peer, request).await,
-                    Err(error) => gateway.reject_unparsable(peer, &rejection(error)),
-                };
-                if let Some(websocket) = websocket {
-                    response = websocket.respond(response, &activity);
-                }
-                progress.response_started(response.body(), grpc::is_grpc(response.headers()));
-                let watch = ActiveResponse { progress, _active: active };
-                Ok(response.map(|body| Watched::new(body, watch)))
-            })
-        })
     }
 
     /// Polls a connection to its end, and closes it on a timeout or when the gateway drains.
@@ -365,13 +317,6 @@ async fn until_draining(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
 }
 
-fn rejection(error: BadTarget) -> Rejection {
-    match error {
-        BadTarget::Malformed => Rejection::BadRequest,
-        BadTarget::TooLong => Rejection::TargetTooLong,
-    }
-}
-
 fn failure(error: &io::Error) -> HandshakeFailure {
     use rustls::{AlertDescription as Alert, Error};
     match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
@@ -385,48 +330,6 @@ fn failure(error: &io::Error) -> HandshakeFailure {
             Alert::BadCertificate | Alert::CertificateUnknown | Alert::UnknownCA,
         )) => HandshakeFailure::Refused,
         Some(_) => HandshakeFailure::Other,
-    }
-}
-
-/// The content of an HTTP/2 request, which keeps its connection active until it ends: the response may end earlier.
-struct CountedUpload {
-    body: Incoming,
-    _active: ActiveRequest,
-}
-
-impl CountedUpload {
-    fn body(body: Incoming, activity: &Arc<ConnectionActivity>) -> Body {
-        if http_body::Body::is_end_stream(&body) {
-            return Body::empty();
-        }
-        Body::streaming(Self { body, _active: activity.begin() })
-    }
-}
-
-impl http_body::Body for CountedUpload {
-    type Data = Bytes;
-    type Error = body::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
-        let body = &mut self.get_mut().body;
-        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            // hyper takes a reset without an error for an end; content without END_STREAM is not whole (RFC 9113 §8.1).
-            None if !body.is_end_stream() => {
-                Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())))
-            }
-            frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -444,19 +347,6 @@ impl FlowControlWindows {
         let streams = streams.max(1);
         let stream = (CONNECTION_WINDOW / streams).clamp(MIN_STREAM_WINDOW, MAX_STREAM_WINDOW);
         Self { stream, connection: stream.saturating_mul(streams).min(MAX_WINDOW) }
-    }
-}
-
-/// The observer of an HTTP/2 response's content, which keeps its connection active until it ends.
-struct ActiveResponse {
-    /// The progress of its stream.
-    progress: Rc<StreamProgress>,
-    _active: ActiveRequest,
-}
-
-impl Watch for ActiveResponse {
-    fn polled(&mut self, polled: &Polled, _: &Body) {
-        self.progress.frame_polled(polled.is_ready());
     }
 }
 

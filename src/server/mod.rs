@@ -11,6 +11,7 @@ mod catch_panic;
 mod connection;
 mod connection_limit;
 mod connection_timeouts;
+mod date;
 pub mod fd_limit;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;

@@ -80,6 +80,9 @@ pub enum InvalidResponse {
     /// The upstream switches to a protocol that the client did not ask for, or incorrectly.
     #[error("an upgrade that was not requested")]
     Upgrade,
+    /// A success without the upgrade that the client asked for, which would take it for one.
+    #[error("no upgrade, although the status is a success")]
+    NoUpgrade,
 }
 
 impl UpstreamError {

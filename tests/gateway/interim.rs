@@ -66,11 +66,40 @@ fn a_client_that_does_not_understand_interim_responses_gets_none() {
     let service = hinting(HINTS.repeat(3));
     let gateway = Gateway::start("", &open(&service));
     assert_eq!(gateway.ask("GET / HTTP/1.0\r\nHost: a\r\n\r\n").status, 200);
+}
 
-    // The library for HTTP/2 cannot send any.
-    let mut http2 = Http2::connect(&gateway);
-    http2.head(1, &GET, true);
-    assert_eq!(http2.outcome(1), Outcome::Answered(200));
+#[test]
+fn http_2_clients_get_interim_responses_on_their_streams() {
+    let service = hinting(format!("HTTP/1.1 102 Processing\r\n\r\n{}", HINTS.repeat(100)));
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = Http2::connect(&gateway);
+    for stream in [1, 3] {
+        client.head(stream, &GET, true);
+        assert_eq!(client.outcome(stream), Outcome::Answered(102));
+        let mut hints = 0;
+        while client.outcome(stream) == Outcome::Answered(103) {
+            hints += 1;
+        }
+        assert!((1..=15).contains(&hints), "{hints}");
+    }
+}
+
+#[test]
+fn http_2_clients_are_told_to_continue_when_the_content_is_wanted() {
+    let service = hinting(String::new());
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = Http2::connect(&gateway);
+    let expecting = |length: &'static str| {
+        let fields = [("expect", "100-Continue"), ("content-length", length)];
+        [&[(":method", "POST")], &GET[1..], &fields].concat()
+    };
+    client.head(1, &expecting("4"), false);
+    assert_eq!(client.outcome(1), Outcome::Answered(100));
+    client.data(1, "body", true);
+    assert_eq!(client.outcome(1), Outcome::Answered(200));
+
+    client.head(3, &expecting("99999999999"), false);
+    assert_eq!(client.outcome(3), Outcome::Answered(413));
 }
 
 #[test]

@@ -170,7 +170,8 @@ impl Forward {
             key,
         };
         let interim = RefCell::default();
-        let wanted = exchange.peer.interim.are_wanted().then_some(&interim);
+        let wanted = exchange.interim.as_ref().is_some_and(|sink| sink.is_open());
+        let wanted = wanted.then_some(&interim);
         let request = OutgoingRequest { head, fields, interim: wanted };
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
@@ -265,7 +266,9 @@ impl Forward {
     /// Passes an interim response on to the client, edited like the final one.
     fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
         self.edit_response(response.headers_mut(), permit, exchange);
-        exchange.peer.interim.push(response.status(), response.headers());
+        if let Some(sink) = &exchange.interim {
+            sink.send(response);
+        }
     }
 
     /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A

@@ -116,6 +116,10 @@ pub enum FramingError {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnknownProtocol;
 
+/// The mark of a request that any success turns into a tunnel (RFC 8441 §5); an extension of the request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpensTunnel;
+
 /// Refuses a request with a [`FramingError`]. The server that attached the error reads nothing more from the
 /// connection.
 ///

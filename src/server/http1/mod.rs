@@ -6,6 +6,7 @@
 mod connection_io;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzz;
+mod interim;
 mod request_head;
 mod response_head;
 mod upgraded_socket;
@@ -23,11 +24,12 @@ use tokio::sync::oneshot;
 
 pub(super) use self::connection_io::Socket;
 use self::connection_io::{ConnectionIo, Incoming, Writing};
+use self::interim::InterimResponses;
 use self::request_head::{Head, HeadLimits, ParseError};
 use self::response_head::ResponseFraming;
 use self::upgraded_socket::UpgradedSocket;
-use super::catch_panic;
 use super::connection_timeouts::ConnectionActivity;
+use super::{catch_panic, date};
 use crate::base::body::Body;
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Rejection};
@@ -41,6 +43,8 @@ pub(super) struct Connection<S> {
     activity: Arc<ConnectionActivity>,
     limits: HeadLimits,
     closing: Rc<Cell<Closing>>,
+    /// The interim responses to the request under way.
+    interim: Rc<InterimResponses>,
 }
 
 /// Whether the gateway closes the connection.
@@ -78,7 +82,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
     ) -> Self {
         let io = Rc::new(RefCell::new(ConnectionIo::new(stream)));
         let limits = HeadLimits { size: server.max_header_size, fields: server.max_headers };
-        Self { io, peer, gateway, activity, limits, closing }
+        Self { io, peer, gateway, activity, limits, closing, interim: Rc::default() }
     }
 
     /// Serves the requests of the connection until it ends.
@@ -137,7 +141,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             to_head: parts.method == Method::HEAD,
             trailers,
         };
-        self.peer.interim.start(!framing.http10);
+        self.interim.start(!framing.http10);
         let switch = upgrades.then(|| {
             let (switch, upgrade) = OnUpgrade::new();
             parts.extensions.insert(upgrade);
@@ -167,7 +171,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// Calls the gateway; `None` if the client disconnects before the response.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
-        let mut served = pin!(catch_panic::serve(&self.gateway, Rc::clone(&self.peer), request));
+        let (peer, interim) = (Rc::clone(&self.peer), Rc::clone(&self.interim));
+        let mut served = pin!(catch_panic::serve(&self.gateway, peer, Some(interim), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
             Poll::Pending => {
@@ -181,8 +186,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
     /// Sends interim responses as far as the client reads; the rest precedes the response.
     fn send_interim(&self, cx: &mut Context<'_>) {
         let mut io = self.io.borrow_mut();
-        if !self.peer.interim.is_empty() {
-            io.add_interim(&self.peer.interim.take());
+        if !self.interim.is_empty() {
+            io.add_interim(&self.interim.take());
         }
         // If it fails, writing the response fails as well.
         let _ = io.poll_interim(cx);
@@ -235,8 +240,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let (head, body) = response.into_parts();
         let framing = request.framing(&head, &body);
         let mut written = WRITE_BUFFER.take();
-        if !self.peer.interim.is_empty() {
-            self.io.borrow_mut().add_interim(&self.peer.interim.take());
+        if !self.interim.is_empty() {
+            self.io.borrow_mut().add_interim(&self.interim.take());
         }
         self.io.borrow_mut().take_interim(&mut written);
         let last = !self.io.borrow_mut().start_response(self.body_is_held())
@@ -245,7 +250,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             || self.closing.get() != Closing::No
             || response_head::ends_connection(&head.headers);
         let now = || self.gateway.shared().retained.clock.now();
-        response_head::with_date(self.activity.tick(), now, |date| {
+        date::with_date(self.activity.tick(), now, |date| {
             request.write(&mut written, &head, &body, framing, last, date);
         });
         let mut sending = if let Some(length) = framing {

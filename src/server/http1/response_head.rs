@@ -1,12 +1,9 @@
 //! Response heads (RFC 9112 §4, RFC 9110 §6.6.1).
 
-use core::cell::RefCell;
-
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, StatusCode, response};
+use http::{HeaderMap, HeaderValue, StatusCode, response};
 
 use crate::base::body::Body;
-use crate::base::clock::Timestamp;
 use crate::base::encoded_fields::write_field_line;
 use crate::http1::Length;
 
@@ -42,7 +39,7 @@ impl ResponseFraming {
         body: &Body,
         framing: Option<Length>,
         last: bool,
-        date: &[u8],
+        date: Option<&HeaderValue>,
     ) {
         out.extend_from_slice(if self.http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
         out.extend_from_slice(head.status.as_str().as_bytes());
@@ -58,8 +55,8 @@ impl ResponseFraming {
             }
             write_field_line(out, name, value);
         }
-        if !has_date {
-            out.extend_from_slice(date);
+        if let Some(date) = date.filter(|_| !has_date) {
+            write_field_line(out, &DATE, date);
         }
         match framing {
             Some(length) => length.write(out),
@@ -97,39 +94,6 @@ pub(super) fn ends_connection(headers: &HeaderMap) -> bool {
 
 fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// Calls `write` with the current `Date` line, cached for one tick of the worker.
-pub(super) fn with_date<T>(
-    tick: u32,
-    now: impl FnOnce() -> Timestamp,
-    write: impl FnOnce(&[u8]) -> T,
-) -> T {
-    DATE_LINE.with_borrow_mut(|(cached_at, line)| {
-        if *cached_at != tick {
-            *cached_at = tick;
-            line.clear();
-            date(now(), line);
-        }
-        write(line)
-    })
-}
-
-fn date(now: Timestamp, line: &mut Vec<u8>) {
-    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
-    // A time beyond the range of dates has no `Date` field.
-    let date =
-        i64::try_from(now.as_secs()).ok().and_then(|secs| jiff::Timestamp::from_second(secs).ok());
-    if let Some(date) = date.and_then(|date| printer.timestamp_to_rfc9110_string(&date).ok()) {
-        line.extend_from_slice(b"date: ");
-        line.extend_from_slice(date.as_bytes());
-        line.extend_from_slice(b"\r\n");
-    }
-}
-
-thread_local! {
-    /// The tick at which the line was formatted, and the line.
-    static DATE_LINE: RefCell<(u32, Vec<u8>)> = const { RefCell::new((0, Vec::new())) };
 }
 
 #[cfg(test)]
@@ -198,18 +162,15 @@ mod tests {
 
     #[test]
     fn a_response_has_one_date() {
-        let now = || Timestamp::from_secs(784_111_777);
+        let now = HeaderValue::from_static("now");
         let (head, ()) = Response::new(()).into_parts();
         let mut out = Vec::new();
-        with_date(7, now, |date| {
-            FORM.write(&mut out, &head, &Body::empty(), Some(Length::Exact(0)), false, date);
-        });
+        FORM.write(&mut out, &head, &Body::empty(), Some(Length::Exact(0)), false, Some(&now));
         let text = String::from_utf8(out).expect("text");
-        assert!(text.contains("\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), "{text}");
+        assert!(text.contains("\r\ndate: now\r\n"), "{text}");
 
         let own = Response::builder().header(DATE, "then");
         assert!(!written(FORM, own, Body::empty(), false).contains("now"));
-        assert_eq!(with_date(7, || panic!("the beat has not changed"), <[u8]>::len), 37);
     }
 
     fn written(
@@ -219,10 +180,10 @@ mod tests {
         last: bool,
     ) -> String {
         let (head, body) = response.body(body).expect("valid").into_parts();
-        let (mut out, date) =
-            (Vec::new(), if head.headers.contains_key(DATE) { "date: now\r\n" } else { "" });
-        let framing = form.framing(&head, &body);
-        form.write(&mut out, &head, &body, framing, last, date.as_bytes());
+        let now = HeaderValue::from_static("now");
+        let date = head.headers.contains_key(DATE).then_some(&now);
+        let (mut out, framing) = (Vec::new(), form.framing(&head, &body));
+        form.write(&mut out, &head, &body, framing, last, date);
         String::from_utf8(out).expect("text")
     }
 

@@ -1,14 +1,14 @@
-//! HTTP/2 flood protection: scans the frames of a connection for what hyper does not limit.
+//! HTTP/2 flood protection: scans the frames of a connection for what h2 does not limit.
 //!
 //! Frames that cost work and carry nothing (RFC 9113 §10.5; CVE-2019-9512, -9515, -9518): a PING or SETTINGS costs
 //! its sender a few bytes and the gateway a response; PRIORITY, empty DATA and unknown types are read for nothing. A
 //! connection may send a burst of them and then so many a second, far more than clients that measure round trips do;
 //! beyond that it is closed.
 //!
-//! Client errors, which hyper answers with `RST_STREAM` (CVE-2025-8671), have a rate of their own, since a client
+//! Client errors, which h2 answers with `RST_STREAM` (CVE-2025-8671), have a rate of their own, since a client
 //! makes a mistake now and then in a long life. These and connection errors are counted.
 //!
-//! Requests, resets, CONTINUATION and header bytes are limited by hyper. `WINDOW_UPDATE` costs no response, and a
+//! Requests, resets, CONTINUATION and header bytes are limited by h2. `WINDOW_UPDATE` costs no response, and a
 //! fast download sends very many.
 
 use std::io;
@@ -27,7 +27,7 @@ use crate::base::inspected_stream::Inspector;
 pub(crate) struct FloodGuard<F> {
     frames: FrameScanner,
     resets: ResetCounter,
-    /// Called for each client error that hyper detects.
+    /// Called for each client error that h2 detects.
     fault: F,
 }
 

@@ -4,7 +4,7 @@
 //! another target than the client sent, and than a proxy in front may have decided about. This scanner follows the
 //! header blocks (RFC 7541) just far enough to know which bytes are the value of a `:path`. In a block that is read as
 //! a whole, `raw_targets` replaces such a value. In a longer one, a `#` is turned into `>`: the two
-//! differ in one bit both as literals and in the Huffman code, and no `Uri` contains `>`, so that hyper refuses the
+//! differ in one bit both as literals and in the Huffman code, and no `Uri` contains `>`, so that h2 refuses the
 //! request as malformed.
 //!
 //! Nothing is decoded or stored except such values, and lengths of strings, which determine the contents of the dynamic
@@ -59,7 +59,7 @@ enum State {
     Length(Text),
     /// A string literal (RFC 7541 §5.2) with `left` bytes to come.
     Text { text: Text, huffman: bool, left: usize },
-    /// The block is malformed: hyper closes the connection.
+    /// The block is malformed: h2 closes the connection.
     Malformed,
 }
 
@@ -118,7 +118,7 @@ impl HeaderBlocks {
     ///
     /// # Errors
     ///
-    /// [`UnusualPathInPieces`]: the caller must not let hyper see the block.
+    /// [`UnusualPathInPieces`]: the caller must not let h2 see the block.
     pub(crate) fn scan(&mut self, mut bytes: &mut [u8]) -> Result<(), UnusualPathInPieces> {
         while let [first, ..] = *bytes {
             let taken = match self.state {
@@ -238,7 +238,7 @@ impl HeaderBlocks {
             bytes.len()
         };
         if is_target && self.whole && field.unusual {
-            // hyper refuses a string that cannot be decoded.
+            // h2 refuses a string that cannot be decoded.
             let decoded = if huffman { huffman::decode(bytes) } else { Some(bytes.to_vec()) };
             field.decoded = decoded.map(Bytes::from);
         }
@@ -400,9 +400,9 @@ impl Table {
     }
 }
 
-/// The maximum size of the dynamic table: hyper announces no other than the default (RFC 9113 §6.5.2).
+/// The maximum size of the dynamic table: h2 announces no other than the default (RFC 9113 §6.5.2).
 pub(crate) const MAX_TABLE_SIZE: usize = 4096;
-/// The maximum shift of an integer: more bits than any length that hyper accepts.
+/// The maximum shift of an integer: more bits than any length that h2 accepts.
 const MAX_SHIFT: u32 = 28;
 const PATH: &[u8; 5] = b":path";
 /// `:path` in the Huffman code, without its padding of three bits.

@@ -1,13 +1,22 @@
-//! HTTP/2 besides what hyper does: protection from frame floods and stalled streams, request targets that no `Uri`
-//! holds, and WebSockets.
+//! HTTP/2 server connections (RFC 9113). Start with [`connection::Connection`].
+//!
+//! `h2` speaks the protocol. Around it: a task for each stream (`stream`), content both ways (`request_content`,
+//! `response_content`), interim responses (`responder`), protection from frame floods and stalled streams, request
+//! targets that no `Uri` holds, and WebSockets.
 
+pub(super) mod connection;
 pub(crate) mod flood_guard;
 pub(crate) mod hpack;
 mod huffman;
 pub(super) mod raw_targets;
-pub(super) mod request_target;
-pub(crate) mod stall_timeout;
-pub(super) mod websocket;
+mod request_content;
+mod request_target;
+mod responder;
+mod response_content;
+mod stall_timeout;
+pub(super) mod stream;
+mod tunnel;
+mod websocket;
 
 /// Bytes of the client connection preface (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;

@@ -1,8 +1,8 @@
-//! Brings an HTTP/2 `:path` that a `Uri` does not hold past hyper, which would refuse its stream before the gateway sees
+//! Brings an HTTP/2 `:path` that a `Uri` does not hold past h2, which would refuse its stream before the gateway sees
 //! a request.
 //!
-//! This stream reads the header blocks of a connection before hyper does (RFC 9113 §4.3, §6.2). In one with an
-//! unusual path (`hpack`) it puts a placeholder of the same length in place of the path, so that hyper's dynamic table
+//! This stream reads the header blocks of a connection before h2 does (RFC 9113 §4.3, §6.2). In one with an
+//! unusual path (`hpack`) it puts a placeholder of the same length in place of the path, so that h2's dynamic table
 //! stays that of the client, and appends the path as a field. The name of the field is drawn at random when the process
 //! starts, and never leaves the process: a client cannot send the field. `request_target` puts the path back.
 //!
@@ -114,7 +114,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for RawTargets<S> {
     }
 }
 
-/// The position among the frames of a client, and the bytes that hyper has not read yet.
+/// The position among the frames of a client, and the bytes that h2 has not read yet.
 #[derive(Debug)]
 struct FrameRewriter {
     /// Bytes to pass as they are: the rest of the preface or of a frame.
@@ -126,9 +126,9 @@ struct FrameRewriter {
     block: HeldBlock,
     /// The beginning of a frame; all frames that follow, if `is_behind`.
     held: Vec<u8>,
-    /// Whether frames wait until hyper has read what is written.
+    /// Whether frames wait until h2 has read what is written.
     is_behind: bool,
-    /// Bytes for hyper that are not in its buffer.
+    /// Bytes for h2 that are not in its buffer.
     written: BytesMut,
 }
 
@@ -166,7 +166,7 @@ enum Next {
 }
 
 impl FrameRewriter {
-    /// Rewrites bytes that were read, and returns how many of them hyper reads in place; the rest is in `held` or
+    /// Rewrites bytes that were read, and returns how many of them h2 reads in place; the rest is in `held` or
     /// `written`.
     fn rewrite(&mut self, read: &mut [u8]) -> io::Result<usize> {
         self.is_behind = false;
@@ -225,10 +225,10 @@ impl FrameRewriter {
         let is_of_block = || self.block.frames.get(5..FRAME_HEADER_BYTES) == Some(&head[5..]);
         let continues = kind == CONTINUATION && length <= MAX_FRAME_BYTES && is_of_block();
         if !continues && !self.block.frames.is_empty() {
-            // hyper refuses a frame within a block.
+            // h2 refuses a frame within a block.
             return self.release().map(|frames| Next::Replace(0, frames));
         }
-        // hyper refuses a longer frame by its header.
+        // h2 refuses a longer frame by its header.
         if !matches!(kind, HEADERS | CONTINUATION) || length > MAX_FRAME_BYTES {
             self.skip = FRAME_HEADER_BYTES + length;
             return self.next(bytes);
@@ -322,7 +322,7 @@ fn with_field(block: &[u8], path: &UnusualPath) -> Vec<u8> {
     }
     out.push(NEVER_INDEXED);
     push_string(&mut out, FIELD.as_str().as_bytes());
-    // hyper closes a connection for a control character in a field. A space is one that no target has either.
+    // h2 closes a connection for a control character in a field. A space is one that no target has either.
     let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
     let value = path.value.iter().map(|byte| if is_control(*byte) { b' ' } else { *byte });
     push_string(&mut out, &value.collect::<Bytes>());
@@ -363,7 +363,7 @@ fn frames(head: &[u8; FRAME_HEADER_BYTES], block: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Checks that hyper reads the same bytes however reads split the frames of a client.
+/// Checks that h2 reads the same bytes however reads split the frames of a client.
 #[cfg(any(fuzzing, test))]
 pub fn in_pieces(bytes: &[u8], piece: usize) {
     let read = |piece: usize| {
@@ -385,7 +385,7 @@ pub fn in_pieces(bytes: &[u8], piece: usize) {
     assert_eq!(read(piece.max(1)), read(bytes.len().max(1)));
 }
 
-/// The largest frame that hyper accepts: it announces no other size than the default (RFC 9113 §6.5.2).
+/// The largest frame that h2 accepts: it announces no other size than the default (RFC 9113 §6.5.2).
 const MAX_FRAME_BYTES: usize = 16_384;
 const END_HEADERS: u8 = 4;
 /// Bytes of the priority fields of HEADERS.
@@ -394,7 +394,7 @@ const PRIORITY_BYTES: usize = 5;
 const NEVER_INDEXED: u8 = 0x10;
 /// Bytes of the frames of a header block that are held.
 const MAX_BLOCK_BYTES: usize = 64 * 1024;
-/// Bytes for hyper beyond which no further frame is written anew.
+/// Bytes for h2 beyond which no further frame is written anew.
 const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 /// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.
 pub(crate) const MAX_ADDED_BYTES: usize = MAX_TABLE_SIZE + 128;

@@ -1,11 +1,12 @@
 //! The `:path` of an HTTP/2 request, in the form in which the gateway holds every request target.
 //!
-//! `raw_targets` brings a path past hyper that a `Uri` does not hold. Of the others hyper has parsed some that contain
+//! `raw_targets` brings a path past h2 that a `Uri` does not hold. Of the others h2 has parsed some that contain
 //! characters which carry raw bytes inside the gateway (`base/raw_target.rs`): a client that sends one means the
 //! character, not the byte.
 
 use bytes::Bytes;
-use http::{Request, Uri};
+use http::Uri;
+use http::request::Parts;
 use memchr::memchr;
 
 use super::raw_targets::FIELD;
@@ -17,10 +18,10 @@ use crate::base::raw_target::{self, BadTarget};
 ///
 /// [`BadTarget::Malformed`] for a path with a fragment, and one that does not begin with a slash; see also
 /// [`raw_target::parse`]. The request must not be served then: its path is a placeholder.
-pub(in crate::server) fn restore<B>(request: &mut Request<B>) -> Result<(), BadTarget> {
-    let target = match request.headers_mut().remove(&*FIELD) {
+pub(super) fn restore(request: &mut Parts) -> Result<(), BadTarget> {
+    let target = match request.headers.remove(&*FIELD) {
         Some(path) => Bytes::copy_from_slice(path.as_bytes()),
-        None => match request.uri().path_and_query() {
+        None => match request.uri.path_and_query() {
             Some(target) if !target.as_str().is_ascii() => {
                 Bytes::copy_from_slice(target.as_str().as_bytes())
             }
@@ -31,8 +32,8 @@ pub(in crate::server) fn restore<B>(request: &mut Request<B>) -> Result<(), BadT
         return Err(BadTarget::Malformed);
     }
     let carried = raw_target::parse(target)?;
-    let mut parts = request.uri().clone().into_parts();
+    let mut parts = request.uri.clone().into_parts();
     parts.path_and_query = carried.into_parts().path_and_query;
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| BadTarget::Malformed)?;
+    request.uri = Uri::from_parts(parts).map_err(|_| BadTarget::Malformed)?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! records whether it waits for its client, and is reset if that takes too long. Other streams of the connection are
 //! not affected.
 
-use core::cell::{Cell, OnceCell, RefCell};
+use core::cell::{Cell, OnceCell};
 use core::future::{Future, poll_fn};
 use core::pin::pin;
 use core::task::Poll;
@@ -46,37 +46,12 @@ impl StreamProgress {
     }
 }
 
-/// Runs the streams of one connection on the worker's own thread, and resets those that stall.
-#[derive(Clone, Debug)]
-pub(crate) struct StallTimeoutExecutor {
-    /// The stream that has begun but is not spawned yet: hyper does one right after the other.
-    next: Rc<RefCell<Option<Rc<StreamProgress>>>>,
-    timeout: Duration,
-}
-
-impl StallTimeoutExecutor {
-    /// Creates an executor of streams that may stall for `timeout`.
-    pub(crate) fn new(timeout: Duration) -> Self {
-        Self { next: Rc::default(), timeout }
-    }
-
-    /// Begins a new stream, which waits for the gateway.
-    pub(crate) fn begin(&self) -> Rc<StreamProgress> {
-        let progress = Rc::<StreamProgress>::default();
-        *self.next.borrow_mut() = Some(Rc::clone(&progress));
-        progress
-    }
-}
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for StallTimeoutExecutor {
-    fn execute(&self, stream: F) {
-        let progress = self.next.borrow_mut().take().unwrap_or_default();
-        tokio::task::spawn_local(until_stalled(stream, progress, self.timeout));
-    }
-}
-
 /// Runs a stream to its end, or drops it, which resets it.
-async fn until_stalled<F: Future>(stream: F, progress: Rc<StreamProgress>, timeout: Duration) {
+pub(super) async fn until_stalled<F: Future>(
+    stream: F,
+    progress: Rc<StreamProgress>,
+    timeout: Duration,
+) {
     let mut stream = pin!(stream);
     let (mut stall, mut sent) = (IdleTimeout::new(Some(timeout)), 0);
     poll_fn(|cx| {

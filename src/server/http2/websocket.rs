@@ -3,123 +3,84 @@
 //! So authentication, limits, the rules about origins, and the upstream see the handshake that they know. The key,
 //! which HTTP/2 does without, is the gateway's own.
 
-use core::pin::Pin;
-use core::task::{Context, Poll};
-use std::io;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use h2::ext::Protocol;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade as OnHyperUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
 
+use super::responder::Responder;
+use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::base::random::random;
-use crate::gateway::UnknownProtocol;
+use crate::gateway::{OpensTunnel, UnknownProtocol};
 use crate::http1::{OnUpgrade, Upgraded};
-use crate::server::connection_timeouts::{ActiveRequest, ConnectionActivity};
+use crate::server::connection_timeouts::ConnectionActivity;
 
 /// A stream that becomes a WebSocket if the response permits it.
-pub(in crate::server) struct WebSocketStream {
-    stream: OnHyperUpgrade,
-    sender: oneshot::Sender<Upgraded>,
+pub(super) struct WebSocketStream {
+    receiver: RecvStream,
+    upgrade: oneshot::Sender<Upgraded>,
 }
 
 impl WebSocketStream {
     /// Turns an extended CONNECT for a WebSocket into the handshake of HTTP/1.1. One for another protocol is marked,
     /// and refused by the gateway.
-    pub(in crate::server) fn of<B>(request: &mut Request<B>) -> Option<Self> {
-        let protocol = request.extensions_mut().remove::<Protocol>()?;
+    ///
+    /// # Errors
+    ///
+    /// `stream` itself, if it is to be no WebSocket.
+    pub(super) fn of(request: &mut Parts, stream: RecvStream) -> Result<Self, RecvStream> {
+        let Some(protocol) = request.extensions.remove::<Protocol>() else { return Err(stream) };
         if !protocol.as_str().eq_ignore_ascii_case(WEBSOCKET) {
-            request.extensions_mut().insert(UnknownProtocol);
-            return None;
+            request.extensions.insert(UnknownProtocol);
+            return Err(stream);
         }
-        let stream = hyper::upgrade::on(&mut *request);
-        *request.method_mut() = Method::GET;
+        request.method = Method::GET;
         let key = STANDARD.encode(random::<16>());
-        let headers = request.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        request.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
         // Base64 is always a field value.
         if let Ok(key) = HeaderValue::try_from(key) {
-            headers.insert(SEC_WEBSOCKET_KEY, key);
+            request.headers.insert(SEC_WEBSOCKET_KEY, key);
         }
         let (sender, upgrade) = OnUpgrade::new();
-        request.extensions_mut().insert(upgrade);
-        Some(Self { stream, sender })
+        request.extensions.insert(upgrade);
+        request.extensions.insert(OpensTunnel);
+        Ok(Self { receiver: stream, upgrade: sender })
     }
 
-    /// Returns the response of HTTP/2 for that of HTTP/1.1: 200 opens the WebSocket (RFC 8441 §5).
-    pub(in crate::server) fn respond(
+    /// Opens the WebSocket if `response` does in HTTP/1.1: 200 opens it (RFC 8441 §5). Returns the response to send
+    /// otherwise.
+    pub(super) fn respond(
         self,
-        mut response: Response<Body>,
+        response: Response<Body>,
+        responder: &Responder,
         activity: &Arc<ConnectionActivity>,
-    ) -> Response<Body> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Self { stream, sender } = self;
-            let active = activity.begin();
-            spawn_local(async move {
-                // If the stream is reset before, the sender is dropped, which ends the tunnel.
-                if let Ok(stream) = stream.await {
-                    let stream = ActiveStream { stream: TokioIo::new(stream), _active: active };
-                    // If the receiver is gone the stream is closed.
-                    let _ = sender.send(Upgraded::new(BytesMut::new(), stream));
-                }
-            });
-            *response.status_mut() = StatusCode::OK;
-            for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
-                response.headers_mut().remove(name);
-            }
-            return response.map(|_| Body::empty());
+    ) -> Option<Response<Body>> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Some(response);
         }
-        if response.status().is_success() {
-            // To the client any success would open the WebSocket that the upstream has not opened.
-            let mut refusal = Response::new(Body::empty());
-            *refusal.status_mut() = StatusCode::BAD_GATEWAY;
-            return refusal;
+        let (mut head, _) = response.into_parts();
+        head.status = StatusCode::OK;
+        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
+            head.headers.remove(name);
         }
-        response
-    }
-}
-
-/// An upgraded stream, which keeps its connection active.
-struct ActiveStream<S> {
-    stream: S,
-    _active: ActiveRequest,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for ActiveStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for ActiveStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // If the client has gone, the end of the upgrade ends the tunnel.
+        if let Ok(sender) = responder.send_response(Response::from_parts(head, ()), false) {
+            let Self { receiver, upgrade } = self;
+            let (unread, active) = (Bytes::new(), activity.begin());
+            let tunnel = Tunnel { sender, receiver, unread, is_shut_down: false, _active: active };
+            // If the gateway does not take it, the stream is closed.
+            let _ = upgrade.send(Upgraded::new(BytesMut::new(), tunnel));
+        }
+        None
     }
 }
 

@@ -30,7 +30,8 @@ impl Http2 {
     pub(crate) fn connect(gateway: &Gateway) -> Self {
         let mut client = gateway.connect();
         client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        client.send(frame(SETTINGS, 0, 0, &[]));
+        // No dynamic table: SETTINGS_HEADER_TABLE_SIZE of 0.
+        client.send(frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0]));
         Self { client, window: 65_535, windows: HashMap::new(), initial: 65_535 }
     }
 
@@ -210,8 +211,8 @@ fn status(block: &[u8]) -> u16 {
         }
         _ => {
             // Huffman: 0, 1, 2 have five bits, the others six (RFC 7541, appendix B).
-            let bits =
-                block[2..].iter().take(3).fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+            let padded = block[2..].iter().copied().chain([0; 3]).take(3);
+            let bits = padded.fold(0_u32, |bits, byte| bits << 8 | u32::from(byte));
             let (mut at, mut status) = (24, 0);
             for _ in 0..3 {
                 let five = bits >> (at - 5) & 0x1f;
