@@ -1,10 +1,11 @@
 //! An idle timeout whose timer is set lazily, since most bodies never wait.
 
 use core::future::Future;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A timeout that elapses after a wait of `limit`; never without one.
@@ -32,6 +33,9 @@ impl IdleTimeout {
     }
 
     /// Polls the current wait. The first call after [`IdleTimeout::stopped`] begins a new one.
+    ///
+    /// The timer is polled whatever the task has used of its budget: a peer that always has more to read cannot hold
+    /// the timeout up.
     pub fn poll_elapsed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let until = *self.until.get_or_insert_with(|| Instant::now() + limit);
@@ -40,7 +44,7 @@ impl IdleTimeout {
             sleep.as_mut().reset(until);
         }
         loop {
-            ready!(sleep.as_mut().poll(cx));
+            ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
             if sleep.deadline() >= until {
                 return Poll::Ready(());
             }
@@ -58,6 +62,8 @@ impl IdleTimeout {
 mod tests {
     use core::future::poll_fn;
 
+    use tokio::task::coop;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -68,6 +74,22 @@ mod tests {
         poll_fn(|cx| alarm.poll_elapsed(cx)).await;
 
         assert_eq!(began.elapsed().as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_has_used_its_budget_finds_that_the_limit_has_passed() {
+        let mut alarm = IdleTimeout::new(None);
+        alarm.start(Duration::from_secs(5), Instant::now());
+        tokio::time::advance(Duration::from_secs(6)).await;
+
+        let polled = poll_fn(|cx| {
+            while coop::has_budget_remaining() {
+                let _ = pin!(coop::consume_budget()).poll(cx);
+            }
+            Poll::Ready(alarm.poll_elapsed(cx))
+        });
+
+        assert_eq!(polled.await, Poll::Ready(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,6 +77,9 @@ pub enum InvalidResponse {
     /// The chunks of the content are malformed.
     #[error("a chunk of the content is malformed")]
     Chunk,
+    /// There is more before the final response than a client may be sent.
+    #[error("too many interim responses")]
+    TooManyInterim,
     /// The upstream switches to a protocol that the client did not ask for, or incorrectly.
     #[error("an upgrade that was not requested")]
     Upgrade,

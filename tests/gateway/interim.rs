@@ -1,5 +1,6 @@
 //! Interim responses of a service reach clients that understand them (RFC 9110 §15.2, RFC 8297).
 
+use core::time::Duration;
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -113,6 +114,25 @@ fn a_switch_of_protocols_or_a_continue_of_the_service_is_not_passed_on() {
     );
     let gateway = Gateway::start("", &open(&service));
     assert_eq!(gateway.get("/", "").status, 502);
+}
+
+#[test]
+fn a_request_whose_service_sends_interim_responses_without_end_fails() {
+    let (over, ended) = channel::<()>();
+    let service = Upstream::by_hand(move |mut stream, connection, _| {
+        if Reading::new(&stream).request(connection).is_some() {
+            while stream.write_all(HINTS.repeat(100).as_bytes()).is_ok() {}
+            over.send(()).expect("the test waits");
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+
+    let last = core::iter::repeat_with(|| client.answer()).find(|answer| answer.status != 103);
+
+    assert_eq!(last.expect("a response").status, 502);
+    ended.recv_timeout(Duration::from_secs(20)).expect("the service's connection ends");
 }
 
 #[test]

@@ -158,9 +158,10 @@ impl Connection {
         let head_bytes = self.write.len();
         sending.resume(&mut self.write);
         self.silence.start(wait, since);
-        let mut progress = None;
+        let (mut progress, mut interim_bytes) = (None, 0);
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(received) = self.poll_response(cx, &mut sending, request) {
+            let polled = self.poll_response(cx, &mut sending, request, &mut interim_bytes);
+            if let Poll::Ready(received) = polled {
                 return Poll::Ready(received);
             }
             // Bytes that were written at once were written when the wait began.
@@ -192,12 +193,13 @@ impl Connection {
         }
     }
 
-    /// Continues sending, and reads until a final head is complete.
+    /// Continues sending, and reads until a final head is complete. `interim_bytes` counts those of interim responses.
     fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut BodyWriter,
         request: &OutgoingRequest<'_>,
+        interim_bytes: &mut usize,
     ) -> Poll<Result<head::Head, UpstreamError>> {
         // Even if sending fails, a response may arrive: an upstream that refuses
         // a body responds and closes.
@@ -206,9 +208,15 @@ impl Connection {
         }
         loop {
             if !self.read.is_empty() {
+                let unread = self.read.len();
                 match head::parse(&mut self.read, &mut self.names, &request.head.method) {
                     Ok(ParseOutcome::Head(head)) => return Poll::Ready(Ok(head)),
                     Ok(ParseOutcome::Interim(response)) => {
+                        *interim_bytes += unread - self.read.len();
+                        if *interim_bytes > MAX_INTERIM_BYTES {
+                            let invalid = InvalidResponse::TooManyInterim;
+                            return Poll::Ready(Err(UpstreamError::Invalid(invalid)));
+                        }
                         if let (Some(interim), Some(response)) = (request.interim, response)
                             && interim.borrow().len() < MAX_INTERIM_RESPONSES
                         {
@@ -293,5 +301,7 @@ impl Connection {
 
 /// Interim responses that wait to be passed on.
 const MAX_INTERIM_RESPONSES: usize = 16;
+/// The bytes of all interim responses to one request: as many as a final head may have.
+const MAX_INTERIM_BYTES: usize = 64 * 1024;
 /// The most content of one TLS record (RFC 8446 §5.1): a part of a record cannot be read.
 const MAX_TLS_RECORD_BYTES: usize = 16 * 1024;
