@@ -50,9 +50,10 @@ impl Upstream {
         let since = self.clock.instant(began);
         let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
         let (mut sending, mut opened) = (sending, None);
-        if self.settings.http2.is_possible(endpoint.scheme())
-            && !request.head.headers.contains_key(UPGRADE)
-        {
+        let may_be_http2 = self.settings.http2.is_possible(endpoint.scheme());
+        // Only HTTP/1.1 has upgrades, and the endpoint may speak HTTP/2 alone: their failures do not count against it.
+        let mut blameless = may_be_http2 && request.head.headers.contains_key(UPGRADE);
+        if may_be_http2 && !blameless {
             sending = match sending.into_untouched() {
                 Err(sending) => sending,
                 Ok(body) => {
@@ -103,25 +104,31 @@ impl Upstream {
         let kept = if may_use_idle { idle.take(&endpoint, began, read) } else { None };
         let is_reused = kept.is_some();
         let connection = match (kept, opened) {
-            (Some(connection), _) => connection,
+            (Some(connection), _) => {
+                blameless = false;
+                connection
+            }
             (None, Some(stream)) => self.http1_connection(stream, &endpoint),
-            (None, None) => match Box::pin(self.connection(&endpoint, load, tried)).await {
-                Ok((stream, at, permit)) => {
-                    (endpoint, load) = (at, permit);
-                    self.http1_connection(stream, &endpoint)
+            (None, None) => {
+                match Box::pin(self.connection(&endpoint, load, tried, blameless)).await {
+                    Ok((stream, at, permit)) => {
+                        (endpoint, load) = (at, permit);
+                        blameless &= !stream.selected_http1();
+                        self.http1_connection(stream, &endpoint)
+                    }
+                    Err(ConnectError { failure, cause }) => {
+                        let error = http1::SendError::not_sent(failure, sending);
+                        return Err(Failed::of(error, endpoint, Some(cause.into())));
+                    }
                 }
-                Err(ConnectError { failure, cause }) => {
-                    let error = http1::SendError::not_sent(failure, sending);
-                    return Err(Failed::of(error, endpoint, Some(cause.into())));
-                }
-            },
+            }
         };
         let host = self.host_for(request, &endpoint);
         let reply = connection.exchange(request, host, sending, wait, since).await;
         let reply = reply.map_err(|lost| {
             // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
             let stale = is_reused && lost.failure == UpstreamError::Reset;
-            failed(http1::SendError { stale, ..lost }, &endpoint)
+            Failed { blameless, ..failed(http1::SendError { stale, ..lost }, &endpoint) }
         })?;
         let now = self.clock.uptime();
         self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
@@ -204,11 +211,13 @@ impl Upstream {
     }
 
     /// Opens a connection in HTTP/1.1 to `endpoint`, or to another address of the same name if that is faster (RFC 8305).
+    /// With `blameless`, an endpoint that refuses HTTP/1.1 alone is none that refuses requests: only a check can tell.
     async fn connection(
         &self,
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
         tried: &mut AttemptedEndpoints,
+        blameless: bool,
     ) -> Result<(Stream, Arc<Endpoint>, EndpointPermit), ConnectError> {
         let limit = self.settings.connect_timeout;
         let all = self.with_other_addresses(endpoint, load, tried);
@@ -217,7 +226,11 @@ impl Upstream {
             async |endpoint| connect(&endpoint, limit, Offer::Http1).await,
             |slow, error| {
                 tried.exclude(slow);
-                self.refused(slow, error, self.clock.uptime());
+                if blameless && error.failure == UpstreamError::Tls {
+                    slow.suspect();
+                } else {
+                    self.refused(slow, error, self.clock.uptime());
+                }
             },
         )
         .await
@@ -371,11 +384,14 @@ pub(super) struct Failed {
     pub(super) counted: bool,
     /// Whether a connection of many requests was lost: a new one may work.
     pub(super) connection_lost: bool,
+    /// Whether it was an upgrade on a connection that may not have been in HTTP/1.1: no fault of the endpoint.
+    pub(super) blameless: bool,
 }
 
 impl Failed {
     const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
-        Self { error, endpoint, cause, counted: false, connection_lost: false }
+        let (counted, connection_lost, blameless) = (false, false, false);
+        Self { error, endpoint, cause, counted, connection_lost, blameless }
     }
 }
 

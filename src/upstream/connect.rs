@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 use super::UpstreamError;
 use super::endpoint::{Dial, Endpoint, EndpointPermit};
 use super::handshake_error;
-use super::tls_connectors::{HTTP2, Offer};
+use super::tls_connectors::{HTTP1, HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
 use crate::base::inspected_stream::InspectedStream;
 
@@ -217,6 +217,11 @@ impl Stream {
             Self::Tcp(_) | Self::Unix(_) => None,
             Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(HTTP2)),
         }
+    }
+
+    /// Whether the peer selected HTTP/1.1 in the TLS handshake.
+    pub(super) fn selected_http1(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(HTTP1))
     }
 
     /// Returns whether what is written goes through TLS.

@@ -1,5 +1,5 @@
-//! Active health checks: one request of the gateway's own, by the control runtime, in the version of HTTP that the
-//! target is spoken to in: HTTP/2 with `http2: always`, else HTTP/1.1.
+//! Active health checks: one request of the gateway's own, by the control runtime, in the version of HTTP that requests
+//! use: the one that ALPN selects, HTTP/2 by prior knowledge with `http2: always`, else HTTP/1.1.
 
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,13 +28,14 @@ pub(super) async fn check(
         };
     }
     let checking = async {
-        let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
-        let stream = connect(endpoint, check.timeout, offer).await.map_err(|error| error.cause)?;
+        let stream = connect(endpoint, check.timeout, Offer::Http2).await;
+        let stream = stream.map_err(|error| error.cause)?;
+        let is_http2 = endpoint.requires_http2() || stream.selected_http2() == Some(true);
         let host = match &settings.host_header {
             HostHeader::Fixed(name) => name,
             HostHeader::Target | HostHeader::Preserve => endpoint.host(),
         };
-        let status = if endpoint.requires_http2() {
+        let status = if is_http2 {
             let status = http2::health::status_of(stream, endpoint, host, &check.path).await;
             status.map_err(|failure| format!("health check: {}", failure.cause()))?
         } else {

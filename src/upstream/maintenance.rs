@@ -149,8 +149,7 @@ impl Upstream {
         if let Some(active) = &self.settings.health_check {
             return check(endpoint, &self.settings, active).await;
         }
-        let offer = if endpoint.requires_http2() { Offer::Http2 } else { Offer::Http1 };
-        let connected = connect(endpoint, self.settings.connect_timeout, offer).await;
+        let connected = connect(endpoint, self.settings.connect_timeout, Offer::Http2).await;
         connected.map(drop).map_err(|error| error.cause)
     }
 

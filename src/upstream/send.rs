@@ -156,11 +156,12 @@ impl Upstream {
                         waited: now.saturating_sub(options.began),
                     });
                 }
-                Err(Failed { error, endpoint: at, cause, counted, connection_lost }) => {
+                Err(Failed { error, endpoint: at, cause, counted, connection_lost, blameless }) => {
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     // Failures to connect were recorded where they happened.
-                    if cause.is_none() && failure.is_endpoint_fault() && !stale && !early {
+                    let blames = failure.is_endpoint_fault() && !stale && !early && !blameless;
+                    if cause.is_none() && blames {
                         at.health.failed(&failure.cause());
                         self.judge(&at, false, now);
                         if matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. })

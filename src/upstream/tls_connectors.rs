@@ -32,9 +32,9 @@ pub(super) type TlsParts = (Connectors, ServerName<'static>);
 /// The protocols that a connection may speak.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Offer {
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 alone, for upgrades and for endpoints that have selected it.
     Http1,
-    /// HTTP/2 as the settings of the upstream say.
+    /// HTTP/2 as the settings of the upstream say: the offer of requests, and so of checks.
     Http2,
 }
 
@@ -75,5 +75,5 @@ pub(super) fn server_name(
 }
 
 /// Names of protocols in ALPN (RFC 7301 §6).
-const HTTP1: &[u8] = b"http/1.1";
+pub(super) const HTTP1: &[u8] = b"http/1.1";
 pub(super) const HTTP2: &[u8] = b"h2";

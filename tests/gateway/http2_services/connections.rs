@@ -129,39 +129,48 @@ fn alpn_selects_the_protocol_and_a_websocket_uses_http_1_1() {
         (&[], "", "none", "none"),
         (&["h2", "http/1.1"], ", http2: always", "h2", "http/1.1"),
     ] {
-        let (url, authority) = tls_service(offered);
-        let directory = tempfile::tempdir().expect("a directory");
-        let ca = directory.path().join("ca.pem");
-        std::fs::write(&ca, authority).expect("written");
-        let rest = format!(
-            "upstreams:\n  service: {{ targets: [\"{url}\"], tls: {{ ca_file: {} }}{settings} }}\n\
-             routes:\n  - {{ id: open, path: /**, upstream: service, auth: none, websocket: true }}\n",
-            ca.display()
-        );
-        let gateway = Gateway::within(directory, noon(), &whole("", &rest));
+        let gateway = behind_tls(offered, settings);
 
         for _ in 0..2 {
             assert_eq!(gateway.get("/a", "").field("x-alpn"), Some(seen), "{offered:?} {settings}");
         }
-        let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let answer = gateway.get("/a", fields);
+        let answer = gateway.get("/a", HANDSHAKE);
         assert_eq!(answer.field("x-alpn"), Some(upgraded), "{offered:?} {settings}");
     }
 }
 
 #[test]
+fn a_handshake_of_a_websocket_takes_no_service_out_that_speaks_http_2_alone() {
+    let strict = ", circuit_breaker: { errors: 1 }, outlier: { errors: 1 }";
+    let over_tls =
+        ["", ", http2: always"].map(|more| behind_tls(&["h2"], &format!("{more}{strict}")));
+    let service = echo(100);
+    let in_the_clear = Gateway::start("", &with(&[&service.url()], strict));
+    for gateway in over_tls.iter().chain([&in_the_clear]) {
+        assert_eq!(gateway.get("/a", "").status, 200);
+        for _ in 0..3 {
+            assert_eq!(gateway.get("/a", HANDSHAKE).status, 502);
+        }
+        assert_eq!(gateway.get("/a", "").status, 200);
+    }
+}
+
+#[test]
+fn a_service_that_speaks_http_2_alone_is_probed_and_checked_in_it() {
+    for more in ["", ", http2: always", ", health_check: { path: /a, interval: 1h }"] {
+        let circuit = ", circuit_breaker: { errors: 1, open_for: 100ms, close_after: 1 }";
+        let gateway = behind_tls(&["h2"], &format!("{more}{circuit}"));
+        assert_eq!(gateway.get("/fail", "").status, 500, "{more}");
+
+        assert_eq!(gateway.get("/a", "").status, 503, "the circuit is open");
+
+        eventually("a successful probe", || gateway.get("/a", "").status == 200);
+    }
+}
+
+#[test]
 fn a_target_that_must_speak_http_2_and_does_not_is_no_target() {
-    let (url, authority) = tls_service(&["http/1.1"]);
-    let directory = tempfile::tempdir().expect("a directory");
-    let ca = directory.path().join("ca.pem");
-    std::fs::write(&ca, authority).expect("written");
-    let rest = format!(
-        "upstreams:\n  service: {{ targets: [\"{url}\"], tls: {{ ca_file: {} }}, http2: always }}\n\
-         routes:\n  - {{ id: open, path: /**, upstream: service, auth: none }}\n",
-        ca.display()
-    );
-    let gateway = Gateway::within(directory, noon(), &whole("", &rest));
+    let gateway = behind_tls(&["http/1.1"], ", http2: always");
     assert_eq!(gateway.get("/a", "").status, 502);
 
     let plain = Upstream::by_hand(|mut stream, _, _| {
@@ -172,7 +181,22 @@ fn a_target_that_must_speak_http_2_and_does_not_is_no_target() {
     assert_eq!(gateway.get("/a", "").status, 502);
 }
 
-/// A service over TLS that offers these protocols, and its certificate. Each response says which one was selected.
+/// A gateway before a service over TLS that offers these protocols, with further settings of the upstream.
+fn behind_tls(protocols: &[&str], settings: &str) -> Gateway {
+    let (url, authority) = tls_service(protocols);
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority).expect("written");
+    let rest = format!(
+        "upstreams:\n  service: {{ targets: [\"{url}\"], tls: {{ ca_file: {} }}{settings} }}\n\
+         routes:\n  - {{ id: open, path: /**, upstream: service, auth: none }}\n",
+        ca.display()
+    );
+    Gateway::within(directory, noon(), &whole("", &rest))
+}
+
+/// A service over TLS that offers these protocols, and its certificate. Each response says which one was selected; those
+/// to `/fail` over HTTP/2 are errors.
 fn tls_service(protocols: &[&str]) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
@@ -199,9 +223,11 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
                     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
                     if alpn.as_deref() == Some(b"h2") {
                         let Ok(mut http2) = h2::server::handshake(stream).await else { return };
-                        while let Some(Ok((_, mut respond))) = http2.accept().await {
+                        while let Some(Ok((request, mut respond))) = http2.accept().await {
+                            let status = if request.uri().path() == "/fail" { 500 } else { 200 };
+                            let response = Response::builder().status(status);
                             let response: Response<()> =
-                                Response::builder().header("x-alpn", "h2").body(()).expect("valid");
+                                response.header("x-alpn", "h2").body(()).expect("valid");
                             let _: Result<h2::SendStream<bytes::Bytes>, _> =
                                 respond.send_response(response, true);
                         }
@@ -226,3 +252,6 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
     });
     (format!("https://localhost:{port}"), made.cert.pem())
 }
+
+const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
