@@ -154,7 +154,7 @@ impl Upstream {
             BodyKind::Streaming(content) => {
                 (self.flowing(content, &reply.response, held(load)), None)
             }
-            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(Box::new(tunnel))),
+            BodyKind::Tunnel(tunnel) => (Body::empty(), Some(Box::new(tunnel.holding(load)))),
         };
         let response = reply.response.map(|()| body);
         Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })

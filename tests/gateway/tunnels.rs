@@ -93,6 +93,20 @@ fn a_websocket_is_a_request_in_flight_for_as_long_as_it_lasts() {
 }
 
 #[test]
+fn a_websocket_takes_a_place_at_its_target_for_as_long_as_it_lasts() {
+    let service = echoing(ACCEPT.to_owned());
+    let text = open(&service).replace("targets", "max_connections: 1, max_pending: 0, targets");
+    let gateway = Gateway::start("", &text);
+    let socket = open_socket(&gateway);
+
+    assert_eq!(gateway.get("/", &handshake(KEY, VERSION)).status, 503);
+    assert_eq!(gateway.metric(ACTIVE), 1.0);
+    drop(socket);
+
+    eventually("a free place", || gateway.get("/", &handshake(KEY, VERSION)).status == 101);
+}
+
+#[test]
 fn a_websocket_lasts_no_longer_than_streams_may() {
     let service = echoing(ACCEPT.to_owned());
     let gateway = Gateway::start("", &bounded(&service));

@@ -29,6 +29,7 @@ use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
+use super::endpoint::EndpointPermit;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
@@ -96,9 +97,18 @@ pub struct Tunnel {
     /// The bytes received right behind the response.
     early: Bytes,
     stream: Stream,
+    /// The connection's place in the gauges.
+    _counted: Counted,
+    /// The permit of the request, which lasts as long as the tunnel.
+    _load: Option<EndpointPermit>,
 }
 
 impl Tunnel {
+    /// Holds the permit of its request until it ends.
+    pub(super) fn holding(self, load: EndpointPermit) -> Self {
+        Self { _load: Some(load), ..self }
+    }
+
     /// Copies bytes both ways until both sides have ended.
     ///
     /// # Errors
@@ -294,7 +304,8 @@ impl Connection {
             let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Upgrade), None);
             return Err(SendError { failure, sent: true, stale: false, early: false, anew });
         }
-        let tunnel = Tunnel { early: self.read.freeze(), stream: self.stream };
+        let Self { read, stream, counted, .. } = self;
+        let tunnel = Tunnel { early: read.freeze(), stream, _counted: counted, _load: None };
         Ok(Reply { response, content: BodyKind::Tunnel(tunnel), early: false })
     }
 }
