@@ -165,6 +165,11 @@ impl Endpoint {
         self.capacity.saturating_sub(self.free.available_permits() as u32)
     }
 
+    /// Returns the maximum number of requests in flight.
+    pub(super) const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Returns the state at the uptime `now`.
     pub(super) fn state(&self, now: Duration, slow_start: Duration) -> EndpointState {
         self.health.state(now, slow_start)

@@ -51,11 +51,13 @@ impl EndpointSet {
         move |index| {
             let member = &self.members[index];
             let endpoint = &*member.endpoint;
+            let load = endpoint.load();
             Candidate {
                 tier: member.tier,
                 weight: member.weight.into(),
-                load: endpoint.load(),
+                load,
                 open: !excluded(endpoint) && rules.admit(endpoint, now),
+                full: load >= endpoint.capacity(),
                 share: endpoint.health.share(now, settings.slow_start),
                 identity: member.identity,
             }

@@ -14,6 +14,8 @@ pub(super) struct Candidate {
     pub(super) load: u32,
     /// Whether the endpoint may be chosen.
     pub(super) open: bool,
+    /// Whether a request would wait there for another to end.
+    pub(super) full: bool,
     /// The share of its weight in percent during a slow start, 1 to 100.
     pub(super) share: u8,
     /// A hash of the endpoint's name, equal on all gateways.
@@ -33,14 +35,19 @@ pub(super) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Returns the endpoint for a request; `None` if no endpoint is open. `view` returns the candidate of each index below
-    /// `count`.
+    /// Returns the endpoint for a request: one with a free place, or else any that is open; `None` if no endpoint is. `view`
+    /// returns the candidate of each index below `count`.
     pub(super) fn among(&self, count: usize, view: impl Fn(usize) -> Candidate) -> Option<usize> {
         let tiers = (0..count).map(&view).filter(|candidate| candidate.open);
         let tier = tiers.map(|candidate| candidate.tier).min()?;
-        let eligible = |index: usize| {
-            Some(view(index)).filter(|candidate| candidate.open && candidate.tier == tier)
-        };
+        let is_open = |candidate: &Candidate| candidate.open && candidate.tier == tier;
+        let with_place = |index| Some(view(index)).filter(|c| is_open(c) && !c.full);
+        let any = |index| Some(view(index)).filter(is_open);
+        self.of(count, with_place).or_else(|| self.of(count, any))
+    }
+
+    /// Returns one of the `eligible` endpoints by the algorithm.
+    fn of(&self, count: usize, eligible: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
         match (self.balance, self.key) {
             (Balance::Hash, Some(key)) => consistent(count, eligible, key),
             (Balance::LeastRequests, _) => self.least_loaded(count, eligible),
@@ -257,7 +264,8 @@ mod tests {
             balance in prop::sample::select(ALL.to_vec()),
         ) {
             let all: Vec<_> = all.into_iter().enumerate().map(|(i, (tier, weight, load, open, share))| {
-                Candidate { tier, weight, load, open, share, identity: i as u64 }
+                let full = load % 3 == 0;
+                Candidate { tier, weight, load, open, full, share, identity: i as u64 }
             }).collect();
             let lowest = all.iter().filter(|c| c.open).map(|c| c.tier).min();
 
@@ -265,6 +273,8 @@ mod tests {
 
             prop_assert_eq!(chosen.map(|index| all[index].tier), lowest);
             prop_assert!(chosen.is_none_or(|index| all[index].open));
+            let has_place = all.iter().any(|c| c.open && Some(c.tier) == lowest && !c.full);
+            prop_assert_eq!(chosen.is_some_and(|index| !all[index].full), has_place);
         }
 
         #[test]
@@ -291,7 +301,7 @@ mod tests {
         [Balance::RoundRobin, Balance::LeastRequests, Balance::RandomTwo, Balance::Hash];
 
     fn open(weight: u32) -> Candidate {
-        Candidate { tier: 0, weight, load: 0, open: true, share: 100, identity: 0 }
+        Candidate { tier: 0, weight, load: 0, open: true, full: false, share: 100, identity: 0 }
     }
 
     fn choice(balance: Balance, all: &[Candidate], turn: usize, key: Option<u64>) -> Option<usize> {

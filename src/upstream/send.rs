@@ -181,10 +181,16 @@ impl Upstream {
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else { return Err(failed(&tried, None)) };
                     // An idle connection that accepts nothing costs that connection, but not the request.
-                    let refunded = stale && !sent && tried.refund();
+                    let mut refunded = stale && !sent && tried.refund();
                     let other = || self.select(&tried, now, options.key);
                     // Without another endpoint, a new connection to the same one may work where an idle one was closed.
                     let other = if refunded { None } else { other() };
+                    if failure == UpstreamError::Overflow
+                        && other.as_ref().is_some_and(|other| other.load() < other.capacity())
+                    {
+                        // Of an endpoint without a place, nothing was asked.
+                        refunded = tried.refund();
+                    }
                     // So may another stream where one was refused without being processed, and another connection where
                     // one was lost with many streams, whichever of them was the cause.
                     let same = stale || failure == UpstreamError::Refused || connection_lost;
@@ -229,7 +235,12 @@ impl Upstream {
         {
             return Some(Arc::clone(&only.endpoint));
         }
-        let (balance, turn) = (self.settings.balance, self.turn.fetch_add(1, Relaxed));
+        // One turn for each request, however many attempts it has: else retries would decide who has the first.
+        let turn = match tried.count() {
+            0 => self.turn.fetch_add(1, Relaxed),
+            _ => self.turn.load(Relaxed),
+        };
+        let balance = self.settings.balance;
         let choice = Choice { balance, turns: &set.turns, turn, key };
         let view = set.view(&self.settings, now, |endpoint| tried.contains(endpoint));
         let index = choice.among(set.members.len(), view)?;
