@@ -38,6 +38,14 @@ fn no_file_does_too_much() {
 }
 
 #[test]
+fn every_file_is_compiled() {
+    let sources = all();
+    let lost = sources.iter().filter(|source| !is_a_module(&source.path, &sources));
+    let lost: Vec<_> = lost.map(|source| &*source.path).collect();
+    assert!(lost.is_empty(), "no module above declares {lost:?}");
+}
+
+#[test]
 fn nothing_is_left_for_later() {
     let left: Vec<_> = all().iter().flat_map(left_for_later).collect();
     assert!(left.is_empty(), "\n{}\n", left.join("\n"));
@@ -99,6 +107,21 @@ fn a_planted_violation_is_found() {
         let found = forbidden_uses(&source);
         assert_eq!(found.len(), 1, "{text}: {found:?}");
         assert!(found[0].ends_with(fault), "{found:?}");
+    }
+}
+
+#[test]
+fn a_file_without_a_declaration_is_found() {
+    let source = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+    let sources =
+        [source("src/a/mod.rs", "pub mod one;"), source("tests/t.rs", "#[path = \"s/x.rs\"]")];
+    for (path, expected) in [
+        ("src/a/one.rs", true),
+        ("src/a/two.rs", false),
+        ("tests/t.rs", true),
+        ("tests/s/x.rs", true),
+    ] {
+        assert_eq!(is_a_module(path, &sources), expected, "{path}");
     }
 }
 
@@ -202,6 +225,22 @@ fn floor(room: &str) -> Option<u8> {
 }
 
 /// Every use in `source` of a room it may not know.
+/// Whether the file is the root of a crate, or declared by the module above or by its path.
+fn is_a_module(path: &str, sources: &[Source]) -> bool {
+    let Some((directory, file)) = path.rsplit_once('/') else { return false };
+    let name = file.trim_end_matches(".rs");
+    let parents = ["/mod.rs", "/main.rs", "/lib.rs", ".rs"].map(|end| format!("{directory}{end}"));
+    let declaration = format!("mod {name};");
+    let declares = |text: &str| text.lines().any(|line| line.ends_with(&declaration));
+    let is_root = ["main", "lib", "mod", "build"].contains(&name);
+    is_root
+        || ["tests", "benches", "examples"].contains(&directory)
+        || sources.iter().any(|other| {
+            parents.contains(&other.path) && declares(&other.text)
+                || other.text.contains("#[path = ") && other.text.contains(&format!("/{file}\"]"))
+        })
+}
+
 fn forbidden_uses(source: &Source) -> Vec<String> {
     let Some(room) = source.room() else { return Vec::new() };
     let code = code(&source.text);

@@ -86,7 +86,10 @@ fn a_stream_of_a_canary_ends_by_the_timeout_of_the_canary() {
 
     let received = String::from_utf8(client.rest()).expect("text");
 
-    assert!(received.starts_with("HTTP/1.1 200 ") && received.ends_with("2\r\nhi\r\n"), "{received}");
+    assert!(
+        received.starts_with("HTTP/1.1 200 ") && received.ends_with("2\r\nhi\r\n"),
+        "{received}"
+    );
 }
 
 #[test]

@@ -183,7 +183,9 @@ fn buffered_content_is_sent_again() {
     };
     let gateway = Gateway::at(Clock::system(), "", &text("buffer_request: true"));
     let put = |gateway: &Gateway| {
-        gateway.ask("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        gateway.ask(
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
     };
 
     let answers = [put(&gateway), put(&gateway)].map(|answer| answer.status);

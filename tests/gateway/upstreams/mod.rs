@@ -1,6 +1,8 @@
 //! Services that die, move and return: their health, their names, and what their clients notice of it.
 
+mod balance;
 mod dns;
+mod fallback;
 mod health;
 mod names;
 mod retries;

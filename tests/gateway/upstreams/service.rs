@@ -133,6 +133,8 @@ impl State {
                     break;
                 }
             }
+            // The list of connections holds the socket, too.
+            let _ = writing.shutdown(Shutdown::Both);
         });
     }
 
