@@ -45,12 +45,17 @@ async fn keep_current(upstream: Arc<Upstream>) {
         watched.run().await;
         return;
     }
+    let refresh = upstream.settings.dns_refresh;
+    let mut retry = FIRST_RESOLVE_RETRY;
     loop {
         if upstream.resolve().await {
             watched.reconcile(&upstream);
         }
+        // Without an address there is nothing to send requests to: the first failure must not last for a whole refresh.
+        let pause = if upstream.lacks_address() { retry.min(refresh) } else { refresh };
+        retry = if pause < refresh { retry * 2 } else { FIRST_RESOLVE_RETRY };
         // Endpoints are watched by tasks of their own; dropping them aborts these.
-        sleep(with_jitter(upstream.settings.dns_refresh)).await;
+        sleep(with_jitter(pause)).await;
     }
 }
 
@@ -99,6 +104,12 @@ impl Upstream {
         }
         tracing::info!(upstream = &*self.settings.name, targets = ?after.names(), "The addresses of an upstream changed.");
         true
+    }
+
+    /// Whether a name has no address yet.
+    fn lacks_address(&self) -> bool {
+        let names = self.targets.iter().filter_map(|target| target.resolved.as_ref());
+        names.into_iter().any(|name| name.addresses().is_empty())
     }
 
     /// Probes the upstream whenever its circuit is open, and closes it.
@@ -295,6 +306,8 @@ fn with_jitter(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * share)
 }
 
+/// The time until a name without an address is resolved again; each further one is twice as long, up to `dns_refresh`.
+const FIRST_RESOLVE_RETRY: Duration = Duration::from_millis(100);
 /// The time between two probes of a circuit that is half-open.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest time between two checks of an endpoint.

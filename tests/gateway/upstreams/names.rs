@@ -76,6 +76,22 @@ fn a_name_keeps_its_addresses_while_its_server_fails() {
 }
 
 #[test]
+fn a_name_without_an_address_is_resolved_again_long_before_the_next_refresh() {
+    let service = Service::start(|_| ok("found"));
+    let server = NameServer::start(&[]);
+    server.fail();
+    let target = format!("http://orders.test:{}", service.address.port());
+    let text = named(&target, &server, "connect_timeout: 100ms")
+        .replace("dns_refresh: 100ms", "dns_refresh: 1h");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    assert_ne!(gateway.get("/", "").status, 200);
+
+    server.publish(&[("orders.test", vec![address("127.0.0.1")])]);
+
+    eventually("the name is found", || gateway.get("/", "").status == 200);
+}
+
+#[test]
 fn service_records_name_ports_weights_and_priorities() {
     let (one, two) = (Service::start(|_| ok("one")), Service::start(|_| ok("two")));
     let record = |priority, weight, service: &Service, host| Record::Service {
