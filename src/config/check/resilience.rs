@@ -15,17 +15,17 @@ use crate::config::resilience::{Fallback, Mirror, Split};
 use crate::upstream::CircuitBreakerSettings;
 
 impl Check<'_> {
-    /// Returns the fallback of a route that forwards to `own`.
+    /// Returns the fallback of a route whose requests all go to `only`; `None` where a split sends some to others.
     pub(super) fn fallback(
         &mut self,
         file: &File,
         keys: &Spanned<file::Fallback>,
-        own: Option<&Arc<str>>,
+        only: Option<&Arc<str>>,
     ) -> Fallback {
         let names = defined_names(&file.upstreams);
         let upstream = keys.upstream.get().and_then(|name| {
             let other = self.defined(name, "upstreams", &names)?;
-            if own == Some(&other) {
+            if only == Some(&other) {
                 let message = "the fallback is the upstream itself";
                 self.fault(Code::C106, name.at, message, "name another one");
             }

@@ -225,9 +225,10 @@ impl Check<'_> {
             Some(Action::Upstream(name)) => Some(Arc::clone(name)),
             _ => None,
         };
-        let fallback = layers.given(|keys| &keys.fallback);
-        let fallback = fallback.map(|keys| self.fallback(file, keys, own.as_ref()));
         let split = self.split(file, layers, own.as_ref());
+        let only = own.as_ref().filter(|_| split.is_none());
+        let fallback = layers.given(|keys| &keys.fallback);
+        let fallback = fallback.map(|keys| self.fallback(file, keys, only));
         let mirror = layers.given(|keys| &keys.mirror).and_then(|keys| self.mirror(file, keys));
         let route = Route {
             id: keys.id.get()?.value.as_str().into(),

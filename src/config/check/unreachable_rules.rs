@@ -163,10 +163,7 @@ impl<'f> Used<'f> {
         let written = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
         issuers
             .extend(written.filter_map(|(_, keys)| keys.issuer.get()).map(|at| at.value.as_str()));
-        let upstreams = routes.iter().filter_map(|route| match &route.action {
-            Action::Upstream(name) => Some(&**name),
-            Action::Respond(_) | Action::Redirect { .. } => None,
-        });
+        let upstreams = routes.iter().flat_map(upstreams);
         let limits = routes.iter().flat_map(|route| route.limits.iter().map(|name| &**name));
         let defaults = file.defaults.get().and_then(|defaults| defaults.policies.get());
         let policies = file.routes.get().into_iter().flat_map(|list| &list.value.items);
@@ -183,6 +180,18 @@ impl<'f> Used<'f> {
             policies: policies.collect(),
         }
     }
+}
+
+/// Returns the names of all upstreams that requests of a route, or copies of them, may reach.
+fn upstreams(route: &Route) -> impl Iterator<Item = &str> {
+    let own = match &route.action {
+        Action::Upstream(name) => Some(name),
+        Action::Respond(_) | Action::Redirect { .. } => None,
+    };
+    let fallback = route.fallback.as_ref().and_then(|fallback| fallback.upstream.as_ref());
+    let mirror = route.mirror.as_ref().map(|mirror| &mirror.upstream);
+    let split = route.split.iter().flat_map(|split| split.shares.iter().map(|(name, _)| name));
+    [own, fallback, mirror].into_iter().flatten().chain(split).map(|name| &**name)
 }
 
 fn ways(route: &Route) -> &[AuthMethod] {
