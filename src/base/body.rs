@@ -25,6 +25,20 @@ pub trait PollCut: fmt::Debug {
     fn poll_cut(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
+/// Two conditions, each of which ends a body.
+#[derive(Debug)]
+struct EitherCut(Rc<dyn PollCut>, Rc<dyn PollCut>);
+
+impl PollCut for EitherCut {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        // Both are polled: each registers its waker.
+        match (self.0.poll_cut(cx), self.1.poll_cut(cx)) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
 #[derive(Default)]
 enum Kind {
     #[default]
@@ -51,6 +65,16 @@ impl Body {
     #[must_use]
     pub fn with_cut(self, cut: Option<Rc<dyn PollCut>>) -> Self {
         Self { cut, ..self }
+    }
+
+    /// Returns the same body, which `cut` may end early besides what may already.
+    #[must_use]
+    pub fn also_cut_by(self, cut: Rc<dyn PollCut>) -> Self {
+        let cut = match self.cut() {
+            Some(own) => Rc::new(EitherCut(cut, own)),
+            None => cut,
+        };
+        self.with_cut(Some(cut))
     }
 
     /// Wraps the body; what may end it early may end the wrapper too.

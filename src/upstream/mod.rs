@@ -62,6 +62,7 @@ pub use self::http1::fuzz;
 #[cfg(fuzzing)]
 pub use self::http2::fuzz as http2_fuzz;
 use self::load_balancer::scatter;
+pub(crate) use self::long_lived_response::is_endless;
 pub use self::maintenance::maintain;
 use self::registry::ResolvedName;
 pub use self::registry::UpstreamRegistry;

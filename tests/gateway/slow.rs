@@ -72,6 +72,24 @@ fn a_body_that_stops_is_answered_408() {
 }
 
 #[test]
+fn a_content_type_does_not_switch_the_timeout_of_a_body_off() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("body_timeout: 500ms", &open(&service));
+    for kind in ["application/grpc", "application/grpc-web"] {
+        let mut client = gateway.connect();
+
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nContent-Length: 10\r\n\r\nabc"
+        ));
+
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.field("grpc-status").is_some()), (200, true), "{kind}");
+        assert!(client.is_closed());
+    }
+    assert!(service.seen().is_empty());
+}
+
+#[test]
 fn a_client_that_does_not_read_is_let_go_of() {
     let body = "x".repeat(16 << 20);
     let service = Upstream::start(move |_| ok(&body));

@@ -1,15 +1,17 @@
 //! Deadlines of gRPC calls: `grpc-timeout` is honoured by the gateway, and the rest of it forwarded.
 
+use core::cell::RefCell;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use crate::base::body::{self, Body};
+use crate::base::body::{self, Body, PollCut};
 use crate::base::grpc::{self, GRPC_TIMEOUT};
 use crate::gateway::Rejection;
 
@@ -62,17 +64,28 @@ impl CallDeadline {
         timeout_at(self.0, sent).await.map_err(|_| Rejection::DeadlineExceeded)
     }
 
-    /// Wraps the content of the response, which ends at the deadline.
+    /// Wraps the content of the response, which ends at the deadline, even while its client reads nothing.
     pub(crate) fn body(self, body: Body) -> Body {
-        let sleep = Box::pin(sleep_until(self.0));
-        body.wrapped(|body| BodyUntilDeadline { body: Some(body), sleep })
+        let timer = Rc::new(Timer(RefCell::new(Box::pin(sleep_until(self.0)))));
+        let cut = Rc::<Timer>::clone(&timer);
+        body.wrapped(|body| BodyUntilDeadline { body: Some(body), timer }).also_cut_by(cut)
+    }
+}
+
+/// The timer of one deadline.
+#[derive(Debug)]
+struct Timer(RefCell<Pin<Box<Sleep>>>);
+
+impl PollCut for Timer {
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.borrow_mut().as_mut().poll(&mut Context::from_waker(cx.waker()))
     }
 }
 
 struct BodyUntilDeadline {
     /// `None` once the deadline has passed: the upstream's stream is reset by then.
     body: Option<Body>,
-    sleep: Pin<Box<Sleep>>,
+    timer: Rc<Timer>,
 }
 
 impl http_body::Body for BodyUntilDeadline {
@@ -85,12 +98,11 @@ impl http_body::Body for BodyUntilDeadline {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
-        if polled.is_pending() && this.sleep.as_mut().poll(cx).is_ready() {
+        if this.timer.poll_cut(cx).is_ready() {
             this.body = None;
             return Poll::Ready(Some(Err(DeadlineExceeded.into())));
         }
-        polled
+        Pin::new(body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

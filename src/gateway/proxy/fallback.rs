@@ -69,6 +69,7 @@ pub(crate) struct Fallible<'a> {
     /// The content, if it can be sent again.
     pub again: Option<RequestContent>,
     pub stale_key: Option<StaleKey>,
+    /// The options for the other upstream, but the time and its beginning.
     pub options: SendOptions<'a>,
     /// The route's own timeout of the response head, if it has one.
     pub timeout: Option<core::time::Duration>,
@@ -107,20 +108,30 @@ impl Fallback {
                 (Err(failed), content, may_repeat)
             }
         };
-        let cause = match &own {
+        let cause: Cow<'static, str> = match &own {
             Ok(sent) => format!("status {}", sent.response.status().as_u16()).into(),
             Err(failed) => failed.cause.clone(),
         };
-        if let (Some(other), Some(content), true) = (&self.upstream, content, may_repeat) {
+        let mut of_other = None;
+        // The canary of a split may fall back on the route's own upstream, which has no other.
+        let other =
+            self.upstream.as_ref().filter(|other| !core::ptr::eq(&raw const ***other, upstream));
+        if let (Some(other), Some(content), true) = (other, content, may_repeat) {
             let began = clock.uptime();
             let wait = timeout.unwrap_or(other.settings().timeout);
-            let options = SendOptions { wait, began, key: None, has_fallback: false, ..options };
+            let options = SendOptions { wait, began, ..options };
             if let Ok(sent) = other.send(request, content, options).await {
-                upstream.metrics().fell_back(FallbackKind::Upstream);
+                let kind = FallbackKind::Upstream;
+                let is_unhealthy = replaces(sent.response.status(), method);
                 let name = Some(Arc::clone(&other.settings().name));
-                let replaced = Replacement { kind: FallbackKind::Upstream, upstream: name, cause };
+                let replaced = Replacement { kind, upstream: name, cause: cause.clone() };
                 let replaced = Some(Box::new(replaced));
-                return Ok(Completed { replaced, waited: None, ..sent.into() });
+                let completed = Completed { replaced, waited: None, ..sent.into() };
+                if !is_unhealthy {
+                    upstream.metrics().fell_back(kind);
+                    return Ok(completed);
+                }
+                of_other = Some(completed);
             }
         }
         let stale = self.stale.as_ref().zip(stale_key.as_ref());
@@ -141,6 +152,10 @@ impl Fallback {
                     replaced: Some(Box::new(Replacement { kind, upstream: None, cause })),
                     waited: None,
                 })
+            }
+            (None, _) if let Some(completed) = of_other => {
+                upstream.metrics().fell_back(FallbackKind::Upstream);
+                Ok(completed)
             }
             (None, Ok(sent)) => Ok(Completed { waited: None, ..sent.into() }),
             (None, Err(failed)) => Err(failed),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body::Body as _;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -42,6 +43,7 @@ use crate::gateway::request::loop_detection::HopDecision;
 use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::response::rejection::Challenge;
 use crate::gateway::{Gateway, Rejection, Snapshot};
+use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
     ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
     Tunnel, Upstream, UpstreamError,
@@ -107,14 +109,23 @@ impl Forward {
         let handshake = protocol.map(|protocol| Handshake::read(protocol, head, &body));
         let handshake = handshake.transpose()?.flatten();
         let upstream = self.choose_upstream(&permit, head, exchange);
-        let key = upstream.settings().hash_by.as_ref();
-        let key = key.and_then(|by| affinity::key(by, head, permit.principal.as_deref(), exchange));
+        let key_of = |upstream: &Upstream| {
+            let by = upstream.settings().hash_by.as_ref()?;
+            affinity::key(by, head, permit.principal.as_deref(), exchange)
+        };
+        let key = key_of(upstream);
+        let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.upstream));
+        let fallback_key =
+            self.fallback.as_ref().and_then(|fallback| key_of(fallback.upstream.as_ref()?));
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
-            StaleKey::of(head, exchange.host.as_ref(), permit.way.is_some())
+            let is_private = permit.way.is_some() || !body.is_end_stream();
+            StaleKey::of(head, exchange.host.as_ref(), is_private)
         });
         let is_grpc = exchange.response_format.is_grpc();
-        let bounds = if is_grpc { self.bounds.of_stream() } else { self.bounds };
+        let is_stream =
+            is_grpc && await_content::shares_connections(head.version, exchange, upstream);
+        let bounds = if is_stream { self.bounds.of_stream() } else { self.bounds };
         let content = exchange.receive(body, bounds)?;
         let deadline = if is_grpc {
             let began = exchange.clock().instant(exchange.started());
@@ -159,7 +170,7 @@ impl Forward {
         }
         let began = exchange.moment.uptime;
         if let Some(mirror) = mirror {
-            mirror.copy(head, fields.clone(), &body, &gateway.idle, began);
+            mirror.copy(head, fields.clone(), &body, &gateway.idle, mirror_key, began);
         }
         let options = SendOptions {
             idle: &gateway.idle,
@@ -176,7 +187,8 @@ impl Forward {
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
             let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
-            let request = &request;
+            let (request, key) = (&request, fallback_key);
+            let options = SendOptions { key, has_fallback: false, ..options };
             (fallback, Box::new(Fallible { request, again, stale_key, options, timeout, clock }))
         });
         // Boxed: it is large, and the stages in between would move it.
@@ -189,8 +201,12 @@ impl Forward {
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
         let streams = tunnel.is_some() || !response.body().is_buffered();
-        let guard =
-            if streams { self.guard_stream(permit, upstream, exchange, gateway)? } else { None };
+        let guard = if streams {
+            let responder = self.responder(upstream, exchange);
+            self.guard_stream(permit, responder, exchange, gateway)?
+        } else {
+            None
+        };
         if let Some(tunnel) = tunnel {
             let client = handshake.and_then(|handshake| handshake.accepted_by(response.headers()));
             let client = client.ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
@@ -225,6 +241,15 @@ impl Forward {
             exchange.outcome.upstream = Some(Arc::clone(&chosen.settings().name));
         }
         chosen
+    }
+
+    /// Returns the upstream whose response the client receives: `chosen`, or the fallback.
+    fn responder<'a>(&'a self, chosen: &'a Upstream, exchange: &Exchange) -> &'a Upstream {
+        let other = self.fallback.as_ref().and_then(|fallback| fallback.upstream.as_deref());
+        match exchange.outcome.fallback {
+            Some(FallbackKind::Upstream) => other.unwrap_or(chosen),
+            _ => chosen,
+        }
     }
 
     /// Waits for the response head, until the deadline of the call, and passes interim responses on meanwhile.

@@ -7,11 +7,12 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::upstream::{
-    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, Upstream,
+    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, Upstream, is_endless,
 };
 
 /// The settings by which a route mirrors requests.
@@ -34,14 +35,15 @@ impl Mirror {
             && u64::from_be_bytes(random()) % 10_000 < u64::from(self.share)
     }
 
-    /// Sends a copy of a request as it is forwarded, and drops the response. A copy beyond the limit, or of content that is
-    /// not in memory, is not sent.
+    /// Sends a copy of a request as it is forwarded, and drops the response. `key` selects the target, where the upstream
+    /// balances by hash. A copy beyond the limit, or of content that is not in memory, is not sent.
     pub(crate) fn copy(
         &self,
         head: &Parts,
         mut fields: ExtraHeaders<'_>,
         body: &Body,
         idle: &IdlePool,
+        key: Option<u64>,
         now: core::time::Duration,
     ) {
         let metrics = self.upstream.metrics();
@@ -59,22 +61,29 @@ impl Mirror {
             let request =
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
             let wait = upstream.settings().timeout;
-            let (retries, has_fallback, key) = (None, false, None);
+            let (retries, has_fallback) = (None, false);
             let options = SendOptions { idle: &idle, wait, began: now, retries, has_fallback, key };
             let sent = upstream.send(&request, RequestContent::new(content.into()), options).await;
             upstream.metrics().mirrored(sent.is_ok());
-            if let Ok(sent) = sent {
-                let mut body = sent.response.into_body();
-                let mut left = MAX_RESPONSE_BYTES;
-                // Read to its end, so that the connection can be used again; one that is too long is closed.
-                while let Some(Ok(frame)) = body.frame().await {
-                    let length = frame.data_ref().map_or(0, bytes::Bytes::len);
-                    let Some(rest) = usize::checked_sub(left, length) else { break };
-                    left = rest;
-                }
+            // A stream may last for days, and its copy has no reader.
+            if let Ok(sent) = sent
+                && !is_endless(sent.response.headers())
+            {
+                // One that takes longer than a head may is closed.
+                let _ = timeout(wait, discard(sent.response.into_body())).await;
             }
             drop(permit);
         });
+    }
+}
+
+/// Reads a response to its end, so that its connection can be used again, up to [`MAX_RESPONSE_BYTES`].
+async fn discard(mut body: Body) {
+    let mut left = MAX_RESPONSE_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+        let Some(rest) = usize::checked_sub(left, length) else { break };
+        left = rest;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The last good responses of a route, for the time when its upstream gives none.
 //!
-//! Never what belongs to one client: requests with `Authorization` or `Cookie` and callers that are known are left out, as
-//! are responses that set cookies or that `Cache-Control` keeps from shared caches (RFC 9111 §3) or from being used stale
+//! Never what belongs to one client: requests with `Authorization`, `Cookie` or content and callers that are known are left
+//! out, as are responses that set cookies or that `Cache-Control` keeps from shared caches (RFC 9111 §3) or from being used stale
 //! (§4.2.4). Bounded in age, in bytes of a response and of all together.
 
 use core::task::Poll;
@@ -50,10 +50,11 @@ pub(crate) struct StaleKey {
 }
 
 impl StaleKey {
-    /// Returns the key of a request as its client sent it; `None` for one that must have a response of its own.
-    pub(crate) fn of(head: &Parts, host: Option<&HeaderValue>, is_known: bool) -> Option<Self> {
+    /// Returns the key of a request as its client sent it; `None` for one that must have a response of its own, such as
+    /// one `is_private`, of a known caller or with content.
+    pub(crate) fn of(head: &Parts, host: Option<&HeaderValue>, is_private: bool) -> Option<Self> {
         let private = [AUTHORIZATION, COOKIE, RANGE];
-        let is_public = !is_known && private.iter().all(|name| !head.headers.contains_key(name));
+        let is_public = !is_private && private.iter().all(|name| !head.headers.contains_key(name));
         if head.method != Method::GET || !is_public {
             return None;
         }

@@ -218,17 +218,6 @@ impl body::PollCut for GuardState {
     }
 }
 
-/// Two signals that may end a body: its guard and its own.
-#[derive(Debug)]
-struct Either(Rc<GuardState>, Rc<dyn body::PollCut>);
-
-impl body::PollCut for Either {
-    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
-        let Self(guard, own) = self;
-        if guard.poll_cut(cx).is_ready() { Poll::Ready(()) } else { own.poll_cut(cx) }
-    }
-}
-
 impl StreamGuard {
     /// Returns the reason for which the stream was ended, if it was.
     pub(crate) fn reason(&self) -> Option<TerminationReason> {
@@ -251,11 +240,8 @@ pub(crate) struct GuardedBody {
 impl GuardedBody {
     /// Ties `body` to `guard`, even while it is not polled.
     pub(crate) fn body(body: Body, guard: StreamGuard) -> Body {
-        let cut: Rc<dyn body::PollCut> = match body.cut() {
-            Some(own) => Rc::new(Either(Rc::clone(&guard.0), own)),
-            None => Rc::<GuardState>::clone(&guard.0),
-        };
-        Body::streaming(Self { body: Some(body), guard }).with_cut(Some(cut))
+        let cut = Rc::<GuardState>::clone(&guard.0);
+        body.wrapped(|body| Self { body: Some(body), guard }).also_cut_by(cut)
     }
 }
 

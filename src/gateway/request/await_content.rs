@@ -11,8 +11,10 @@ use tokio::time::timeout;
 
 use super::request_body::LimitedBody;
 use crate::base::body::Body;
+use crate::base::grpc::Variant;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
+use crate::gateway::response::problem::ResponseFormat;
 use crate::upstream::Upstream;
 
 /// Returns the content of a request to `upstream` once the request may be forwarded: when its content has begun.
@@ -37,7 +39,7 @@ pub(crate) async fn begin(
         Poll::Pending if length == Some(0) => true,
         Poll::Pending => {
             let streams = version >= Version::HTTP_2 && length.is_none();
-            if streams && exchange.response_format.is_grpc() && upstream.speaks_http2() {
+            if streams && shares_connections(version, exchange, upstream) {
                 return Ok(Body::streaming(content));
             }
             // Boxed: most content arrives with its head, and every request carries this future.
@@ -50,6 +52,18 @@ pub(crate) async fn begin(
         true => Ok(Body::streaming(content)),
         false => Err(exchange.body_failed()),
     }
+}
+
+/// Whether a request to `upstream` is a gRPC call that takes a stream of HTTP/2 on both sides, and no connection: its
+/// messages may be hours apart. `Content-Type` alone does not tell, since every client may send it.
+pub(crate) fn shares_connections(
+    version: Version,
+    exchange: &Exchange,
+    upstream: &Upstream,
+) -> bool {
+    version >= Version::HTTP_2
+        && exchange.response_format == ResponseFormat::Grpc(Variant::Grpc)
+        && upstream.speaks_http2()
 }
 
 /// Waits until the request may be forwarded; false if its content was aborted.

@@ -184,6 +184,7 @@ pub(crate) fn limit_body(
         gap,
         reserved: reserved.clone(),
         waiting_since: None,
+        waited: Duration::ZERO,
         metering,
         received: Rc::clone(received),
     })))
@@ -200,8 +201,10 @@ pub(crate) struct LimitedBody {
     gap: IdleTimeout,
     /// The fields to remove from trailers.
     reserved: ReservedHeaders,
-    /// The time of the first wait for the client.
+    /// The beginning of the current wait for the client.
     waiting_since: Option<Instant>,
+    /// The time of all waits before. Pauses of the upstream, in which nothing is read, are not the client's.
+    waited: Duration,
     /// The limits to charge, if the length was not declared.
     metering: Option<Metering>,
     received: Rc<BodyProgress>,
@@ -240,6 +243,7 @@ impl LimitedBody {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.gap.stopped();
+                self.waited += self.waiting_since.take().map_or(Duration::ZERO, |at| at.elapsed());
                 if let Some(trailers) = frame.trailers_mut() {
                     self.reserved.strip_from(trailers);
                 }
@@ -283,11 +287,9 @@ impl LimitedBody {
 
     /// Whether the content is below the minimum rate: content that drips holds a connection as long as none at all.
     fn is_slow(&self, bytes: u64) -> bool {
-        let (Some(rate), Some(since)) = (self.bounds.rate, self.waiting_since) else {
-            return false;
-        };
-        let waited = since.elapsed();
-        waited > SLOW_BODY_GRACE && (bytes as f64) < rate as f64 * waited.as_secs_f64()
+        let (waited, bytes) = (self.waited, bytes as f64);
+        let is_below = |rate: u64| bytes < rate as f64 * waited.as_secs_f64();
+        waited > SLOW_BODY_GRACE && self.bounds.rate.is_some_and(is_below)
     }
 }
 
@@ -397,6 +399,24 @@ mod tests {
             Err(Rejection::BodyTimeout)
         );
         assert!(began.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_upstream_is_not_one_of_the_client() {
+        let pieces = stream::unfold(0, async |piece| {
+            tokio::time::sleep(Duration::from_secs(1) * (1 - piece.min(1))).await;
+            Some((Ok(Frame::data(Bytes::from("1"))), piece + 1))
+        });
+        let body = Body::streaming(StreamBody::new(Box::pin(pieces)));
+        let limited = limit_body(body, bounds(), &ReservedHeaders::default(), &Rc::default(), None);
+        let mut body = limited.expect("within the limits").expect("content");
+
+        for _ in 0..3 {
+            let frame = http_body_util::BodyExt::frame(&mut *body).await;
+            assert!(frame.expect("more").is_ok());
+            // The upstream reads nothing meanwhile.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
     }
 
     async fn read(body: Body) -> Result<Bytes, Rejection> {

@@ -172,6 +172,33 @@ fn a_deadline_ends_a_call_that_has_no_response_and_one_that_streams() {
 }
 
 #[test]
+fn the_deadline_ends_a_call_whose_client_reads_nothing() {
+    let (over, ended) = std::sync::mpsc::channel::<()>();
+    let service = Http2Service::start(100, move |mut call| {
+        let over = over.clone();
+        async move {
+            let response = Response::builder().header("content-type", "application/grpc");
+            let response = response.body(()).expect("valid");
+            let mut stream = call.respond.send_response(response, false).expect("open");
+            // More than the window of the client.
+            stream.send_data(vec![0; 1 << 20].into(), false).expect("open");
+            let _ = core::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            over.send(()).expect("the test waits");
+        }
+    });
+    let gateway = Gateway::start("", &always(&service.url()));
+
+    Http2Client::run(&gateway, async |client| {
+        let (response, _sending) = client.call("/", &[("grpc-timeout", "300m")]).await;
+        let (_head, _unread) = response.await.expect("a response").into_parts();
+        let waited = tokio::task::spawn_blocking(move || {
+            ended.recv_timeout(Duration::from_secs(15)).expect("the call ends at the service");
+        });
+        waited.await.expect("no panic");
+    });
+}
+
+#[test]
 fn a_cancelled_call_is_cancelled_at_the_service() {
     let reset = Arc::new(AtomicUsize::new(0));
     let resets = Arc::clone(&reset);

@@ -1,8 +1,9 @@
 //! Requests are spread as the operator says: by a value, by shares, and as copies.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
+use super::health::error;
 use super::service::Service;
 use crate::support::{Gateway, eventually, ok};
 use northgate::base::clock::Clock;
@@ -46,6 +47,35 @@ fn the_same_value_reaches_the_same_target_until_that_is_gone() {
 }
 
 #[test]
+fn a_target_without_a_free_place_is_passed_by_while_another_has_one() {
+    let (_answered, until) = mpsc::channel::<()>();
+    let until = Arc::new(Mutex::new(until));
+    let services = ["one", "two"].map(|name| {
+        let until = Arc::clone(&until);
+        Service::start(move |seen| {
+            if seen.target() == "/held" {
+                let _ = until.lock().expect("no panic").recv();
+            }
+            ok(name)
+        })
+    });
+    for balance in ["round_robin", "hash, hash_by: ip"] {
+        let more = format!("max_connections: 1, connect_timeout: 60s, balance: {balance}");
+        let gateway = Gateway::at(Clock::system(), "", &file(&services, &more, ""));
+        let before = services.each_ref().map(|service| service.count("/held"));
+        let mut held = gateway.connect();
+        held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n");
+        let is_held = |i: usize| services[i].count("/held") > before[i];
+        eventually("a full target", || is_held(0) || is_held(1));
+        let other = if is_held(0) { "two" } else { "one" };
+
+        for _ in 0..4 {
+            assert_eq!(gateway.get("/", "").text(), other, "{balance}");
+        }
+    }
+}
+
+#[test]
 fn a_canary_receives_its_share_and_keeps_its_clients() {
     let services = [named("canary"), named("stable")];
     let text = format!(
@@ -71,10 +101,7 @@ fn a_canary_receives_its_share_and_keeps_its_clients() {
 
 #[test]
 fn a_stream_of_a_canary_ends_by_the_timeout_of_the_canary() {
-    let endless = Service::start(|_| {
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
-            .to_vec()
-    });
+    let endless = Service::start(|_| EVENTS.to_vec());
     let text = format!(
         "upstreams:\n  a: {{ targets: [{url}] }}\n  b: {{ targets: [{url}], stream_timeout: 300ms }}\n\
          routes: [{{ id: open, path: /**, upstream: a, auth: none, split: {{ b: 100% }} }}]\n",
@@ -90,6 +117,46 @@ fn a_stream_of_a_canary_ends_by_the_timeout_of_the_canary() {
         received.starts_with("HTTP/1.1 200 ") && received.ends_with("2\r\nhi\r\n"),
         "{received}"
     );
+}
+
+#[test]
+fn a_canary_that_is_sick_falls_back_on_the_routes_own_upstream_and_never_on_itself() {
+    let (own, canary) = (named("own"), Service::start(|_| error(500)));
+    for (other, status, attempts) in [("a", 200, 1), ("b", 500, 2)] {
+        let text = format!(
+            "upstreams:\n  a: {{ targets: [{}] }}\n  b: {{ targets: [{}] }}\n\
+             routes: [{{ id: open, path: /**, upstream: a, auth: none, split: {{ b: 100% }}, fallback: {{ upstream: {other} }} }}]\n",
+            own.url(),
+            canary.url()
+        );
+        let gateway = Gateway::at(Clock::system(), "", &text);
+
+        let put = gateway.ask("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+
+        assert_eq!((put.status, canary.count("/")), (status, attempts), "{other}");
+    }
+}
+
+#[test]
+fn a_copy_whose_response_does_not_end_leaves_its_place_to_others() {
+    let endless = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi".to_vec();
+    for (response, timeout) in [(EVENTS.to_vec(), "60s"), (endless, "200ms")] {
+        let (shadow, own) = (Service::start(move |_| response.clone()), named("own"));
+        let text = format!(
+            "upstreams:\n  a: {{ targets: [{}] }}\n  b: {{ targets: [{}], timeout: {timeout} }}\n\
+             routes: [{{ id: open, path: /**, upstream: a, auth: none, mirror: {{ upstream: b, max_in_flight: 1 }} }}]\n",
+            own.url(),
+            shadow.url()
+        );
+        let gateway = Gateway::at(Clock::system(), "", &text);
+
+        for copies in 1..=3 {
+            eventually("a further copy", || {
+                assert_eq!(gateway.get("/", "").text(), "own");
+                shadow.count("/") >= copies
+            });
+        }
+    }
 }
 
 #[test]
@@ -117,3 +184,7 @@ fn copies_go_to_the_mirror_without_delay_and_only_of_safe_requests() {
     eventually("the copy arrives", || services[0].count("/copied") == 1);
     assert_eq!(services[0].count("/once"), 0);
 }
+
+/// The beginning of an event stream that never ends.
+pub(super) const EVENTS: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n";

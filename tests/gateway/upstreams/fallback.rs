@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
 
+use super::balance::EVENTS;
 use super::health::error;
 use super::service::Service;
 use crate::support::{Client, Gateway, eventually, ok};
@@ -101,6 +102,53 @@ fn a_request_that_may_have_been_processed_goes_to_no_other_upstream() {
 }
 
 #[test]
+fn an_error_of_the_other_upstream_does_not_hide_what_comes_behind_it() {
+    let (primary, spare) = (Service::start(|_| error(503)), Service::start(|_| error(500)));
+    for (more, expected) in
+        [("", (500, "")), (", respond: { status: 200, body: later }", (200, "later"))]
+    {
+        let route = format!("fallback: {{ upstream: b{more} }}");
+        let gateway = Gateway::at(Clock::system(), "", &file(&primary, &spare, "", &route));
+
+        let answer = gateway.get("/", "");
+
+        assert_eq!((answer.status, answer.text()), expected);
+    }
+    assert_eq!(spare.count("/"), 2);
+}
+
+#[test]
+fn the_settings_of_the_upstream_that_answers_hold() {
+    let dead = Service::start(|_| ok("dead"));
+    dead.kill();
+    let spares = ["one", "two"].map(|name| {
+        Service::start(
+            move |seen| {
+                if seen.target() == "/events" { EVENTS.to_vec() } else { ok(name) }
+            },
+        )
+    });
+    let text = format!(
+        "upstreams:\n  a: {{ targets: [{}] }}\n  b: {{ targets: [{}, {}], stream_timeout: 300ms, balance: hash, hash_by: \"header:X-Tenant\" }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none, fallback: {{ upstream: b }} }}]\n",
+        dead.url(),
+        spares[0].url(),
+        spares[1].url()
+    );
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    let ask =
+        |tenant: usize| gateway.get("/", &format!("X-Tenant: t{tenant}\r\n")).text().to_owned();
+
+    for tenant in 0..10 {
+        assert_eq!(ask(tenant), ask(tenant), "{tenant}");
+    }
+    let mut client = gateway.connect();
+    client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+    let received = String::from_utf8(client.rest()).expect("text");
+    assert!(received.ends_with("2\r\nhi\r\n"), "{received}");
+}
+
+#[test]
 fn the_last_good_response_is_used_for_the_same_public_request_only() {
     let sick = Arc::new(AtomicBool::new(false));
     let service = Service::start({
@@ -113,6 +161,10 @@ fn the_last_good_response_is_used_for_the_same_public_request_only() {
     assert_eq!(gateway.get("/a", "").text(), "/a");
     assert_eq!(gateway.get("/private", "Cookie: a=b\r\n").text(), "/private");
     assert_eq!(gateway.get("/secret", "Authorization: Basic eDp5\r\n").text(), "/secret");
+    let with_content = |path: &str| {
+        gateway.ask(&format!("GET {path} HTTP/1.1\r\nHost: api.test\r\nContent-Length: 1\r\n\r\nx"))
+    };
+    assert_eq!(with_content("/search").text(), "/search");
 
     sick.store(true, SeqCst);
 
@@ -123,12 +175,14 @@ fn the_last_good_response_is_used_for_the_same_public_request_only() {
         ("/b", ""),
         ("/private", ""),
         ("/secret", ""),
+        ("/search", ""),
         ("/a", "Cookie: a=b\r\n"),
         ("/a", "Authorization: Basic eDp5\r\n"),
         ("/a?x", ""),
     ] {
         assert_eq!(gateway.get(path, fields).status, 503, "{path} {fields}");
     }
+    assert_eq!(with_content("/a").status, 503);
     let other_host = gateway.ask("GET /a HTTP/1.1\r\nHost: other\r\n\r\n");
     assert_eq!(other_host.status, 503);
     let post = gateway.ask("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
