@@ -432,10 +432,13 @@ impl<'a> Compiler<'a> {
         if !route.enabled {
             return Ok(Action::Disabled);
         }
+        let edits = || route.response_headers.clone().into();
         Ok(match &route.action {
             config::Action::Upstream(name) => Action::Forward(Box::new(self.forward(route, name)?)),
-            config::Action::Respond(response) => Action::Respond(response.into()),
-            config::Action::Redirect { to, status } => Action::redirect(to.clone(), *status),
+            config::Action::Respond(response) => Action::Respond(response.into(), edits()),
+            config::Action::Redirect { to, status } => {
+                Action::redirect(to.clone(), *status, edits())
+            }
         })
     }
 

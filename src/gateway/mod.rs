@@ -366,7 +366,7 @@ impl Route {
     fn upstream(&self) -> Option<&str> {
         match &self.action {
             Action::Forward(forward) => Some(&forward.upstream.settings().name),
-            Action::Respond(_) | Action::Jwks(_) | Action::Session(_) | Action::Disabled => None,
+            Action::Respond(..) | Action::Jwks(_) | Action::Session(_) | Action::Disabled => None,
         }
     }
 }

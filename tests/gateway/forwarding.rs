@@ -496,6 +496,37 @@ fn informational_answers_are_never_taken_for_the_final_one() {
 }
 
 #[test]
+fn what_a_route_removes_from_responses_is_removed_from_their_trailers() {
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
+          X-Internal: secret\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"
+            .to_vec()
+    });
+    let edits = "auth: none, cors: { origins: [\"https://a.test\"] }, headers: { response: { remove: [X-Internal] } } }";
+    let gateway = Gateway::start("", &open(&service).replace("auth: none }", edits));
+
+    let answer = gateway.get("/", "TE: trailers\r\nConnection: TE\r\n");
+
+    assert_eq!(answer.trailers.to_ascii_lowercase(), "x-sum: 42\r\n");
+}
+
+#[test]
+fn the_edits_of_a_route_hold_for_responses_of_the_gateways_own() {
+    let edits =
+        "headers: { response: { set: { X-Set: \"{client_ip}\" }, remove: [X-Gone] } }, auth: none";
+    let rest = format!(
+        "routes:\n  - {{ id: a, path: /a, respond: {{ headers: {{ X-Gone: a }} }}, {edits} }}\n\
+         \x20 - {{ id: b, path: /b, redirect: {{ to: /a }}, {edits} }}\n"
+    );
+    let gateway = Gateway::start("", &rest);
+    for (path, status) in [("/a", 200), ("/b", 308)] {
+        let answer = gateway.get(path, "");
+        assert_eq!((answer.status, answer.field("x-set")), (status, Some("127.0.0.1")));
+        assert_eq!(answer.field("x-gone"), None);
+    }
+}
+
+#[test]
 fn trailers_pass_in_both_directions() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Grpc-Status\r\n\r\n2\r\nok\r\n0\r\n\

@@ -69,6 +69,11 @@ impl Check<'_> {
         let to = self.required(&keys.to, keys.at, "to", "write a path or a URL");
         let location = to.and_then(|to| {
             let path = to.value.starts_with('/') && !to.value.starts_with("//");
+            if to.value.contains(['{', '}']) {
+                let help = "write a place without braces: nothing of the request is put in";
+                self.wrong(to, InvalidValue::new("is sent as written", help));
+                return None;
+            }
             let valid = path
                 || Url::parse(&to.value).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
             let location =

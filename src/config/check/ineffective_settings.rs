@@ -35,6 +35,7 @@ impl Check<'_> {
             self.unseen_fields(keys, &seen);
             self.without_service(keys);
             self.cors_of_other_routes(keys);
+            self.of_other_methods(keys);
         }
         for (_, keys) in entries(&file.limits) {
             self.uncounted(keys, &seen);
@@ -124,6 +125,32 @@ impl Check<'_> {
                 let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
                 self.fault(Code::C110, method.at, message, help);
             }
+        }
+    }
+
+    /// Warns of copies and of kept responses for methods that the route itself does not match.
+    fn of_other_methods(&mut self, keys: &file::Route) {
+        let Some(taken) = keys.methods.get() else { return };
+        let is_listed = |method: &Method| taken.items.iter().any(|at| at.value.0 == *method);
+        let takes = |method: &Method| {
+            is_listed(method) || *method == Method::HEAD && is_listed(&Method::GET)
+        };
+        if !takes(&Method::GET)
+            && let Some(stale) = keys.fallback.get().and_then(|fallback| fallback.stale.get())
+        {
+            self.means_nothing(stale.key_at, "stale", "on a route that does not take GET");
+        }
+        let Some(mirror) = keys.mirror.get() else { return };
+        match mirror.methods.get() {
+            None if !takes(&Method::HEAD) => {
+                let message = "nothing is copied: without `methods`, only GET and HEAD are";
+                let help = "write the methods that may be done twice into `mirror.methods`";
+                self.fault(Code::C110, mirror.key_at, message, help);
+            }
+            Some(methods) if !methods.items.iter().any(|at| takes(&at.value.0)) => {
+                self.means_nothing(methods.key_at, "methods", "here: the route takes none of them");
+            }
+            _ => {}
         }
     }
 

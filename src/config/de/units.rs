@@ -5,10 +5,11 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use url::Url;
 
@@ -323,12 +324,26 @@ impl FromScalar for IpNet {
                 "write an address and a prefix length, such as 10.0.0.0/8",
             )
         };
-        match text.parse::<core::net::IpAddr>() {
-            Ok(address) => Ok(Self::from(address)),
-            Err(_) => text.parse::<Self>().map(|net| net.trunc()).map_err(|_| wrong()),
+        match text.parse::<IpAddr>() {
+            Ok(address) => Ok(Self::from(address.to_canonical())),
+            Err(_) => text.parse::<Self>().map(|net| unmapped(net.trunc())).map_err(|_| wrong()),
         }
     }
 }
+
+/// Returns the IPv4 network that a network of mapped addresses stands for (RFC 4291 §2.5.5.2): the addresses of peers are
+/// compared in that form.
+fn unmapped(net: IpNet) -> IpNet {
+    match (net.addr().to_canonical(), net.prefix_len().checked_sub(MAPPED_PREFIX_BITS)) {
+        (IpAddr::V4(address), Some(bits)) if net.addr().is_ipv6() => {
+            Ipv4Net::new(address, bits).map_or(net, IpNet::V4)
+        }
+        _ => net,
+    }
+}
+
+/// The length of the prefix `::ffff:0:0/96`, in bits.
+const MAPPED_PREFIX_BITS: u8 = 96;
 
 impl FromScalar for Method {
     const WANTED: &'static str = "a method such as GET";

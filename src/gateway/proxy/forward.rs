@@ -26,6 +26,7 @@ use super::rewrite::TargetRewriter;
 use super::split::Split;
 use super::stale_responses::StaleKey;
 use super::stream_guard::{GuardedBody, StreamGuard, StreamOwner};
+use super::trailer_edits;
 use super::tunnel;
 use super::websocket::Handshake;
 use crate::base::body::Body;
@@ -202,6 +203,9 @@ impl Forward {
         self.edit_response(response.headers_mut(), &permit, exchange);
         let streams = tunnel.is_some() || !response.body().is_buffered();
         let guard = if streams {
+            let has_cors = exchange.route().is_some_and(|route| route.cors.is_some());
+            response =
+                response.map(|body| trailer_edits::remove(body, self.response.removed(), has_cors));
             let responder = self.responder(upstream, exchange);
             self.guard_stream(permit, responder, exchange, gateway)?
         } else {

@@ -1,6 +1,6 @@
 //! The operator's edits of header fields.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::identity_headers::Statement;
 use crate::config::route::{HeaderEdits, Template, TemplatePart};
@@ -21,6 +21,11 @@ impl HeaderEditor {
     /// Whether there are no edits.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.remove.is_empty() && self.0.set.is_empty() && self.0.add.is_empty()
+    }
+
+    /// Returns the names of the fields to remove.
+    pub(crate) fn removed(&self) -> &[HeaderName] {
+        &self.0.remove
     }
 
     /// Applies the edits. A field whose value is empty is left out.

@@ -16,5 +16,6 @@ pub(crate) mod rewrite;
 pub(crate) mod split;
 pub(crate) mod stale_responses;
 pub(crate) mod stream_guard;
+pub(crate) mod trailer_edits;
 pub(crate) mod tunnel;
 pub(crate) mod websocket;

@@ -11,6 +11,7 @@ use crate::base::body::Body;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::proxy::forward::Forward;
+use crate::gateway::proxy::header_edits::HeaderEditor;
 use crate::gateway::proxy::identity_token::SigningKeySet;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::request::path;
@@ -25,8 +26,8 @@ use crate::session::Sessions;
 pub(crate) enum Action {
     /// Forwards the request to an upstream.
     Forward(Box<Forward>),
-    /// Returns a fixed response.
-    Respond(StaticResponse),
+    /// Returns a fixed response, with the edits of the route.
+    Respond(StaticResponse, HeaderEditor),
     /// Returns the public keys of identity tokens (RFC 7517).
     Jwks(Arc<SigningKeySet>),
     /// Serves a session's own paths: login, logout, status.
@@ -46,9 +47,9 @@ fn normalize_own_path(uri: &mut Uri) -> Result<(), Rejection> {
 
 impl Action {
     /// Creates a redirect to `to`.
-    pub(crate) fn redirect(to: HeaderValue, status: StatusCode) -> Self {
+    pub(crate) fn redirect(to: HeaderValue, status: StatusCode, edits: HeaderEditor) -> Self {
         let headers = HeaderMap::from_iter([(LOCATION, to)]);
-        Self::Respond(StaticResponse { status, headers, body: bytes::Bytes::new() })
+        Self::Respond(StaticResponse { status, headers, body: bytes::Bytes::new() }, edits)
     }
 
     /// Runs the action on an authorized request.
@@ -70,20 +71,25 @@ impl Action {
             Self::Forward(forward) => {
                 Either::Left(forward.run(permit, head, body, exchange, snapshot, gateway))
             }
-            _ => Either::Right(self.respond(head, body, exchange, snapshot)),
+            _ => Either::Right(self.respond(permit, head, body, exchange, snapshot)),
         }
     }
 
     /// Responds without an upstream.
     async fn respond(
         &self,
+        permit: Permit,
         head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
         snapshot: &Snapshot,
     ) -> Result<Response<Body>, Rejection> {
         match self {
-            Self::Respond(response) => Ok(response.response()),
+            Self::Respond(response, edits) => {
+                let mut response = response.response();
+                edits.apply(response.headers_mut(), permit.principal.as_deref(), exchange);
+                Ok(response)
+            }
             Self::Jwks(keys) => {
                 let mut response = Response::new(Body::from(keys.published()));
                 let json = HeaderValue::from_static("application/json");

@@ -20,6 +20,7 @@ use url::Url;
 use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::server::Tls;
 use crate::config::{Auth, AuthMethod, Config, Route, TokenBinding};
+use crate::gateway::proxy::header_edits::HeaderEditor;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::gateway::routing::action::Action;
@@ -152,11 +153,12 @@ fn respond(document: &Value) -> Action {
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600")),
     ];
-    Action::Respond(StaticResponse {
+    let response = StaticResponse {
         status: StatusCode::OK,
         headers: HeaderMap::from_iter(headers),
         body: document.to_string().into(),
-    })
+    };
+    Action::Respond(response, HeaderEditor::default())
 }
 
 /// Returns the authentication methods of a route that take access tokens of the client.
@@ -310,7 +312,7 @@ mod tests {
 
     fn documents(config: &Config) -> BTreeMap<String, Value> {
         let read = |(path, action): (PathPattern, Action)| {
-            let Action::Respond(response) = action else { panic!("an answer") };
+            let Action::Respond(response, _) = action else { panic!("an answer") };
             (path.to_string(), serde_json::from_slice(&response.body).unwrap())
         };
         ProtectedResources::of(config).documents().map(read).collect()
