@@ -5,6 +5,7 @@
 //! response. Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into responses.
 
 mod compile;
+mod drain_hold;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
@@ -41,6 +42,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use tokio::task::JoinHandle;
 
 pub use self::compile::{CompileError, compile};
+use self::drain_hold::{DrainHold, DrainHolds};
 pub use self::exchange::Exchange;
 use self::exchange::panicked;
 use self::policy::authenticate::Authenticate;
@@ -410,6 +412,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     idle: IdlePool,
     streams: StreamRegistry,
+    drain_holds: DrainHolds,
 }
 
 /// The peer of one client connection.
@@ -471,7 +474,8 @@ impl Peer {
 impl Gateway {
     /// Creates the gateway of this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, idle: IdlePool::default(), streams: StreamRegistry::default() }
+        let (idle, streams) = (IdlePool::default(), StreamRegistry::default());
+        Self { shared, idle, streams, drain_holds: DrainHolds::default() }
     }
 
     /// Returns the state that all threads share.
@@ -559,6 +563,17 @@ impl Gateway {
                 "Refused a malformed HTTP/2 request or frame; the stream was reset, or the connection closed."
             );
         }
+    }
+
+    /// Waits until all is done that requests of this thread have left to do when their clients left. To be called when
+    /// no connection is open.
+    pub async fn finish(&self) {
+        self.drain_holds.released().await;
+    }
+
+    /// Has [`Gateway::finish`] wait for the returned value.
+    fn hold_drain(&self) -> DrainHold {
+        self.drain_holds.hold()
     }
 
     /// Closes idle upstream connections that are too old, and ends streams whose token has expired. To be called a

@@ -104,6 +104,10 @@ impl Worker {
                 () = &mut terminated => return,
             }
         }
+        tokio::select! {
+            () = gateway.finish() => {}
+            () = terminated => {}
+        }
     }
 }
 

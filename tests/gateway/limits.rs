@@ -1,10 +1,13 @@
 //! What a service survives and what a client has bought (behaviour.md §5).
 
 use core::time::Duration;
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 use northgate::dev::issuer::Mint;
 
-use crate::support::{Gateway, Upstream, start_issuer};
+use crate::support::{Gateway, Reading, Upstream, eventually, open, start_issuer};
 
 #[test]
 fn a_request_too_many_is_told_when_to_come_back() {
@@ -175,6 +178,56 @@ fn a_cost_that_a_response_tells_is_charged_with_it() {
     let seen = service.seen();
     assert!(seen.iter().all(|seen| seen.field("accept-encoding") == Some("identity")));
     assert!(seen.iter().all(|seen| seen.field("range").is_none()));
+}
+
+#[test]
+fn a_client_that_leaves_is_charged_what_the_content_tells_and_a_drain_waits_for_it() {
+    let (tell, told) = channel::<()>();
+    let told = Mutex::new(told);
+    let service = Upstream::by_hand(move |mut stream, connection, _| {
+        let mut reading = Reading::new(&stream);
+        while let Some(request) = reading.request(connection) {
+            let cost = if request.target() == "/free" { "00" } else { "50" };
+            let content = format!("{{\"usage\":{{\"total_tokens\":\"{cost}\"}}}}");
+            // The hints reach the client when the gateway has the head that follows them.
+            let head = format!(
+                "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                content.len()
+            );
+            stream.write_all(head.as_bytes()).expect("a reader");
+            if cost == "50" && told.lock().expect("one").recv().is_err() {
+                break;
+            }
+            let _ = stream.write_all(content.as_bytes());
+        }
+    });
+    let rest = format!(
+        "limits:\n  json: {{ quota: 100/day, cost: {{ response_json: /usage/total_tokens }} }}\n{}",
+        open(&service).replace("auth: none }", "auth: none, limits: [json] }")
+    );
+    let gateway = Gateway::start("", &rest);
+    let leave = |times: f64| {
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status, 103);
+        drop(client);
+        let gone = "northgate_http_requests_total{route=\"open\",method=\"GET\",code=\"499\"}";
+        eventually("the end of the request", || gateway.metric(gone) >= times);
+    };
+    let left = || {
+        let mut client = gateway.connect();
+        client.send("GET /free HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status, 103);
+        client.answer().field("ratelimit").expect("a field").to_owned()
+    };
+
+    leave(1.0);
+    tell.send(()).expect("a service");
+
+    eventually("the charge", || left().starts_with("\"json\";r=50"));
+    leave(2.0);
+    let drained = gateway.on_control(gateway.launched.server.drain(Duration::from_millis(100)));
+    assert!(!drained, "the cost was not told yet");
 }
 
 #[test]

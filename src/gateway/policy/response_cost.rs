@@ -4,6 +4,7 @@
 //! be charged otherwise. More content than the limit reads is passed on as it comes.
 
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 
 use bytes::Bytes;
 use core::pin::Pin;
@@ -12,11 +13,15 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_RANGE, RA
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tokio::task::spawn_local;
 
 use crate::base::body::{self, Body};
+use crate::base::clock::Clock;
 use crate::base::media_type::essence;
+use crate::gateway::drain_hold::DrainHold;
 use crate::gateway::exchange::Exchange;
-use crate::limit::Now;
+use crate::gateway::{Gateway, InFlightPermit};
+use crate::limit::{LimitState, Now};
 
 /// Asks for whole content without a coding: a client could hide its cost in any other.
 pub(crate) fn request_readable(headers: &mut HeaderMap) {
@@ -26,13 +31,17 @@ pub(crate) fn request_readable(headers: &mut HeaderMap) {
 }
 
 /// Charges the costs that `response` tells to the limits that wait for them.
-pub(crate) async fn settle(response: Response<Body>, exchange: &mut Exchange) -> Response<Body> {
+pub(crate) async fn settle(
+    response: Response<Body>,
+    exchange: &mut Exchange,
+    gateway: &Gateway,
+) -> Response<Body> {
     let moment = Now::of(exchange.clock());
     exchange.limit_state.settle_by_head(response.headers(), moment);
     let is_success = response.status().is_success();
     let response = match exchange.limit_state.max_content_of_costs() {
         Some(max_size) if is_json(response.headers()) => {
-            read_content(response, max_size, exchange).await
+            read_content(response, max_size, exchange, gateway).await
         }
         _ => response,
     };
@@ -43,19 +52,57 @@ pub(crate) async fn settle(response: Response<Body>, exchange: &mut Exchange) ->
 }
 
 /// Reads up to `max_size` bytes of content, and charges the costs in it if that is all.
+///
+/// A task of its own does it: when the client leaves, the exchange is dropped, and the cost is charged all the same.
 async fn read_content(
     response: Response<Body>,
     max_size: usize,
     exchange: &mut Exchange,
+    gateway: &Gateway,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
-    let read = exchange.measured(ReadContent::read(body, max_size)).await;
-    let whole = read.whole();
-    if let Some(content) = whole.as_ref().and_then(|whole| serde_json::from_slice(whole).ok()) {
-        let moment = Now::of(exchange.clock());
-        exchange.limit_state.settle_by_content(&content, moment);
+    let is_buffered = body.is_buffered();
+    let settlement = Settlement {
+        limit_state: core::mem::take(&mut exchange.limit_state),
+        in_flight: exchange.in_flight.take(),
+        clock: exchange.clock().clone(),
+        _drain: gateway.hold_drain(),
+    };
+    let settling = settlement.settle(body, max_size);
+    let settled = if is_buffered {
+        Ok(settling.await)
+    } else {
+        exchange.measured(spawn_local(settling)).await
+    };
+    match settled {
+        Ok((settlement, body)) => {
+            exchange.limit_state = settlement.limit_state;
+            exchange.in_flight = settlement.in_flight;
+            Response::from_parts(head, body)
+        }
+        // As if there were no task: the panic fails the request.
+        Err(failed) => resume_unwind(failed.into_panic()),
     }
-    Response::from_parts(head, read.into_body(whole))
+}
+
+/// The charge of a cost that content tells, with all that its request holds until the content has ended.
+struct Settlement {
+    limit_state: LimitState,
+    in_flight: Option<InFlightPermit>,
+    clock: Clock,
+    _drain: DrainHold,
+}
+
+impl Settlement {
+    /// Reads up to `max_size` bytes of `body`, charges the costs in it if that is all, and returns the body to pass on.
+    async fn settle(mut self, body: Body, max_size: usize) -> (Self, Body) {
+        let read = ReadContent::read(body, max_size).await;
+        let whole = read.whole();
+        if let Some(content) = whole.as_ref().and_then(|whole| serde_json::from_slice(whole).ok()) {
+            self.limit_state.settle_by_content(&content, Now::of(&self.clock));
+        }
+        (self, read.into_body(whole))
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
