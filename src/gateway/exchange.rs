@@ -318,7 +318,7 @@ impl Exchange {
         bounds: BodyLimits,
     ) -> Result<Option<Box<LimitedBody>>, Rejection> {
         let meter = self.limit_state.meter();
-        let metering = meter.map(|meter| Metering { meter, clock: self.clock().clone() });
+        let metering = meter.map(|meter| Metering::new(meter, self.clock().clone()));
         request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)
     }
 

@@ -23,10 +23,8 @@ use super::limit_exceeded::{LimitExceeded, Limited, first, refuse};
 use super::limit_state::{ChargedLimit, LimitState};
 use super::limiter::{Balance, Limiter};
 use super::plans::PlanIndex;
-use super::settings::{OnStoreError, Store};
-use super::shared::{
-    FirstAnswer, Lease, LeaseSlot, SharedLimit, StoreAnswer, Ticket, TicketRequest,
-};
+use super::shared::{Lease, LeaseSlot, SharedLimit, Ticket};
+use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::{LimitMetrics, LimitResult};
 
 /// One limit of a route.
@@ -58,6 +56,7 @@ impl LimitCheck {
             slot,
             place: self.place,
             name,
+            shared_name: Box::default(),
         }
     }
 
@@ -167,9 +166,9 @@ impl<'a, 's> Evaluation<'a, 's> {
         let limiter = &*check.limiter;
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
-        let exact = limiter.settings().store.is_exact();
+        let request = SharedRequest { limiter, shared, plan, place: check.place, cost };
         shared.with(key, |lease, slot| {
-            let course = self.course(check, plan, lease, now);
+            let course = request.course(lease, &self.tickets, self.settled, self.moment);
             if let SharedCourse::Refuse(result, wait) = course {
                 if limiter.settings().dry_run {
                     return self.pass_dry_run(check, others, refused);
@@ -182,21 +181,13 @@ impl<'a, 's> Evaluation<'a, 's> {
             self.asks |= matches!(course, SharedCourse::Ask);
             let refusal = self.ask(others, refused);
             if refusal.is_none() && self.asks {
-                let shape = limiter.shape(plan, now);
-                let key = || limiter.shared_name(self.subject);
-                let request = TicketRequest { key, shape, cost, exact };
-                let ticket = match course {
-                    SharedCourse::Ask => Ticket::asking(shared, lease, slot, check.place, request),
-                    SharedCourse::Charge => {
-                        Ticket::holding(shared, lease, slot, check.place, request)
-                    }
-                    SharedCourse::Alone(_) | SharedCourse::Refuse(..) => return None,
-                };
-                self.tickets.push(ticket);
+                let name = || limiter.shared_name(self.subject);
+                self.tickets.extend(request.ticket(course, lease, slot, now, name));
                 return None;
             }
             if refusal.is_none() {
-                self.charge_shared(check, shared, (lease, slot), course, cost);
+                request.charge(course, lease, slot, now, &mut self.tickets);
+                self.admitted_shared(check, shared, (lease, slot), course);
                 let balance = limiter.shared_balance(plan, lease, now);
                 limiter.note_shared_consumer((key, plan), balance, cost, self.subject);
                 // A lease is found by its key alone.
@@ -207,76 +198,24 @@ impl<'a, 's> Evaluation<'a, 's> {
         })
     }
 
-    /// Charges an admitted request to its lease.
-    fn charge_shared(
+    /// Records an admitted request, and its place among those in flight.
+    fn admitted_shared(
         &mut self,
         check: &LimitCheck,
         shared: &Arc<SharedLimit>,
-        (lease, slot): (&mut Lease, LeaseSlot),
+        (lease, slot): (&Lease, LeaseSlot),
         course: SharedCourse,
-        cost: u64,
     ) {
         let limiter = &*check.limiter;
-        let now = shared.now(self.moment);
-        let exact = limiter.settings().store.is_exact();
-        if let Some(ticket) = self.tickets.iter_mut().find(|ticket| ticket.place == check.place) {
-            ticket.take(lease);
-        }
         check.metrics.decided(match (course, slot) {
             (SharedCourse::Alone(_), _) => LimitResult::StoreError,
             (_, LeaseSlot::Overflow) => LimitResult::Overflow,
             (_, LeaseSlot::Own(_)) => LimitResult::Allowed,
         });
-        match course {
-            SharedCourse::Alone(own_until) => lease.charge_alone(now, cost, own_until),
-            _ => shared.charge(lease, slot, now, cost, exact),
-        }
         if limiter.is_concurrency() {
+            let exact = limiter.settings().store.is_exact();
             let permit = SharedPermit::new(shared, slot, lease.nonce(), exact);
             self.standing.shared_in_flight.push(permit);
-        }
-    }
-
-    /// Decides a shared limit by its lease, by the store's answer, or without the store.
-    fn course(
-        &self,
-        check: &LimitCheck,
-        plan: PlanIndex,
-        lease: &mut Lease,
-        now: u64,
-    ) -> SharedCourse {
-        let limiter = &*check.limiter;
-        let (Some(shared), Store::Redis { exact, on_error }) =
-            (&limiter.shared, limiter.settings().store)
-        else {
-            return SharedCourse::Charge;
-        };
-        let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
-        let ticket = self.tickets.iter().find(|ticket| ticket.place == check.place);
-        match ticket.map(Ticket::answer) {
-            Some(StoreAnswer::Granted | StoreAnswer::NotCharged) => return SharedCourse::Charge,
-            Some(StoreAnswer::Refused(wait)) => {
-                return SharedCourse::Refuse(LimitResult::Limited, wait);
-            }
-            Some(StoreAnswer::Failed) => {}
-            None => match shared.first_answer(lease, now, cost, exact) {
-                FirstAnswer::Covered => return SharedCourse::Charge,
-                FirstAnswer::Refused(wait) => {
-                    return SharedCourse::Refuse(LimitResult::Limited, wait);
-                }
-                FirstAnswer::Ask if !self.settled => return SharedCourse::Ask,
-                FirstAnswer::Ask | FirstAnswer::StoreFailed => {}
-            },
-        }
-        if on_error == OnStoreError::Deny {
-            return SharedCourse::Refuse(LimitResult::StoreError, RETRY_MICROS);
-        }
-        let shape = limiter.shape(plan, now);
-        match shared.fall_back(lease, &shape, self.moment, cost) {
-            Ok(own_until) => SharedCourse::Alone(own_until),
-            // Counted all the same, for the time after the outage.
-            Err(_) if on_error == OnStoreError::Allow => SharedCourse::Alone(0),
-            Err(wait) => SharedCourse::Refuse(LimitResult::StoreError, wait),
         }
     }
 
@@ -338,26 +277,14 @@ impl<'a, 's> Evaluation<'a, 's> {
             name
         });
         if self.subject.request_size.is_none() && !limiter.is_concurrency() {
-            self.standing.metered.push(check.charged(key, slot, name.clone()));
+            let mut charged = check.charged(key, slot, name.clone());
+            if limiter.shared.is_some() && limiter.measures_bodies() {
+                charged.shared_name = limiter.shared_name(self.subject).into();
+            }
+            self.standing.metered.push(charged);
         }
         if limiter.settings().response_cost.is_some() {
             self.standing.unsettled.push(check.charged(key, slot, name));
         }
     }
 }
-
-/// The decision of one shared limit.
-#[derive(Clone, Copy, Debug)]
-enum SharedCourse {
-    /// Grants cover the request.
-    Charge,
-    /// The store is unavailable, and the request passes; see [`Lease::fall_back`] for the number.
-    Alone(u64),
-    /// The store is to be asked.
-    Ask,
-    /// Refused, with the wait in microseconds.
-    Refuse(LimitResult, u64),
-}
-
-/// The wait where a store that is unavailable refuses.
-const RETRY_MICROS: u64 = 1_000_000;

@@ -9,14 +9,13 @@ use super::concurrency::{InFlightPermit, SharedPermit};
 use super::counter::Counter;
 use super::counter_table::Slot;
 use super::counters::Now;
-use super::limit_exceeded::{LimitExceeded, Limited, refuse};
+use super::limit_exceeded::Limited;
 use super::limiter::{Balance, Limiter};
+use super::meter::Meter;
 use super::plans::PlanIndex;
-use super::rate::Kind;
 use super::response_cost::ResponseCost;
 use super::response_headers::MAX_POLICIES;
-use super::shared::{FirstAnswer, SharedLimit};
-use crate::observe::metrics::{LimitMetrics, LimitResult};
+use crate::observe::metrics::LimitMetrics;
 
 /// The limit decisions of one request, and its permits.
 ///
@@ -37,9 +36,8 @@ impl LimitState {
     /// Returns the meter of a request body of unknown size, which limits by bytes have admitted as empty.
     /// Returns it once; `None` if no limit was charged.
     pub fn meter(&mut self) -> Option<Meter> {
-        let mut metered = core::mem::take(&mut self.metered);
-        metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
-        (!metered.is_empty()).then_some(Meter { metered, bytes: 0 })
+        let metered = core::mem::take(&mut self.metered);
+        (!metered.is_empty()).then(|| Meter::new(metered))
     }
 
     /// Records that a limit has ended the request body: nothing remains.
@@ -110,62 +108,6 @@ pub struct HeldPermits {
     _shared: Vec<SharedPermit>,
 }
 
-/// Charges a request body of unknown size while it arrives.
-#[derive(Debug)]
-pub struct Meter {
-    /// The limits in locking order.
-    metered: Vec<ChargedLimit>,
-    /// The bytes charged so far.
-    bytes: u64,
-}
-
-impl Meter {
-    /// Charges `bytes` more, to all limits or to none.
-    ///
-    /// # Errors
-    ///
-    /// The limit that is exceeded: the body must end.
-    pub fn charge(&mut self, bytes: u64, moment: Now) -> Result<(), LimitExceeded> {
-        let size = self.bytes.saturating_add(bytes);
-        let enforced = |metered: &&ChargedLimit| !metered.limiter.settings().dry_run;
-        if self.metered.iter().filter(enforced).any(|one| one.limiter.never_fits(one.plan, size)) {
-            return Err(LimitExceeded::TooLarge);
-        }
-        ChargedLimit::charge(&self.metered, self.bytes, size, moment)
-            .map_err(LimitExceeded::Limited)?;
-        self.bytes = size;
-        Ok(())
-    }
-
-    /// Whether a limit counts bytes.
-    pub fn counts_bytes(&self) -> bool {
-        self.metered.iter().any(|metered| metered.limiter.measures_bodies())
-    }
-
-    /// Gives the request back to quotas of requests: its body turned out to be larger than any may be, which would have
-    /// cost nothing had it said so. Rates and quotas of bytes keep what has arrived, which the upstream received: a
-    /// client could send it for nothing otherwise.
-    pub fn refund(&mut self, moment: Now) {
-        let bought = |limiter: &Limiter| {
-            matches!(limiter.settings().kind, Kind::Quota(_)) && !limiter.measures_bodies()
-        };
-        for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
-            let limiter = &one.limiter;
-            let units = -limiter.cost(0).cast_signed();
-            if let Some(shared) = &limiter.shared {
-                shared.refund(one.key, limiter.cost(0));
-                one.meter(None, moment, units);
-                continue;
-            }
-            let now = limiter.counts.time(moment);
-            limiter.counts.cells.give_back(one.key, one.slot, |cell| {
-                one.meter(Some(*cell), moment, units);
-                *cell = limiter.refund(one.plan, *cell, now, 0);
-            });
-        }
-    }
-}
-
 /// A limit that has admitted a request before its cost was known.
 #[derive(Debug)]
 pub(super) struct ChargedLimit {
@@ -177,70 +119,15 @@ pub(super) struct ChargedLimit {
     pub(super) place: usize,
     /// The parts of the key, if usage is metered.
     pub(super) name: Option<Arc<Map<String, Value>>>,
+    /// The name of the counter in a shared store, if content of unknown size is charged there.
+    pub(super) shared_name: Box<str>,
 }
 
 impl ChargedLimit {
-    /// Charges for a body that grows from `before` to `size` bytes. As in [`Evaluation::ask`], each counter stays locked
-    /// until all have agreed.
-    fn charge(all: &[Self], before: u64, size: u64, moment: Now) -> Result<(), Limited> {
-        let Some((first, others)) = all.split_first() else { return Ok(()) };
-        let limiter = &*first.limiter;
-        if !limiter.measures_bodies() {
-            return Self::charge(others, before, size, moment);
-        }
-        if let Some(shared) = &limiter.shared {
-            return first.charge_shared(shared, others, (before, size), moment);
-        }
-        let now = limiter.counts.time(moment);
-        limiter.counts.cells.with(first.key, now, |cell, _| {
-            let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
-                Ok(charged) => charged,
-                // A dry run counts what would have been admitted.
-                Err(_) if limiter.settings().dry_run => *cell,
-                Err(wait) => {
-                    first.metrics.decided(LimitResult::Limited);
-                    return Err(refuse(limiter, first.place, wait));
-                }
-            };
-            Self::charge(others, before, size, moment)?;
-            if charged != *cell {
-                *cell = charged;
-                let units = limiter.cost(size) - limiter.cost(before);
-                first.meter(Some(charged), moment, units.cast_signed());
-            }
-            Ok(())
-        })
-    }
-
     /// Adds `units` to the usage that is billed.
-    fn meter(&self, cell: Option<Counter>, moment: Now, units: i64) {
+    pub(super) fn meter(&self, cell: Option<Counter>, moment: Now, units: i64) {
         let name = || self.name.clone().unwrap_or_default();
         self.limiter.meter((self.key, self.plan), cell, moment, units, name);
-    }
-
-    /// Charges a body at a limit that several gateways share: what no lease covers is told to the store afterwards.
-    fn charge_shared(
-        &self,
-        shared: &SharedLimit,
-        others: &[Self],
-        (before, size): (u64, u64),
-        moment: Now,
-    ) -> Result<(), Limited> {
-        let limiter = &*self.limiter;
-        let settings = limiter.settings();
-        let now = shared.now(moment);
-        let cost = limiter.cost(size) - limiter.cost(before);
-        shared.with(self.key, |lease, slot| {
-            let answer = shared.first_answer(lease, now, cost, false);
-            if let (FirstAnswer::Refused(wait), false) = (answer, settings.dry_run) {
-                self.metrics.decided(LimitResult::Limited);
-                return Err(refuse(limiter, self.place, wait.saturating_mul(1_000)));
-            }
-            Self::charge(others, before, size, moment)?;
-            shared.charge(lease, slot, now, cost, settings.store.is_exact());
-            self.meter(None, moment, cost.cast_signed());
-            Ok(())
-        })
     }
 
     /// Charges what the request turned out to cost; returns the new balance.

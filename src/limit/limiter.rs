@@ -102,7 +102,8 @@ impl Limiter {
 
     /// Returns the balance of a key with this lease.
     pub(super) fn shared_balance(&self, plan: PlanIndex, lease: &Lease, now: u64) -> Balance {
-        let (remaining, micros) = lease.balance(|| self.shape(plan, now), now);
+        let limit = self.amount(plan).whole();
+        let (remaining, micros) = lease.balance(limit, || self.shape(plan, now), now);
         Balance::new(plan, remaining, micros.saturating_mul(1_000))
     }
 

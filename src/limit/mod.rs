@@ -19,7 +19,8 @@
 //! | `consumers`, `report` | the largest consumers by name, and what operators see and reset |
 //! | `shared` | counters that several gateways share, and leases of them |
 //! | `route_limits`, `evaluation` | a route's limits, and the check of one request |
-//! | `limit_state`, `limit_exceeded` | the state of one request, and its refusal |
+//! | `shared_request` | the decision of one shared limit about one request |
+//! | `limit_state`, `meter`, `limit_exceeded` | the state of one request, its content of unknown size, and its refusal |
 //! | `response_headers` | the header fields about limits |
 //!
 //! The gateway creates one [`Limiter`] per limit and one [`RouteLimits`] per route when
@@ -43,6 +44,7 @@ mod ledger;
 mod limit_exceeded;
 mod limit_state;
 mod limiter;
+mod meter;
 mod overflow;
 mod persistence;
 mod plans;
@@ -55,14 +57,16 @@ mod response_headers;
 mod route_limits;
 mod settings;
 mod shared;
+mod shared_request;
 
 pub use self::time_zone::{UnknownZone, Zone};
 pub use counters::Now;
 pub use key::LimitKeySource;
 pub use ledger::Usage;
 pub use limit_exceeded::{LimitExceeded, Limited};
-pub use limit_state::{HeldPermits, LimitState, Meter};
+pub use limit_state::{HeldPermits, LimitState};
 pub use limiter::{Limiter, overrun_bound};
+pub use meter::Meter;
 pub use persistence::StateError;
 pub use plans::{ClientPlans, Plan, Plans};
 pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};

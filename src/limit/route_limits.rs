@@ -191,15 +191,16 @@ pub enum Decision {
     Ask(Question),
 }
 
-/// The limits of a request that only their store can decide. Dropping it gives up the request.
+/// The limits of a request, or of a part of its content, that only their store can decide. Dropping it gives the request
+/// up.
 #[derive(Debug)]
 pub struct Question {
-    tickets: Vec<Ticket>,
-    moment: Now,
+    pub(super) tickets: Vec<Ticket>,
+    pub(super) moment: Now,
 }
 
 impl Question {
-    /// Asks the store, in one round trip. Without a response in time, [`RouteLimits::settle`] decides without the store.
+    /// Asks the store, in one round trip. Without a response in time, `settle` decides without the store.
     pub async fn send(&mut self) {
         shared::ask(&mut self.tickets, self.moment).await;
     }

@@ -221,7 +221,7 @@ fn a_body_of_unknown_size_is_charged_as_it_arrives() {
     let mut meter = standing.meter().expect("bytes are counted");
     assert!(standing.meter().is_none(), "once");
     for _ in 0..85 {
-        assert_eq!(meter.charge(100, Now::of(&desk.clock)), Ok(()));
+        assert_eq!(desk.charge(&mut meter, 100), Ok(()));
     }
 
     let two = Caller { request_size: Some(1_001), ..Caller::default() };
@@ -245,7 +245,7 @@ fn a_body_that_turns_out_too_large_costs_no_request() {
         let (admitted, mut standing) = desk.check(&route, &chunked);
         assert_eq!(admitted, Ok(()));
         let mut meter = standing.meter().expect("its size is unknown");
-        assert_eq!(meter.charge(5_000, Now::of(&desk.clock)), Ok(()));
+        assert_eq!(desk.charge(&mut meter, 5_000), Ok(()));
 
         meter.refund(Now::of(&desk.clock));
     }
@@ -277,7 +277,7 @@ fn a_body_ends_with_the_quota_however_many_come_at_once() {
         let (mut passed, mut refused) = (0, 0);
         for _ in 0..10 {
             for meter in &mut meters {
-                match meter.charge(64, Now::of(&desk.clock)) {
+                match desk.charge(meter, 64) {
                     Ok(()) => passed += 64,
                     Err(_) => refused += 1,
                 }
@@ -417,8 +417,8 @@ fn content_that_never_fits_is_refused_as_too_large_and_charges_none() {
         let (admitted, mut standing) = desk.check(&route, &sized(None));
         assert_eq!(admitted, Ok(()), "nothing was charged");
         let mut meter = standing.meter().expect("bytes are counted");
-        assert_eq!(meter.charge(900, Now::of(&desk.clock)), Ok(()));
-        let never = meter.charge(101, Now::of(&desk.clock));
+        assert_eq!(desk.charge(&mut meter, 900), Ok(()));
+        let never = desk.charge(&mut meter, 101);
         assert_eq!(never, Err(LimitExceeded::TooLarge), "{window:?}");
         desk.wait_millis(2 * 86_400_000);
     }
@@ -476,6 +476,13 @@ impl Desk {
     fn route(&self, limits: Vec<Settings>) -> RouteLimits {
         let limiters: Vec<_> = limits.into_iter().map(|limit| self.limiter(limit)).collect();
         RouteLimits::new(&limiters, "orders", &self.metrics)
+    }
+
+    fn charge(&self, meter: &mut Meter, bytes: u64) -> Result<(), LimitExceeded> {
+        match meter.decide(bytes, Now::of(&self.clock)) {
+            Decision::Made(made) => made,
+            Decision::Ask(_) => unreachable!("no limit is shared"),
+        }
     }
 
     fn wait_millis(&self, millis: u64) {

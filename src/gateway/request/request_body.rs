@@ -19,7 +19,7 @@ use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::server::Server;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
-use crate::limit::{LimitExceeded, Limited, Meter, Now};
+use crate::limit::{Decision, LimitExceeded, Limited, Meter, Now, Question};
 use crate::upstream::{UnbegunPermit, UpstreamError};
 
 /// The limits on request content.
@@ -68,12 +68,62 @@ enum Fault {
 }
 
 /// Charges request content to limits as it arrives.
-#[derive(Debug)]
 pub(crate) struct Metering {
     /// The limits that count bytes.
-    pub(crate) meter: Meter,
+    meter: Meter,
     /// The clock that dates each charge.
-    pub(crate) clock: Clock,
+    clock: Clock,
+    /// The part of the content that waits for the store of a limit.
+    waiting: Option<WaitingPart>,
+}
+
+struct WaitingPart {
+    frame: Frame<Bytes>,
+    asked: Pin<Box<dyn Future<Output = Question>>>,
+}
+
+impl Metering {
+    pub(crate) const fn new(meter: Meter, clock: Clock) -> Self {
+        Self { meter, clock, waiting: None }
+    }
+
+    /// Charges a part of the content; `None` if [`Metering::poll_waiting`] returns the part once a store has responded.
+    fn begin(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, LimitExceeded> {
+        let bytes = length(&frame);
+        if bytes == 0 || !self.meter.counts_bytes() {
+            return Ok(Some(frame));
+        }
+        match self.meter.decide(bytes, Now::of(&self.clock)) {
+            Decision::Made(made) => made.map(|()| Some(frame)),
+            Decision::Ask(mut question) => {
+                let asked = Box::pin(async {
+                    question.send().await;
+                    question
+                });
+                self.waiting = Some(WaitingPart { frame, asked });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Polls the part that waits for a store; `None` if none does.
+    fn poll_waiting(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, LimitExceeded>>> {
+        let Some(waiting) = &mut self.waiting else { return Poll::Ready(None) };
+        let question = ready!(waiting.asked.as_mut().poll(cx));
+        let part = self.waiting.take().map(|waiting| waiting.frame);
+        Poll::Ready(part.map(|frame| {
+            let moment = Now::of(&self.clock);
+            self.meter.settle(length(&frame), moment, question).map(|()| frame)
+        }))
+    }
+}
+
+/// Returns the bytes of content in a frame.
+fn length(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, |data| data.len() as u64)
 }
 
 impl BodyProgress {
@@ -240,6 +290,11 @@ impl LimitedBody {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(metering) = &mut self.metering
+            && let Some(charged) = ready!(metering.poll_waiting(cx))
+        {
+            return Poll::Ready(Some(charged.map_err(|exceeded| self.exceeded(exceeded))));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.gap.stopped();
@@ -247,8 +302,7 @@ impl LimitedBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     self.reserved.strip_from(trailers);
                 }
-                let more = frame.data_ref().map_or(0, |data| data.len() as u64);
-                let bytes = self.received.bytes.get() + more;
+                let bytes = self.received.bytes.get() + length(&frame);
                 self.received.bytes.set(bytes);
                 if self.bounds.size.is_some_and(|size| bytes > size) {
                     return Poll::Ready(Some(Err(self.too_large())));
@@ -256,17 +310,14 @@ impl LimitedBody {
                 if self.is_slow(bytes) {
                     return Poll::Ready(Some(Err(Fault::TooSlow)));
                 }
-                if let Some(Metering { meter, clock }) = &mut self.metering
-                    && meter.counts_bytes()
-                    && let Err(exceeded) = meter.charge(more, Now::of(clock))
-                {
-                    let fault = match exceeded {
-                        LimitExceeded::Limited(limited) => Fault::Limited(limited),
-                        _ => self.too_large(),
-                    };
-                    return Poll::Ready(Some(Err(fault)));
+                let Some(metering) = &mut self.metering else {
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                match metering.begin(frame) {
+                    Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+                    Ok(None) => self.poll(cx),
+                    Err(exceeded) => Poll::Ready(Some(Err(self.exceeded(exceeded)))),
                 }
-                Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Fault::Broken))),
             Poll::Ready(None) => Poll::Ready(None),
@@ -277,9 +328,16 @@ impl LimitedBody {
         }
     }
 
+    fn exceeded(&mut self, exceeded: LimitExceeded) -> Fault {
+        match exceeded {
+            LimitExceeded::Limited(limited) => Fault::Limited(limited),
+            _ => self.too_large(),
+        }
+    }
+
     /// Gives back what content that is never admitted was charged.
     fn too_large(&mut self) -> Fault {
-        if let Some(Metering { meter, clock }) = &mut self.metering {
+        if let Some(Metering { meter, clock, .. }) = &mut self.metering {
             meter.refund(Now::of(clock));
         }
         Fault::TooLarge
@@ -323,7 +381,8 @@ impl http_body::Body for LimitedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.body.is_end_stream()
+        let waits = self.metering.as_ref().is_some_and(|metering| metering.waiting.is_some());
+        self.first.is_none() && !waits && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -122,7 +122,10 @@ local function rate(it)
   it.u, it.e = it.u or now, it.e or (it.gen ~= 0 and it.gen or now)
   it.u = it.u - expire(it) * it.two
   if not it.g then
-    if it.gen ~= 0 and (not known or it.gen == it.e) then it.u = math.max(it.u, it.seen) end
+    if it.gen ~= 0 and (not known or it.gen == it.e) then
+      -- The server has lost what the gateway remembers.
+      it.u, it.changed = math.max(it.u, it.seen), true
+    end
     it.g = it.mine
   elseif it.seq > it.last and it.g < it.mine then
     it.u, it.g, it.changed = math.max(it.u, it.seen), it.mine, true
@@ -168,9 +171,11 @@ for i = 1, #KEYS do
   end
   if it.kind == 'w' then window(it) elseif it.kind == 'g' then rate(it) else slots(it) end
   if it.reset and it.kind ~= 'c' then it.changed = true end
-  it.need = it.ask and math.max(0, it.used + it.pending - it.g) or 0
-  local must = it.open and math.min(it.need, 1) or it.need
-  it.fits = must <= it.room or must == 0
+  -- Below zero, the lease covers the request; its caller's limit may be smaller than the one that the lease was granted by.
+  local must = it.used + it.pending - it.g
+  it.need = it.ask and math.max(0, must) or 0
+  if it.open then must = math.min(must, 1) end
+  it.fits = not it.ask or it.pending == 0 or must <= it.room
   if it.kind == 'g' and not it.fits then it.wait = math.max(it.u, now) - now + must * it.two - it.one end
   admitted = admitted and it.fits
   items[i] = it

@@ -35,6 +35,8 @@ pub(in crate::limit) struct Lease {
     /// Until then a cost of `refused_cost` or more, beyond what is granted, is refused without asking the store again …
     refused_until: u64,
     refused_cost: u64,
+    /// … if the caller's limit is not larger, since its plan may be another one …
+    refused_limit: u64,
     /// … and at that time the store would admit it, as far as the store knows.
     retry_at: u64,
     /// Until then grants may be used.
@@ -45,6 +47,8 @@ pub(in crate::limit) struct Lease {
     /// The desired grant.
     target: u64,
     last_grant: u64,
+    /// The largest limit that the store granted by since the lease was used up: callers with a smaller one ask the store.
+    granted_by: u64,
     /// The time of the last request.
     pub(super) last_use: u64,
     /// The time of the last message that no request caused.
@@ -122,15 +126,22 @@ impl Lease {
         if lasts { self.granted.saturating_sub(self.used.saturating_add(self.pending)) } else { 0 }
     }
 
-    /// Decides a request of this `cost` by the lease alone. With `exact`, grants are for the requests that asked.
-    pub(in crate::limit) fn standing(&self, now: u64, cost: u64, exact: bool) -> Standing {
+    /// Decides a request of this `cost`, whose caller has `limit` units, by the lease alone. With `exact`, grants are for
+    /// the requests that asked.
+    pub(in crate::limit) fn standing(
+        &self,
+        now: u64,
+        cost: u64,
+        limit: u64,
+        exact: bool,
+    ) -> Standing {
         if exact {
             return Standing::Unknown;
         }
-        if self.free(now) >= cost {
+        if self.free(now) >= cost && limit >= self.granted_by {
             return Standing::Covered;
         }
-        if self.refused_until > now && cost >= self.refused_cost {
+        if self.refused_until > now && cost >= self.refused_cost && limit <= self.refused_limit {
             return Standing::Refused(self.retry_at.saturating_sub(now));
         }
         Standing::Unknown
@@ -196,12 +207,16 @@ impl Lease {
                     }
                 }
                 let room = self.share(limit, outage);
-                let asked = self.used.saturating_add(self.pending).saturating_add(cost);
-                if asked <= self.granted.saturating_add(room) {
+                let counted = self.used.saturating_add(self.pending);
+                let asked = counted.saturating_add(cost);
+                // What is left of a larger plan's lease is not this caller's.
+                let is_own = limit >= self.granted_by;
+                let granted = if is_own { self.granted } else { self.granted.min(counted) };
+                if asked <= granted.saturating_add(room) {
                     return Ok(0);
                 }
                 let wait = self.until - now;
-                let own = asked.saturating_sub(self.granted);
+                let own = asked.saturating_sub(granted);
                 let is_used_up = self.total.saturating_add(own) > limit;
                 // The share grows, and the store knows how much the other gateways have left.
                 Err(if is_used_up { wait } else { wait.min(RETRY_MICROS) })
@@ -314,13 +329,15 @@ impl Lease {
             }
         }
         let more = reply.granted > self.granted;
+        let was_used_up = self.granted <= self.used;
         (self.generation, self.until) = (reply.generation, reply.until);
         (self.total, self.granted) = (reply.total, reply.granted);
         let is_refused = message.purpose.ask && reply.status == Status::Refused;
+        let limit = message.shape.capacity();
         if is_refused && !matches!(message.shape, Shape::Slots { .. }) {
-            let again = self.refused_until > now;
+            let again = self.refused_until > now && self.refused_limit == limit;
             let least = if again { self.refused_cost } else { u64::MAX };
-            self.refused_cost = least.min(message.pending);
+            (self.refused_cost, self.refused_limit) = (least.min(message.pending), limit);
             // Another gateway may return a lease, or an operator reset the counter, before the wait is over.
             self.refused_until = now.saturating_add(reply.wait.min(REFUSAL_MICROS));
             self.retry_at = now.saturating_add(reply.wait);
@@ -328,6 +345,7 @@ impl Lease {
             self.refused_until = 0;
         }
         if more {
+            self.granted_by = if was_used_up { limit } else { self.granted_by.max(limit) };
             self.resize(&message.shape, now, gateways);
             self.valid_until = now.saturating_add(RATE_LEASE_MICROS);
             self.last_grant = now;
@@ -398,32 +416,40 @@ impl Lease {
         }
     }
 
-    /// Returns the remaining allowance as far as this gateway knows, and when it is renewed, in microseconds.
-    pub(in crate::limit) fn balance(&self, shape: impl FnOnce() -> Shape, now: u64) -> (u64, u64) {
-        let own = self.granted.saturating_sub(self.used);
-        match self.shape.unwrap_or_else(shape) {
+    /// Returns the remaining allowance of a caller with `limit` units, whose limit has this `shape`, as far as this gateway
+    /// knows, and when it is renewed, in microseconds.
+    pub(in crate::limit) fn balance(
+        &self,
+        limit: u64,
+        shape: impl FnOnce() -> Shape,
+        now: u64,
+    ) -> (u64, u64) {
+        // What was used beyond the grants is not in the store's numbers yet.
+        let own = |left: u64| left.saturating_add(self.granted).saturating_sub(self.used);
+        match self.shape.filter(|shape| shape.capacity() == limit).unwrap_or_else(shape) {
             Shape::Window { limit, end, next, .. } => {
                 if self.until <= now {
                     return (limit, if end == 0 { next } else { end.saturating_sub(now) });
                 }
-                (limit.saturating_sub(self.total).saturating_add(own), self.until - now)
+                let used = self.total.saturating_add(self.used).saturating_sub(self.granted);
+                (limit.saturating_sub(used), self.until - now)
             }
             Shape::Rate { whole, interval, .. } => {
                 let debt = self.until.max(self.own_until).saturating_sub(now) as f64;
-                let left = ((whole - debt) / interval).max(0.0) as u64;
-                match left.saturating_add(own) {
+                match own(((whole - debt) / interval).max(0.0) as u64) {
                     0 => (0, (debt + interval - whole).max(0.0) as u64),
                     left => (left, debt as u64),
                 }
             }
-            Shape::Slots { limit } => (limit.saturating_sub(self.total).saturating_add(own), 0),
+            Shape::Slots { limit } => (own(limit.saturating_sub(self.total)), 0),
         }
     }
 
     /// Returns how much of the amount is used by all gateways, as far as this one knows.
     pub(in crate::limit) fn used_of_all(&self, now: u64) -> u64 {
         let Some(shape) = self.shape else { return 0 };
-        shape.capacity().saturating_sub(self.balance(|| shape, now).0)
+        let limit = shape.capacity();
+        limit.saturating_sub(self.balance(limit, || shape, now).0)
     }
 }
 

@@ -155,12 +155,13 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
         Shape::Slots { limit } => slots(&mut item, me, message, now, limit),
     }
     let granted = item.grant.map_or(0, |grant| grant.amount);
+    let must = i128::from(item.used + message.pending) - i128::from(granted);
     if message.purpose.ask {
-        item.need = (item.used + message.pending).saturating_sub(granted);
+        item.need = must.max(0) as u64;
     }
     let overdraft = matches!(message.shape, Shape::Rate { overdraft: true, .. });
-    let must = if overdraft { item.need.min(1) } else { item.need };
-    item.fits = must == 0 || i128::from(must) <= item.room;
+    let must = if overdraft { must.min(1) } else { must };
+    item.fits = !message.purpose.ask || message.pending == 0 || must <= item.room;
     if let (Shape::Rate { whole, interval, .. }, false) = (message.shape, item.fits) {
         item.wait = (item.counter.until - now as f64).max(0.0) + must as f64 * interval - whole;
     }
@@ -219,6 +220,7 @@ fn rate(item: &mut Item, message: &Message, now: u64, known: bool, whole: f64, i
         None => {
             if remembers {
                 item.counter.until = item.counter.until.max(message.until as f64);
+                item.changed = true;
             }
             Grant { amount: message.granted, ..Grant::default() }
         }

@@ -48,7 +48,7 @@ impl Shape {
     pub(super) fn capacity(&self) -> u64 {
         match *self {
             Self::Window { limit, .. } | Self::Slots { limit } => limit,
-            Self::Rate { whole, interval, .. } => (whole / interval) as u64,
+            Self::Rate { whole, interval, .. } => (whole / interval).round() as u64,
         }
     }
 

@@ -65,16 +65,17 @@ impl SharedLimit {
         self.leases.with(key, change)
     }
 
-    /// Decides a request by its lease alone.
+    /// Decides a request, whose caller has `limit` units, by its lease alone.
     pub(in crate::limit) fn first_answer(
         &self,
         lease: &mut Lease,
         now: u64,
         cost: u64,
+        limit: u64,
         exact: bool,
     ) -> FirstAnswer {
         lease.forfeit(now);
-        match lease.standing(now, cost, exact) {
+        match lease.standing(now, cost, limit, exact) {
             Standing::Covered => FirstAnswer::Covered,
             Standing::Refused(wait) => FirstAnswer::Refused(wait),
             Standing::Unknown if self.state.is_usable() => FirstAnswer::Ask,

@@ -1,5 +1,7 @@
 //! Several gateways and one store, against a model in plain arithmetic: numbers of admitted requests per window.
 
+mod bodies;
+mod plans;
 mod rates;
 mod refusals;
 
@@ -395,6 +397,8 @@ struct Fleet {
     others: Vec<Settings>,
     gateways: Vec<Gateway>,
     next: u32,
+    /// The value of every claim of the caller.
+    plan: serde_json::Value,
 }
 
 struct Gateway {
@@ -419,7 +423,8 @@ impl Fleet {
         let model = Model::new(STORE_TIME);
         model.gateways.store(count, Relaxed);
         let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
-        let mut fleet = Self { model, clock, settings, others, gateways: Vec::new(), next: 0 };
+        let (gateways, plan) = (Vec::new(), serde_json::Value::Null);
+        let mut fleet = Self { model, clock, settings, others, gateways, next: 0, plan };
         fleet.gateways = (0..count).map(|_| fleet.gateway()).collect();
         fleet
     }
@@ -483,14 +488,14 @@ impl Fleet {
 
     /// Begins a request; it is in flight until the state is dropped.
     async fn begin(&mut self, gateway: usize) -> Option<LimitState> {
-        self.begin_sized(gateway, 0).await.ok()
+        self.begin_sized(gateway, Some(0)).await.ok()
     }
 
-    /// Begins a request with a body of `size` bytes.
+    /// Begins a request with a body of `size` bytes; `None` is unknown.
     async fn begin_sized(
         &mut self,
         gateway: usize,
-        size: u64,
+        size: Option<u64>,
     ) -> Result<LimitState, LimitExceeded> {
         // Lets the gateways' tasks take in what they have received.
         tokio::task::yield_now().await;
@@ -507,9 +512,9 @@ impl Fleet {
             subject: None,
             session: None,
             headers: &headers,
-            claim: &|_| None,
+            claim: &|_| Some(&self.plan),
             method: &Method::GET,
-            request_size: Some(size),
+            request_size: size,
         };
         let mut state = LimitState::default();
         for stage in [Stage::BeforeAuthentication, Stage::AfterAuthorization] {
@@ -527,7 +532,7 @@ impl Fleet {
 
     /// Returns the seconds that a gateway has a client wait.
     async fn retry_after(&mut self, gateway: usize) -> Option<u64> {
-        match self.begin_sized(gateway, 0).await {
+        match self.begin_sized(gateway, Some(0)).await {
             Err(LimitExceeded::Limited(limited)) => Some(limited.retry_after),
             _ => None,
         }

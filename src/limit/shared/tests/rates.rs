@@ -50,6 +50,21 @@ proptest! {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_store_that_lost_its_data_learns_a_rate_from_what_it_is_told() {
+    let rate = SpikeArrest::new(Rate::new(2, Unit::Minute).expect("a rate"), Some(20));
+    let mut fleet = Fleet::new(2, Settings::new("rate", Kind::Rate(rate.expect("a rate"))));
+    let mut admitted = 0;
+    for gateway in [1, 0] {
+        for _ in 0..15 {
+            admitted += usize::from(fleet.request(gateway).await);
+        }
+        fleet.model.lose_data();
+    }
+
+    assert!((20..=23).contains(&admitted), "{admitted}");
+}
+
 /// Sends the traffic of `steps` at `count` per minute with a `burst`, and compares what was admitted with what the burst
 /// and the time allow.
 fn admit_at_most_what_is_renewed(

@@ -35,10 +35,10 @@ async fn small_content_passes_although_large_content_was_refused_just_before() {
     let mut settings = quota(100, Window::Flexi);
     settings.cost = Cost::RequestSize(core::num::NonZeroU64::MIN);
     let mut fleet = Fleet::new(2, settings);
-    assert!(fleet.begin_sized(0, 60).await.is_ok());
+    assert!(fleet.begin_sized(0, Some(60)).await.is_ok());
 
-    assert!(fleet.begin_sized(0, 50).await.is_err());
-    let small = fleet.begin_sized(0, 10).await;
+    assert!(fleet.begin_sized(0, Some(50)).await.is_err());
+    let small = fleet.begin_sized(0, Some(10)).await;
 
     assert!(small.is_ok(), "{small:?}");
 }

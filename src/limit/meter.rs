@@ -1,0 +1,190 @@
+//! Charges request content of unknown size while it arrives.
+
+use std::sync::Arc;
+
+use super::algorithm::Algorithm;
+use super::counters::Now;
+use super::limit_exceeded::{LimitExceeded, Limited, refuse};
+use super::limit_state::ChargedLimit;
+use super::limiter::Limiter;
+use super::rate::Kind;
+use super::route_limits::{Decision, Question};
+use super::shared::{SharedLimit, Ticket};
+use super::shared_request::{SharedCourse, SharedRequest};
+use crate::observe::metrics::LimitResult;
+
+/// Charges a request body of unknown size while it arrives.
+#[derive(Debug)]
+pub struct Meter {
+    /// The limits in locking order.
+    metered: Vec<ChargedLimit>,
+    /// The bytes charged so far.
+    bytes: u64,
+}
+
+impl Meter {
+    /// Creates the meter of a request that these limits have admitted as empty.
+    pub(super) fn new(mut metered: Vec<ChargedLimit>) -> Self {
+        metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
+        Self { metered, bytes: 0 }
+    }
+
+    /// Charges `bytes` more, to all limits or to none, by what this gateway knows. A refusal is the limit that is
+    /// exceeded: the body must end.
+    pub fn decide(&mut self, bytes: u64, moment: Now) -> Decision {
+        let mut growth = self.growth(bytes, moment);
+        match self.charge(&mut growth) {
+            Ok(()) if growth.asks => Decision::Ask(Question { tickets: growth.tickets, moment }),
+            decided => Decision::Made(decided),
+        }
+    }
+
+    /// Charges `bytes` more once the store has responded to `question`, or has not.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is exceeded: the body must end.
+    pub fn settle(
+        &mut self,
+        bytes: u64,
+        moment: Now,
+        question: Question,
+    ) -> Result<(), LimitExceeded> {
+        let growth = self.growth(bytes, moment);
+        self.charge(&mut Growth { tickets: question.tickets, was_asked: true, ..growth })
+    }
+
+    fn growth(&self, bytes: u64, moment: Now) -> Growth {
+        let (before, size) = (self.bytes, self.bytes.saturating_add(bytes));
+        Growth { before, size, moment, asks: false, was_asked: false, tickets: Vec::new() }
+    }
+
+    fn charge(&mut self, growth: &mut Growth) -> Result<(), LimitExceeded> {
+        let size = growth.size;
+        let enforced = |metered: &&ChargedLimit| !metered.limiter.settings().dry_run;
+        if self.metered.iter().filter(enforced).any(|one| one.limiter.never_fits(one.plan, size)) {
+            return Err(LimitExceeded::TooLarge);
+        }
+        growth.charge(&self.metered).map_err(LimitExceeded::Limited)?;
+        if !growth.asks {
+            self.bytes = size;
+        }
+        Ok(())
+    }
+
+    /// Whether a limit counts bytes.
+    pub fn counts_bytes(&self) -> bool {
+        self.metered.iter().any(|metered| metered.limiter.measures_bodies())
+    }
+
+    /// Gives the request back to quotas of requests: its body turned out to be larger than any may be, which would have
+    /// cost nothing had it said so. Rates and quotas of bytes keep what has arrived, which the upstream received: a
+    /// client could send it for nothing otherwise.
+    pub fn refund(&mut self, moment: Now) {
+        let bought = |limiter: &Limiter| {
+            matches!(limiter.settings().kind, Kind::Quota(_)) && !limiter.measures_bodies()
+        };
+        for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
+            let limiter = &one.limiter;
+            let units = -limiter.cost(0).cast_signed();
+            if let Some(shared) = &limiter.shared {
+                shared.refund(one.key, limiter.cost(0));
+                one.meter(None, moment, units);
+                continue;
+            }
+            let now = limiter.counts.time(moment);
+            limiter.counts.cells.give_back(one.key, one.slot, |cell| {
+                one.meter(Some(*cell), moment, units);
+                *cell = limiter.refund(one.plan, *cell, now, 0);
+            });
+        }
+    }
+}
+
+/// A body that grows from `before` to `size` bytes.
+struct Growth {
+    before: u64,
+    size: u64,
+    moment: Now,
+    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a place.
+    asks: bool,
+    /// Whether the store was asked.
+    was_asked: bool,
+    tickets: Vec<Ticket>,
+}
+
+impl Growth {
+    /// Charges all limits. As in [`Evaluation::ask`](super::evaluation::Evaluation::ask), each counter stays locked until
+    /// all have agreed.
+    fn charge(&mut self, all: &[ChargedLimit]) -> Result<(), Limited> {
+        let Some((first, others)) = all.split_first() else { return Ok(()) };
+        let limiter = &*first.limiter;
+        if !limiter.measures_bodies() {
+            return self.charge(others);
+        }
+        if let Some(shared) = &limiter.shared {
+            return self.charge_shared(first, shared, others);
+        }
+        let (moment, before, size) = (self.moment, self.before, self.size);
+        let now = limiter.counts.time(moment);
+        limiter.counts.cells.with(first.key, now, |cell, _| {
+            let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
+                Ok(charged) => charged,
+                // A dry run counts what would have been admitted.
+                Err(_) if limiter.settings().dry_run => *cell,
+                Err(wait) => {
+                    first.metrics.decided(LimitResult::Limited);
+                    return Err(refuse(limiter, first.place, wait));
+                }
+            };
+            self.charge(others)?;
+            if !self.asks && charged != *cell {
+                *cell = charged;
+                let units = limiter.cost(size) - limiter.cost(before);
+                first.meter(Some(charged), moment, units.cast_signed());
+            }
+            Ok(())
+        })
+    }
+
+    /// Charges a limit that several gateways share, and then `others`.
+    fn charge_shared(
+        &mut self,
+        first: &ChargedLimit,
+        shared: &Arc<SharedLimit>,
+        others: &[ChargedLimit],
+    ) -> Result<(), Limited> {
+        let ChargedLimit { key, plan, place, .. } = *first;
+        let limiter = &*first.limiter;
+        let now = shared.now(self.moment);
+        let cost = limiter.cost(self.size) - limiter.cost(self.before);
+        let request = SharedRequest { limiter, shared, plan, place, cost };
+        shared.with(key, |lease, slot| {
+            let course = match limiter.rule(plan) {
+                // A rate takes the rest of a body as debt, which the store is told.
+                Algorithm::Rate(_) => SharedCourse::Charge,
+                // Within a unit that is paid for.
+                _ if cost == 0 => SharedCourse::Charge,
+                _ => request.course(lease, &self.tickets, self.was_asked, self.moment),
+            };
+            if let SharedCourse::Refuse(result, wait) = course {
+                // A dry run counts what would have been admitted.
+                if limiter.settings().dry_run {
+                    return self.charge(others);
+                }
+                first.metrics.decided(result);
+                return Err(refuse(limiter, place, wait.saturating_mul(1_000)));
+            }
+            self.asks |= matches!(course, SharedCourse::Ask);
+            self.charge(others)?;
+            if self.asks {
+                let name = || first.shared_name.to_string();
+                self.tickets.extend(request.ticket(course, lease, slot, now, name));
+                return Ok(());
+            }
+            request.charge(course, lease, slot, now, &mut self.tickets);
+            first.meter(None, self.moment, cost.cast_signed());
+            Ok(())
+        })
+    }
+}

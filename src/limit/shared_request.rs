@@ -1,0 +1,125 @@
+//! A request, or a part of its content, at one limit that several gateways share: decided by this gateway's lease, by the
+//! store, or without the store.
+
+use std::sync::Arc;
+
+use super::counters::Now;
+use super::limiter::Limiter;
+use super::plans::PlanIndex;
+use super::settings::{OnStoreError, Store};
+use super::shared::{
+    FirstAnswer, Lease, LeaseSlot, SharedLimit, StoreAnswer, Ticket, TicketRequest,
+};
+use crate::observe::metrics::LimitResult;
+
+/// One cost at one shared limit.
+#[derive(Clone, Copy)]
+pub(super) struct SharedRequest<'a> {
+    pub(super) limiter: &'a Limiter,
+    pub(super) shared: &'a Arc<SharedLimit>,
+    pub(super) plan: PlanIndex,
+    /// The limit's index among its route's.
+    pub(super) place: usize,
+    pub(super) cost: u64,
+}
+
+/// The decision of one shared limit.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SharedCourse {
+    /// Grants cover the request.
+    Charge,
+    /// The store is unavailable, and the request passes; see [`Lease::fall_back`] for the number.
+    Alone(u64),
+    /// The store is to be asked.
+    Ask,
+    /// Refused, with the wait in microseconds.
+    Refuse(LimitResult, u64),
+}
+
+impl SharedRequest<'_> {
+    /// Decides by the lease, by the store's answer in `tickets`, or, if the store was asked and has none, without it.
+    pub(super) fn course(
+        &self,
+        lease: &mut Lease,
+        tickets: &[Ticket],
+        was_asked: bool,
+        moment: Now,
+    ) -> SharedCourse {
+        let Self { limiter, shared, plan, cost, .. } = *self;
+        let Store::Redis { exact, on_error } = limiter.settings().store else {
+            return SharedCourse::Charge;
+        };
+        let now = shared.now(moment);
+        let ticket = tickets.iter().find(|ticket| ticket.place == self.place);
+        match ticket.map(Ticket::answer) {
+            Some(StoreAnswer::Granted | StoreAnswer::NotCharged) => return SharedCourse::Charge,
+            Some(StoreAnswer::Refused(wait)) => {
+                return SharedCourse::Refuse(LimitResult::Limited, wait);
+            }
+            Some(StoreAnswer::Failed) => {}
+            None => {
+                match shared.first_answer(lease, now, cost, limiter.amount(plan).whole(), exact) {
+                    FirstAnswer::Covered => return SharedCourse::Charge,
+                    FirstAnswer::Refused(wait) => {
+                        return SharedCourse::Refuse(LimitResult::Limited, wait);
+                    }
+                    FirstAnswer::Ask if !was_asked => return SharedCourse::Ask,
+                    FirstAnswer::Ask | FirstAnswer::StoreFailed => {}
+                }
+            }
+        }
+        if on_error == OnStoreError::Deny {
+            return SharedCourse::Refuse(LimitResult::StoreError, RETRY_MICROS);
+        }
+        let shape = limiter.shape(plan, now);
+        match shared.fall_back(lease, &shape, moment, cost) {
+            Ok(own_until) => SharedCourse::Alone(own_until),
+            // Counted all the same, for the time after the outage.
+            Err(_) if on_error == OnStoreError::Allow => SharedCourse::Alone(0),
+            Err(wait) => SharedCourse::Refuse(LimitResult::StoreError, wait),
+        }
+    }
+
+    /// Holds the place of a request while the store is asked about it, or about another of its limits; `name` is that of
+    /// its counter.
+    pub(super) fn ticket(
+        &self,
+        course: SharedCourse,
+        lease: &mut Lease,
+        slot: LeaseSlot,
+        now: u64,
+        name: impl FnOnce() -> String,
+    ) -> Option<Ticket> {
+        let Self { limiter, shared, place, cost, .. } = *self;
+        let (shape, exact) = (limiter.shape(self.plan, now), limiter.settings().store.is_exact());
+        let request = TicketRequest { key: name, shape, cost, exact };
+        match course {
+            SharedCourse::Ask => Some(Ticket::asking(shared, lease, slot, place, request)),
+            SharedCourse::Charge => Some(Ticket::holding(shared, lease, slot, place, request)),
+            SharedCourse::Alone(_) | SharedCourse::Refuse(..) => None,
+        }
+    }
+
+    /// Charges what was admitted to its lease.
+    pub(super) fn charge(
+        &self,
+        course: SharedCourse,
+        lease: &mut Lease,
+        slot: LeaseSlot,
+        now: u64,
+        tickets: &mut [Ticket],
+    ) {
+        if let Some(ticket) = tickets.iter_mut().find(|ticket| ticket.place == self.place) {
+            ticket.take(lease);
+        }
+        if let SharedCourse::Alone(own_until) = course {
+            lease.charge_alone(now, self.cost, own_until);
+        } else {
+            let exact = self.limiter.settings().store.is_exact();
+            self.shared.charge(lease, slot, now, self.cost, exact);
+        }
+    }
+}
+
+/// The wait where a store that is unavailable refuses.
+const RETRY_MICROS: u64 = 1_000_000;
