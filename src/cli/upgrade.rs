@@ -62,6 +62,7 @@ impl Successor {
             tracing::info!(program = %successor.program.display(), "Upgrade started: starting the new program beside this one.");
             match tokio::task::spawn_blocking(move || successor.start()).await {
                 Ok(Ok(pid)) => {
+                    launched.upkeep.leave_to_successor().await;
                     tracing::info!(pid, "The new program serves.");
                     return;
                 }

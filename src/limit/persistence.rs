@@ -7,7 +7,7 @@
 //!
 //! Two processes that run side by side during a handover do not see each other's
 //! counters: requests that the old one admits while
-//! it drains are missing in the new one's quotas.
+//! it drains are missing in the new one's quotas. One of them at a time writes the file.
 
 use std::collections::HashMap;
 use std::io;

@@ -31,6 +31,29 @@ async fn a_quota_continues_after_a_restart() {
     assert_eq!([ask(&after).await, ask(&after).await], [204, 429]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_drains_does_not_overwrite_its_successors_quotas() {
+    for is_told in [true, false] {
+        let directory = TempDir::new().expect("a directory");
+        let before = start(directory.path()).await;
+        assert_eq!(ask(&before).await, 204);
+        before.upkeep.save().await;
+        let after = start(directory.path()).await;
+        if is_told {
+            before.upkeep.leave_to_successor().await;
+        }
+        assert_eq!([ask(&after).await, ask(&after).await], [204, 204]);
+        after.upkeep.save().await;
+
+        assert_eq!(ask(&before).await, 204);
+        before.upkeep.finish().await;
+        after.upkeep.save().await;
+
+        let third = start(directory.path()).await;
+        assert_eq!(ask(&third).await, 429, "told: {is_told}");
+    }
+}
+
 async fn start(directory: &Path) -> RunningGateway {
     let file = directory.join("gateway.yaml");
     fs::write(&file, FILE).expect("written");

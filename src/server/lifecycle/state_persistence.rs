@@ -1,10 +1,13 @@
 //! Persistence of limit counters: swept periodically, and saved for the next start.
 //!
 //! The counters of quotas are written twice a second if one has changed, and once more after the last request; a crash
-//! loses at most the last second.
+//! loses at most the last second. Of two processes during a handover one writes, since neither knows what the other counts:
+//! the old one until a successor serves that it has started itself, or else until it ends.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::reload::chain;
+use crate::disk::Directory;
 use crate::gateway::{RetainedState, Shared};
-use crate::limit::Now;
+use crate::limit::{Now, StateError};
 use crate::metering::Metering;
 
 /// Sweeps the counters of limits, and saves those that outlive a restart.
@@ -25,15 +29,15 @@ pub struct StatePersistence {
     state_dir: Option<PathBuf>,
     /// Collects and exports usage, if configured.
     metering: Option<Arc<Metering>>,
-    /// Serializes saves, which write the same file.
-    save_lock: Mutex<()>,
+    /// Serializes saves, which write the same file, also between processes.
+    save_lock: Arc<Mutex<SaveLock>>,
     /// Whether the last save failed, and the log says so.
     has_failed: AtomicBool,
 }
 
 impl StatePersistence {
     /// Creates the persistence of `shared`'s counters in `state_dir`, if there is one.
-    pub(crate) const fn of(
+    pub(crate) fn of(
         shared: Arc<Shared>,
         state_dir: Option<PathBuf>,
         metering: Option<Arc<Metering>>,
@@ -42,7 +46,7 @@ impl StatePersistence {
             shared,
             state_dir,
             metering,
-            save_lock: Mutex::const_new(()),
+            save_lock: Arc::default(),
             has_failed: AtomicBool::new(false),
         }
     }
@@ -77,17 +81,32 @@ impl StatePersistence {
             tracing::error!(%error, "Could not save revocations; tokens and sessions revoked recently are valid again after the next start.");
         }
         self.save().await;
+        if self.state_dir.is_some() && matches!(self.hand_over().await, SaveLock::Awaited) {
+            tracing::warn!("Quotas were not saved: another process still saves its own in `server.state_dir`.");
+        }
         if let Some(metering) = &self.metering {
             metering.finish(self.shared.retained.counts()).await;
         }
     }
 
-    /// Saves the counters now. Failures are logged; the previous file stays.
+    /// Leaves the file to a successor, whose counters are the later ones: this process saves nothing any more.
+    pub async fn leave_to_successor(&self) {
+        drop(self.hand_over().await);
+    }
+
+    async fn hand_over(&self) -> SaveLock {
+        core::mem::replace(&mut *self.save_lock.lock().await, SaveLock::GivenUp)
+    }
+
+    /// Saves the counters now, unless another process saves its own. Failures are logged; the previous file stays.
     pub async fn save(&self) {
         let Some(dir) = self.state_dir.clone() else { return };
-        let _lock = self.save_lock.lock().await;
+        let mut lock = Arc::clone(&self.save_lock).lock_owned().await;
         let shared = Arc::clone(&self.shared);
         let saved = spawn_blocking(move || {
+            if !lock.acquire(&dir).map_err(StateError::Write)? {
+                return Ok(false);
+            }
             shared.retained.counts().save(&dir, Now::of(&shared.retained.clock))
         });
         let process = self.shared.retained.metrics.process();
@@ -113,6 +132,30 @@ impl StatePersistence {
     }
 }
 
+/// The right to write the file of quotas.
+#[derive(Debug, Default)]
+enum SaveLock {
+    /// Another process may hold it.
+    #[default]
+    Awaited,
+    /// This process writes.
+    Held { _lock: File },
+    /// A successor writes.
+    GivenUp,
+}
+
+impl SaveLock {
+    /// Whether this process writes, for which it asks if none does.
+    fn acquire(&mut self, dir: &Path) -> io::Result<bool> {
+        if matches!(self, Self::Awaited)
+            && let Some(lock) = Directory::at(dir).lock(LOCK)?
+        {
+            *self = Self::Held { _lock: lock };
+        }
+        Ok(matches!(self, Self::Held { .. }))
+    }
+}
+
 /// Loads the counters of the previous process. To be called before a limit is created.
 pub(crate) fn load(retained: &RetainedState, dir: &Path) {
     if let Err(error) = retained.counts().load(dir, Now::of(&retained.clock)) {
@@ -120,5 +163,7 @@ pub(crate) fn load(retained: &RetainedState, dir: &Path) {
     }
 }
 
+/// The file whose lock the process holds that saves quotas.
+const LOCK: &str = "quotas.lock";
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
