@@ -1,8 +1,9 @@
 //! Reads secrets and other files that the configuration names.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -133,7 +134,7 @@ impl Check<'_> {
 
     /// Reads a file that the configuration names.
     pub(super) fn file(&mut self, path: &Spanned<String>) -> Option<Vec<u8>> {
-        match fs::read(self.path(path)) {
+        match read(&self.path(path)) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 let message = format!("{} cannot be read: {}", path.shown(), plain(&error));
@@ -281,11 +282,28 @@ impl Check<'_> {
 }
 
 /// Returns the operating system's error text without its number.
-fn plain(error: &std::io::Error) -> String {
+/// Reads a regular file of at most [`MAX_FILE_BYTES`]: a pipe could block for ever, and a device never end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let found = fs::metadata(path)?;
+    if !found.is_file() && !found.is_dir() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// The maximum size of a file that the configuration names.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+fn plain(error: &io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, COOKIE, FORWARDED, SET_COOKIE, VIA};
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, VIA};
 
 use super::{Check, cookies};
 use crate::config::auth::Auth as RouteAuth;
@@ -30,7 +30,7 @@ impl Check<'_> {
     ) {
         let own = identity_headers.iter().chain([&server.request_id_header]);
         let reserved = ReservedHeaders::new(own);
-        self.id_field(file, server);
+        self.id_field(file, server, identity_headers);
         for keys in blocks(file) {
             for auth in auths(keys) {
                 if let Some(names) = auth.identity_headers.get() {
@@ -53,13 +53,18 @@ impl Check<'_> {
         }
     }
 
-    fn id_field(&mut self, file: &File, server: &Server) {
+    /// Refuses an id in a field that has another meaning: services would take it for that, and a trusted proxy's field, which is
+    /// passed on, for an identity header.
+    fn id_field(&mut self, file: &File, server: &Server, identity_headers: &[HeaderName]) {
         let id = &server.request_id_header;
-        let other = [AUTHORIZATION, COOKIE, SET_COOKIE].contains(id);
         let Some(at) = file.server.get().and_then(|keys| keys.request_id_header.get()) else {
             return;
         };
-        if other || is_hop_by_hop(id) || gateway_field(id, None).is_some() {
+        if is_hop_by_hop(id)
+            || has_meaning_of_its_own(id)
+            || ReservedHeaders::new(identity_headers).contains(id, false)
+            || gateway_field(id, None).is_some()
+        {
             let message = format!("`{id}` says something else already");
             self.fault(Code::C106, at.at, message, "write another field, such as X-Request-Id");
         }
@@ -161,6 +166,17 @@ fn gateway_field(name: &HeaderName, request_id: Option<&HeaderName>) -> Option<&
     } else {
         None
     }
+}
+
+/// Whether HTTP itself, or the gateway's response, gives the field a meaning.
+fn has_meaning_of_its_own(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let families = ["accept", "access-control-", "content-", "if-", "sec-", "ratelimit"];
+    let names = "age allow alt-svc authorization cache-control cookie date etag expires from host last-modified link \
+                 location max-forwards origin pragma range referer retry-after server set-cookie \
+                 strict-transport-security trailer user-agent vary warning www-authenticate";
+    families.iter().any(|family| name.starts_with(family))
+        || names.split_ascii_whitespace().any(|own| own == name)
 }
 
 fn blocks(file: &File) -> impl Iterator<Item = &file::Route> {

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use tokio::time::interval;
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, timeout};
 
 use crate::config::{self, Environment};
 use crate::observe::log::Log;
@@ -53,7 +54,7 @@ impl Reload {
     pub async fn run(&self) -> Result<Reloaded, String> {
         let _lock = self.lock.lock().await;
         let retained = &self.server.shared().retained;
-        match self.swap() {
+        match self.swap().await {
             Ok(reloaded) => {
                 let Reloaded { hash, waiting } = &reloaded;
                 retained.metrics.process().reloaded(hash, retained.clock.now());
@@ -77,11 +78,11 @@ impl Reload {
     /// Reloads whenever the content of the file changes, until the control runtime ends. Polls every two seconds,
     /// which works with replaced symlinks, bind mounts and network file systems.
     pub async fn watch(self: Arc<Self>) {
-        let mut last = self.content();
+        let mut last = self.content().await;
         let mut ticks = interval(POLL_INTERVAL);
         loop {
             ticks.tick().await;
-            let now = self.content();
+            let now = self.content().await;
             // A missing file is being replaced.
             if now.is_some() && now != last {
                 last = now;
@@ -91,14 +92,16 @@ impl Reload {
         }
     }
 
-    fn content(&self) -> Option<Vec<u8>> {
-        std::fs::read(&self.file).ok()
+    async fn content(&self) -> Option<Vec<u8>> {
+        let file = self.file.clone();
+        read(move || std::fs::read(file).ok()).await.ok().flatten()
     }
 
-    fn swap(&self) -> Result<Reloaded, String> {
+    async fn swap(&self) -> Result<Reloaded, String> {
         let now = self.server.shared().retained.clock.now();
-        let (config, warnings) = config::load(&self.file, &self.environment, now)
-            .map_err(|faults| faults.to_string())?;
+        let (file, environment) = (self.file.clone(), self.environment.clone());
+        let loaded = read(move || config::load(&file, &environment, now)).await?;
+        let (config, warnings) = loaded.map_err(|faults| faults.to_string())?;
         for warning in warnings.iter() {
             tracing::warn!(code = %warning.code, line = warning.place.line, warning = warning.message, "Configuration warning.");
         }
@@ -108,7 +111,19 @@ impl Reload {
     }
 }
 
+/// Runs `work`, which reads files, on a thread of its own: a file system that does not respond must not stop the control
+/// runtime.
+async fn read<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let Ok(read) = timeout(READ_TIMEOUT, spawn_blocking(work)).await else {
+        let seconds = READ_TIMEOUT.as_secs();
+        return Err(format!("cannot read the configuration: no file was read within {seconds} s"));
+    };
+    read.map_err(|error| format!("cannot read the configuration: {error}"))
+}
+
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// The time in which the configuration and the files that it names must be read.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Formats an error and its causes on one line.
 pub fn chain(error: &dyn Error) -> String {
