@@ -56,7 +56,7 @@ impl LimitState {
     }
 
     /// Charges the costs that the response's content tells.
-    pub fn settle_by_content(&mut self, content: &Value, moment: Now) {
+    pub fn settle_by_content(&mut self, content: &[u8], moment: Now) {
         self.settle(moment, |cost| cost.in_content(content));
     }
 

@@ -12,7 +12,7 @@
 //! | `key` | which requests are counted together |
 //! | `counter`, `counter_table`, `overflow`, `prehashed` | counters by key, bounded and swept |
 //! | `algorithm`, `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
-//! | `plans`, `response_cost` | amounts by a caller's plan, costs that the response tells |
+//! | `plans`, `response_cost`, `json_pointer` | amounts by a caller's plan, costs that the response tells |
 //! | `limiter` | one limit: its algorithms and its counters |
 //! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
 //! | `ledger` | usage to be billed |
@@ -39,6 +39,7 @@ mod counters;
 mod evaluation;
 mod fixed_window;
 mod gcra;
+mod json_pointer;
 mod key;
 mod ledger;
 mod limit_exceeded;

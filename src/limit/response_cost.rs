@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
+use super::json_pointer;
+
 /// The place in a response that tells the cost of its request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResponseCost {
@@ -27,11 +29,11 @@ impl ResponseCost {
     }
 
     /// Returns the cost that JSON content tells: a number, or text of one.
-    pub(super) fn in_content(&self, content: &Value) -> Option<u64> {
+    pub(super) fn in_content(&self, content: &[u8]) -> Option<u64> {
         let Self::Json { pointer, .. } = self else { return None };
-        match content.pointer(pointer)? {
+        match json_pointer::find(content, pointer)? {
             Value::Number(number) => parse(&number.to_string()),
-            Value::String(text) => parse(text),
+            Value::String(text) => parse(&text),
             _ => None,
         }
     }
@@ -85,11 +87,13 @@ mod tests {
     fn content_tells_a_cost_by_its_pointer() {
         let cost = ResponseCost::Json { pointer: "/usage/total_tokens".into(), max_size: 1 };
 
-        assert_eq!(cost.in_content(&json!({ "usage": { "total_tokens": 812 } })), Some(812));
-        assert_eq!(cost.in_content(&json!({ "usage": { "total_tokens": 0.25 } })), Some(1));
-        assert_eq!(cost.in_content(&json!({ "usage": { "total_tokens": "7" } })), Some(7));
+        let told = |content: serde_json::Value| cost.in_content(content.to_string().as_bytes());
+
+        assert_eq!(told(json!({ "usage": { "total_tokens": 812 } })), Some(812));
+        assert_eq!(told(json!({ "usage": { "total_tokens": 0.25 } })), Some(1));
+        assert_eq!(told(json!({ "usage": { "total_tokens": "7" } })), Some(7));
         for wrong in [json!({}), json!({ "usage": { "total_tokens": -3 } }), json!([1])] {
-            assert_eq!(cost.in_content(&wrong), None, "{wrong}");
+            assert_eq!(told(wrong.clone()), None, "{wrong}");
         }
     }
 }

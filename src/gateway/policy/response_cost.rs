@@ -98,8 +98,8 @@ impl Settlement {
     async fn settle(mut self, body: Body, max_size: usize) -> (Self, Body) {
         let read = ReadContent::read(body, max_size).await;
         let whole = read.whole();
-        if let Some(content) = whole.as_ref().and_then(|whole| serde_json::from_slice(whole).ok()) {
-            self.limit_state.settle_by_content(&content, Now::of(&self.clock));
+        if let Some(content) = &whole {
+            self.limit_state.settle_by_content(content, Now::of(&self.clock));
         }
         (self, read.into_body(whole))
     }
