@@ -11,7 +11,7 @@
 use core::num::NonZeroU64;
 
 use super::calendar::Calendar;
-use super::counter::{Counter, MAX_AMOUNT, MAX_OWED_WINDOWS};
+use super::counter::{Counter, MAX_OWED_WINDOWS};
 use super::shared::{Shape, from_epoch_nanos, to_epoch_nanos};
 
 /// An allowance per window.
@@ -77,7 +77,11 @@ impl FixedWindow {
     /// Counts `cost` whether or not it fits.
     pub(super) fn charge(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
         let current = self.current(&mut cell, now);
-        self.with_debt(current, current.amount().saturating_add(cost))
+        let used = current.amount();
+        // Use within the larger allowance of another plan is no debt.
+        let counted = used.min(self.allowance.get().saturating_mul(current.owed_windows() + 1));
+        let owed = self.windows(counted.saturating_add(cost));
+        self.owing(current, used.saturating_add(cost), owed)
     }
 
     /// Gives back `cost`.
@@ -88,7 +92,7 @@ impl FixedWindow {
         let current = self.current(&mut cell, now);
         match current.amount().saturating_sub(cost) {
             0 => Counter::default(),
-            used => self.with_debt(current, used),
+            used => self.owing(current, used, self.windows(used).min(current.owed_windows())),
         }
     }
 
@@ -121,16 +125,25 @@ impl FixedWindow {
             return *cell;
         }
         let (end, remaining) = self.ends.until(now, cell.until, owed);
-        let paid = (owed - remaining).saturating_mul(self.allowance.get());
-        Counter::window(end, used.saturating_sub(paid), remaining)
+        let allowance = self.allowance.get();
+        let used = match owed - remaining {
+            0 => used,
+            passed => {
+                let rest = used.saturating_sub(passed.saturating_mul(allowance));
+                // What another plan used beyond the debt ended with its window.
+                rest.min((remaining + 1).saturating_mul(allowance))
+            }
+        };
+        Counter::window(end, used, remaining)
     }
 
-    /// Returns the counter of the window that ends with `current`, with `used` of it.
-    fn with_debt(&self, current: Counter, used: u64) -> Counter {
-        let allowance = self.allowance.get();
-        let most = allowance.saturating_mul(MAX_OWED_WINDOWS + 1).min(MAX_AMOUNT);
-        let used = used.min(most);
-        let owed = used.div_ceil(allowance).saturating_sub(1).min(MAX_OWED_WINDOWS);
+    /// Returns the windows beyond the current one that pay for `used`.
+    fn windows(&self, used: u64) -> u64 {
+        used.div_ceil(self.allowance.get()).saturating_sub(1).min(MAX_OWED_WINDOWS)
+    }
+
+    /// Returns the counter of the window that ends with `current`, with `used` of it and a debt of `owed` windows.
+    fn owing(&self, current: Counter, used: u64, owed: u64) -> Counter {
         Counter::window(self.ends.after(current.until, owed), used, owed)
     }
 
@@ -264,6 +277,20 @@ mod tests {
             let used = window.admit(&mut owing, 2 * length, 5).unwrap();
             assert_eq!(used.at(3 * length), NONE, "the debt is paid");
         }
+    }
+
+    #[test]
+    fn use_within_another_plan_is_no_debt() {
+        let (small, large) = (flexi(10), flexi(1_000));
+        let first = large.admit(&mut NONE.clone(), 0, 500).unwrap();
+
+        let refunded = small.refund(first, 1, 20);
+        assert_eq!(refunded.at(60), NONE, "nothing is owed");
+        let owing = small.charge(first, 1, 25);
+        assert_eq!(large.left(owing, 1).0, 475);
+        assert_eq!(small.left(owing, 60).0, 0);
+        assert_eq!(large.left(owing, 60).0, 1_000, "one window of the large plan pays the debt");
+        assert_eq!(owing.at(240), NONE, "25 are paid by three windows");
     }
 
     proptest! {
