@@ -50,7 +50,8 @@ impl<'f> Layers<'f> {
         names
     }
 
-    /// Returns the header edits of all layers; for a name set twice, the stronger layer wins.
+    /// Returns the header edits of all layers: what a layer removes or sets undoes what weaker layers set and added to the
+    /// same field.
     pub(super) fn edits(&self, way: impl Fn(&'f Headers) -> &'f Field<Edits>) -> HeaderEdits {
         let mut all = HeaderEdits::default();
         for edits in self
@@ -59,17 +60,16 @@ impl<'f> Layers<'f> {
             .filter_map(|layer| layer.headers.get())
             .filter_map(|headers| way(headers).get())
         {
-            all.remove.extend(
-                edits
-                    .remove
-                    .get()
-                    .into_iter()
-                    .flat_map(|list| list.items.iter().map(|at| at.value.0.clone())),
-            );
-            for (name, value) in named(&edits.set) {
-                all.set.retain(|(other, _)| *other != name);
-                all.set.push((name, value));
-            }
+            let removed = edits.remove.get().into_iter().flat_map(|list| &list.items);
+            let removed: Vec<HeaderName> = removed.map(|at| at.value.0.clone()).collect();
+            let set: Vec<(HeaderName, Template)> = named(&edits.set).collect();
+            let is_edited = |name: &HeaderName| {
+                removed.contains(name) || set.iter().any(|(other, _)| other == name)
+            };
+            all.set.retain(|(name, _)| !is_edited(name));
+            all.add.retain(|(name, _)| !is_edited(name));
+            all.remove.extend(removed);
+            all.set.extend(set);
             all.add.extend(named(&edits.add));
         }
         all
@@ -81,4 +81,39 @@ fn named(set: &Field<Map<Scalar<Template>>>) -> impl Iterator<Item = (HeaderName
     set.get().into_iter().flat_map(|map| map.value.iter()).filter_map(|(name, value)| {
         Some((HeaderName::from_bytes(name.value.as_bytes()).ok()?, value.value.0.clone()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::base::clock::Timestamp;
+    use crate::config::{self, Environment};
+
+    #[test]
+    fn a_route_undoes_edits_of_the_defaults() {
+        let text = "\
+version: 1
+listen: 127.0.0.1:8080
+defaults: { headers: { response: { set: { X-A: a, X-B: b }, add: { X-C: c, X-D: d } } } }
+routes:
+  - id: all
+    path: /
+    respond: {}
+    auth: none
+    headers: { response: { remove: [X-A, X-C], set: { X-D: mine }, add: { X-E: e } } }
+";
+        let now = Timestamp::from_secs(1_800_000_000);
+        let loaded = config::load_text("f", text, Path::new(""), &Environment::default(), now);
+        let (config, _) = loaded.unwrap_or_else(|faults| panic!("{faults}"));
+
+        let edits = &config.routes[0].response_headers;
+        let names = |all: &[(http::HeaderName, _)]| -> Vec<String> {
+            all.iter().map(|(name, _)| name.to_string()).collect()
+        };
+
+        assert_eq!(edits.remove, ["x-a", "x-c"]);
+        assert_eq!(names(&edits.set), ["x-b", "x-d"]);
+        assert_eq!(names(&edits.add), ["x-e"]);
+    }
 }

@@ -82,7 +82,9 @@ impl StatePersistence {
         }
         self.save().await;
         if self.state_dir.is_some() && matches!(self.hand_over().await, SaveLock::Awaited) {
-            tracing::warn!("Quotas were not saved: another process still saves its own in `server.state_dir`.");
+            tracing::warn!(
+                "Quotas were not saved: another process still saves its own in `server.state_dir`."
+            );
         }
         if let Some(metering) = &self.metering {
             metering.finish(self.shared.retained.counts()).await;
