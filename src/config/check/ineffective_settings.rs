@@ -158,7 +158,7 @@ impl Check<'_> {
         let by = keys.by.get().into_iter().flat_map(|by| &by.value.items);
         for part in by.clone() {
             if let KeyPart::Header(name) = &part.value.0
-                && let Some((why, help)) = seen.why_not(name)
+                && let Some((why, help)) = seen.why_not_counted(name)
             {
                 let message = format!("no request ever has {}: {why}", part.shown());
                 self.fault(Code::C110, part.at, message, help);
@@ -271,13 +271,19 @@ struct Seen<'c> {
 }
 
 impl Seen<'_> {
-    /// Returns why no request has this field when it is evaluated, and the fix.
+    /// Returns why no request has this field when a route is matched, and the fix.
     fn why_not(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
-        let Server { forwarded_headers, trusted_proxies, request_id_header, .. } = self.server;
-        let is_set_by_gateway = name == request_id_header
-            || is_forwarded_as(name, *forwarded_headers)
-            || [UPGRADE, CONNECTION, TE].contains(name);
-        if is_set_by_gateway {
+        let Server { forwarded_headers, request_id_header, .. } = self.server;
+        if name == request_id_header || is_forwarded_as(name, *forwarded_headers) {
+            return None;
+        }
+        self.why_not_counted(name)
+    }
+
+    /// Returns why no request has this field when limits count it, without the fields that the gateway itself writes, and
+    /// the fix.
+    fn why_not_counted(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
+        if [UPGRADE, CONNECTION, TE].contains(name) {
             None
         } else if is_hop_by_hop(name) {
             Some((
@@ -288,7 +294,7 @@ impl Seen<'_> {
             let why = "only the gateway may set it, and sets it after authorization, or not at all";
             let help = "match a field that clients send; who may call is for `auth`: `scopes`, `claims`, `clients`";
             Some((why, help))
-        } else if trusted_proxies.is_empty() && self.reserved.contains(name, false) {
+        } else if self.server.trusted_proxies.is_empty() && self.reserved.contains(name, false) {
             let why = "it is removed from requests of all peers but `trusted_proxies`, and there are none";
             Some((
                 why,
