@@ -221,6 +221,7 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
         "max_connections": upstream.max_connections,
         "max_pending": upstream.max_pending,
         "http2": upstream.http2.word(),
+        "tls": { "server_name": upstream.tls.server_name },
         "host_header": match &upstream.host_header {
             upstream::HostHeader::Target => "target",
             upstream::HostHeader::Preserve => "preserve",

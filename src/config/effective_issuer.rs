@@ -8,7 +8,7 @@ use super::Issuer;
 use super::de::units::{Keyword, format_duration};
 use super::redact::shown;
 use crate::base::secret::HIDDEN;
-use crate::issuer::{Client, Discovery, Endpoints, OnUnavailable, ResourceIndicator};
+use crate::issuer::{Client, ClientAuth, Discovery, Endpoints, OnUnavailable, ResourceIndicator};
 use crate::limit::Unit;
 use crate::token::Audience;
 
@@ -51,7 +51,8 @@ pub(super) fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
             "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "userinfo": url(userinfo.as_ref()), "jwks": url(jwks.as_ref()),
         },
         "introspection": {
-            "authorization": settings.introspection.authorization.word(),
+            // The file may not have it without a client.
+            "authorization": settings.client.as_ref().and_then(|_| settings.introspection.authorization.word()),
             "cache": format_duration(settings.introspection.cache),
             "negative_cache": format_duration(settings.introspection.negative_cache),
             "max_entries": settings.introspection.max_entries,
@@ -81,7 +82,14 @@ pub(super) fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
 
 /// Returns the gateway's client at an issuer.
 pub(super) fn client_of(client: &Client) -> Value {
-    json!({ "id": client.id, "auth": client.auth.name(), "secret": HIDDEN })
+    let (secret, key) = match client.auth {
+        ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::SecretJwt(_) => {
+            (Some(HIDDEN), None)
+        }
+        ClientAuth::PrivateKeyJwt(_) | ClientAuth::TlsClientAuth { .. } => (None, Some(HIDDEN)),
+        ClientAuth::None => (None, None),
+    };
+    json!({ "id": client.id, "auth": client.auth.name(), "secret": secret, "key": key })
 }
 
 fn url(url: Option<&url::Url>) -> Option<&str> {
@@ -93,4 +101,38 @@ pub(super) fn failures((count, window): (u32, Duration)) -> String {
     let units = [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Week, Unit::Month];
     let unit = units.into_iter().find(|unit| unit.secs() == window.as_secs());
     format!("{count}/{}", unit.unwrap_or(Unit::Second))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::base::clock::Timestamp;
+    use crate::config::{self, Config, Environment};
+
+    #[test]
+    fn an_effective_configuration_without_secrets_loads_again() {
+        let load = |text: &str| -> Config {
+            let now = Timestamp::from_secs(1_800_000_000);
+            let loaded = config::load_text("f", text, Path::new(""), &Environment::default(), now);
+            loaded.unwrap_or_else(|faults| panic!("{faults}\n{text}")).0
+        };
+        let config = load(
+            "\
+version: 1
+listen: 127.0.0.1:8080
+issuers:
+  plain: { issuer: https://a.example, audience: a }
+  public: { issuer: https://b.example, audience: a, client: { id: gateway, auth: none } }
+upstreams: { shop: { targets: https://127.0.0.1:1, tls: { server_name: shop.example } } }
+routes:
+  - { id: a, path: /a, upstream: shop, auth: { jwt: [plain, public] } }
+",
+        );
+
+        let written = config.effective_yaml();
+
+        assert!(written.contains("shop.example"), "{written}");
+        assert_eq!(load(&written).effective(), config.effective());
+    }
 }
