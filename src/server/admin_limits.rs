@@ -1,5 +1,6 @@
 //! `GET /-/limits`, `GET /-/usage` and `POST /-/limits/reset`: the counters of limits for operators.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -46,6 +47,8 @@ pub(super) enum ResetError {
         "unknown field `{0}`: allowed are limit, issuer, key, and the parts of keys, such as client, ip and header:x-tenant"
     )]
     Unknown(String),
+    #[error("`ip` is no IP address")]
+    Address,
     #[error("nothing to reset: name a limit, a client or another part of a key")]
     Nothing,
     #[error("no limit has this name")]
@@ -122,6 +125,9 @@ impl ResetRequest {
         };
         match (&*name, value) {
             _ if !is_value => return Err(ResetError::Value),
+            ("ip", Value::String(ip)) if ip.parse::<IpAddr>().is_err() => {
+                return Err(ResetError::Address);
+            }
             ("issuer" | "iss", Value::String(issuer)) => self.issuer = Some(issuer),
             (_, value) if is_part => _ = self.parts.insert(part_name(&name), value),
             _ => return Err(ResetError::Unknown(name)),
