@@ -98,7 +98,7 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
             Auth::None => false,
         }),
         sessions: compiler.sessions.values().cloned().collect(),
-        issuers: compiler.issuers.values().cloned().collect(),
+        issuer_verifiers: compiler.issuer_verifiers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
         limiters: {
             let names = config.limits.keys();

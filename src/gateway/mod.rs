@@ -63,15 +63,16 @@ pub use self::service::ClientAddress;
 use crate::base::body::Body;
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
+use crate::base::secret::Secret;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{Coding, Cors};
 use crate::config::server::Server;
-use crate::issuer::Issuer;
 use crate::limit;
 use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
 use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
+use crate::token::IssuerVerifier;
 use crate::upstream::{self, ExtraHeaders, IdlePool, InvalidResponse, Upstream, UpstreamError};
 
 /// Everything needed to serve requests, compiled from one configuration. Immutable; replaced as a whole.
@@ -80,7 +81,7 @@ pub struct Snapshot {
     router: Router<Route>,
     sessions: Vec<Arc<Sessions>>,
     /// The authorization servers that routes use.
-    issuers: Vec<Arc<Issuer>>,
+    issuer_verifiers: Vec<Arc<IssuerVerifier>>,
     upstreams: Vec<Arc<Upstream>>,
     /// The limits of the configuration.
     limiters: Vec<Arc<limit::Limiter>>,
@@ -300,15 +301,22 @@ impl Snapshot {
 impl Snapshot {
     /// Returns the issuers that routes use, and whether each has responded since the start.
     pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.issuers.iter().map(|issuer| (&**issuer.name(), issuer.has_responded()))
+        let issuers = self.issuer_verifiers.iter().map(|verifier| verifier.issuer());
+        issuers.map(|issuer| (&**issuer.name(), issuer.has_responded()))
     }
 
     /// Returns the names of the issuers with this name in the configuration, or this `iss`.
     pub fn issuers_named(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
-        self.issuers
+        self.issuer_verifiers
             .iter()
+            .map(|verifier| verifier.issuer())
             .filter(move |issuer| **issuer.name() == *name || issuer.settings().is_named(name))
             .map(|issuer| Arc::clone(issuer.name()))
+    }
+
+    /// Returns the signed tokens inside `token`, if it is encrypted for keys of issuers. Unverified.
+    pub(crate) fn open_token(&self, token: &str) -> Vec<Secret<String>> {
+        self.issuer_verifiers.iter().filter_map(|verifier| verifier.open(token)).collect()
     }
 }
 

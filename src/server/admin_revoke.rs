@@ -127,13 +127,18 @@ impl RevokeRequest {
         let until = self.until.map(Timestamp::from_secs);
         let mut forgotten = 0;
         for (field, value) in &self.targets {
-            let until = until.or_else(|| match field {
-                RevocationField::Token => unverified_expiry(value),
-                _ => None,
-            });
-            for target in field.targets(value) {
+            let mut targets = field.targets(value);
+            let mut until = until;
+            if *field == RevocationField::Token {
+                let inner = snapshot.open_token(value);
+                let tokens = || [&**value].into_iter().chain(inner.iter().map(|it| &**it.expose()));
+                // Encrypted anew, or bare, the token inside is the same.
+                targets = tokens().flat_map(RevocationTarget::token).collect();
+                until = until.or_else(|| tokens().find_map(unverified_expiry));
+            }
+            for what in targets {
                 for issuer in &issuers {
-                    let revocation = Revocation { issuer: issuer.clone(), what: target.clone() };
+                    let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
                     forgotten += retained.revocations.revoke(revocation, until);
                 }
             }

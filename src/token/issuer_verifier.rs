@@ -18,6 +18,7 @@ use super::revocation::list::RevocationList;
 use super::token_digests::token_digest;
 use super::validation::ValidationRules;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::secret::Secret;
 use crate::issuer::{AcceptedFormat, Issuer, Settings};
 use crate::observe::metrics::{AuthMethod, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
 
@@ -87,14 +88,19 @@ impl IssuerVerifier {
 
     /// Revokes one token of this issuer: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
-        let ring = self.rules.decryption.as_ref().filter(|_| is_encrypted(token));
-        if let Some(Ok(inner)) = ring.map(|ring| ring.open(token)) {
+        if let Some(inner) = self.open(token) {
             // Encrypted anew, it is the same token.
             self.revoke(inner.expose());
         }
         let signed = Unverified::read_within(token, self.rules.max_token_size)
             .is_ok_and(|read| self.has_key_of(&read));
         self.revocations.revoke_token(self.issuer.name(), token, signed);
+    }
+
+    /// Returns the signed token inside an encrypted one, unverified; `None` if there is none for this issuer's keys.
+    pub(crate) fn open(&self, token: &str) -> Option<Secret<String>> {
+        let ring = self.rules.decryption.as_ref().filter(|_| is_encrypted(token))?;
+        ring.open(token).ok()
     }
 
     /// Records the receipt of a token: see [`Verifier::received`](super::Verifier::received).

@@ -6,6 +6,7 @@
 //! one signature must not stay valid with the other: only for refusing, a JWT has a second digest that
 //! leaves its signature out.
 
+use super::jwt::unverified_claims::UnverifiedClaims;
 use crate::base::digest::sha256;
 
 /// The digests of one token.
@@ -22,6 +23,17 @@ impl TokenDigests {
     /// Returns the digests of a token whose signature has been verified.
     pub(crate) fn of_signed(token: &str) -> Self {
         Self { whole: token_digest(token), unsigned: unsigned_digest(token) }
+    }
+
+    /// Returns the digests of an opaque token.
+    ///
+    /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
+    /// with a readable head). Only a JWT with a `jti` is identified by its signed part, however its server reads
+    /// the signature.
+    pub fn of_reference(token: &str) -> Self {
+        let names_itself = UnverifiedClaims::read(token).is_some_and(|claims| claims.has_id());
+        let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
+        Self { whole: token_digest(token), unsigned }
     }
 }
 

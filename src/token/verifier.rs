@@ -9,7 +9,8 @@ use super::TokenError;
 use super::binding::confirmation::UnconfirmedPrincipal;
 use super::issuer_verifier::IssuerVerifier;
 use super::jwe::is_encrypted;
-use super::jwt::verify::{Unverified, unverified_issuer};
+use super::jwt::unverified_claims::UnverifiedClaims;
+use super::jwt::verify::Unverified;
 use super::principal::Principal;
 use super::validation::TokenUse;
 use crate::base::clock::Timestamp;
@@ -173,13 +174,19 @@ impl Verifier {
             let max_size = sizes.max().unwrap_or_default();
             let read = || Unverified::read_within(token, max_size);
             let first = read();
+            // A token of a named issuer is never introspected as an opaque one, be it malformed or too large.
+            let claims = match &first {
+                Err(_) if self.kind == TokenUse::Bearer || token.len() <= max_size => {
+                    UnverifiedClaims::read(token)
+                }
+                _ => None,
+            };
             let iss = match &first {
-                Ok(read) => read.issuer().map(str::to_owned),
-                Err(_) if token.len() > max_size => None,
-                Err(_) => unverified_issuer(token),
+                Ok(read) => read.issuer(),
+                Err(_) => claims.as_ref().and_then(UnverifiedClaims::issuer),
             };
             let is_named = |issuer: &&Arc<IssuerVerifier>| {
-                iss.as_deref().is_some_and(|iss| issuer.issuer().settings().is_named(iss))
+                iss.is_some_and(|iss| issuer.issuer().settings().is_named(iss))
             };
             let mut named: Vec<_> = self.issuers.iter().filter(is_named).collect();
             if let (Ok(first), [_, _, ..]) = (&first, &*named) {

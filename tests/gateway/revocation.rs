@@ -1,7 +1,8 @@
 //! An operator ends tokens and sessions before their time: `POST /-/revoke` (behaviour.md §2, §8 item 43).
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use core::time::Duration;
 
 use crate::fault_injection::Endpoint;
@@ -104,6 +105,29 @@ fn a_reference_token_and_basic_credentials_are_asked_about_anew() {
     assert_eq!(world.issuer.running.count(Endpoint::Token), exchanged + 1);
 }
 
+/// Encrypted anew, it is the same token.
+#[test]
+fn revoking_an_encrypted_token_revokes_the_token_inside() {
+    let secret = [9; 32];
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    let key = json!({ "kty": "oct", "kid": "d", "k": URL_SAFE_NO_PAD.encode(secret) });
+    std::fs::write(keys.path(), key.to_string()).expect("a key");
+    let decryption = format!(
+        ", decryption: {{ keys: {:?}, algorithms: [dir], content_algorithms: [A256GCM] }}",
+        keys.path()
+    );
+    let world = World::with("", &decryption);
+    let token = world.alice("t1");
+    let (first, second) = (encrypted(&token, secret, 1), encrypted(&token, secret, 2));
+    assert_eq!(world.get("/jwt", &first).status, 200);
+
+    assert_eq!(world.form(&form_of(&[("token", &first)])).status, 200);
+
+    for token in [&first, &second, &token] {
+        assert_eq!(world.get("/jwt", token).status, 401);
+    }
+}
+
 #[test]
 fn a_reload_forgives_nothing() {
     let world = World::start("");
@@ -112,7 +136,7 @@ fn a_reload_forgives_nothing() {
 
     world
         .gateway
-        .reload("max_headers: 50", &rest(&world.issuer, &world.service))
+        .reload("max_headers: 50", &rest(&world.issuer, &world.service, ""))
         .expect("a good file");
 
     assert_eq!(world.get("/jwt", &token).status, 401);
@@ -199,11 +223,16 @@ struct World {
 impl World {
     /// `admin` is what stands in the braces of `admin:` after its address.
     fn start(admin: &str) -> Self {
+        Self::with(admin, "")
+    }
+
+    /// `more` is what the issuer `main` has besides.
+    fn with(admin: &str, more: &str) -> Self {
         let (issuer, service) = (start_issuer(), Upstream::polite());
         let text = format!(
             "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\n\
              admin: {{ listen: \"127.0.0.1:0\"{admin} }}\nserver: {{ workers: 1 }}\n{}",
-            rest(&issuer, &service)
+            rest(&issuer, &service, more)
         );
         let gateway = Gateway::of(issuer.clock.clone(), &text).ready();
         Self { gateway, service, issuer }
@@ -242,7 +271,7 @@ impl World {
     }
 }
 
-fn rest(issuer: &Issuer, service: &Upstream) -> String {
+fn rest(issuer: &Issuer, service: &Upstream, more: &str) -> String {
     format!(
         "{}  twin: {{ issuer: \"{}\", audience: \"https://api.localhost\" }}\n\
          upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
@@ -250,15 +279,25 @@ fn rest(issuer: &Issuer, service: &Upstream) -> String {
          \x20 - {{ id: twin, path: /twin, upstream: service, auth: {{ jwt: twin }} }}\n\
          \x20 - {{ id: reference, path: /reference, upstream: service, auth: {{ introspection: main }} }}\n\
          \x20 - {{ id: basic, path: /basic, upstream: service, auth: {{ basic: main }} }}\n",
-        issuer.settings(""),
+        issuer.settings(more),
         issuer.running.url(),
         service.url()
     )
 }
 
+/// The token, encrypted with `secret`; another `nonce` gives other text.
+fn encrypted(token: &str, secret: [u8; 32], nonce: u8) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"dir","enc":"A256GCM","kid":"d","cty":"JWT"}"#);
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &secret).expect("a key"));
+    let (iv, mut text) = ([nonce; 12], token.as_bytes().to_vec());
+    let aad = Aad::from(header.as_bytes());
+    let tag = key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(iv), aad, &mut text);
+    let tag = URL_SAFE_NO_PAD.encode(tag.expect("a tag"));
+    format!("{header}..{}.{}.{tag}", URL_SAFE_NO_PAD.encode(iv), URL_SAFE_NO_PAD.encode(text))
+}
+
 /// What a token says, unverified.
 fn claim(token: &str, name: &str) -> String {
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("three parts"));
     let claims: Value = serde_json::from_slice(&payload.expect("base64url")).expect("JSON");
     claims[name].as_str().expect("text").to_owned()

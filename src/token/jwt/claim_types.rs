@@ -81,6 +81,14 @@ pub(super) fn confirmation(claim: Option<&Value>) -> Result<Option<Confirmation>
     }))
 }
 
+/// Whether the claims declare the token to be for `DPoP`: `token_type` (RFC 9449 §5 and §6.2), or Keycloak's `typ`.
+pub(super) fn is_for_dpop(claims: &Map<String, Value>) -> bool {
+    ["token_type", "typ"].iter().any(|name| {
+        let named = claims.get(*name).and_then(Value::as_str);
+        named.is_some_and(|named| named.trim().eq_ignore_ascii_case("DPoP"))
+    })
+}
+
 /// The last second of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
 

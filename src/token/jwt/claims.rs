@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::claim_types::{confirmation, date, text, texts};
+use super::claim_types::{confirmation, date, is_for_dpop, text, texts};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::issuer::Settings;
@@ -114,11 +114,6 @@ impl Claims {
         check_audience(&self.audience(rules)?, rules, without_audience)
     }
 
-    /// Whether there is a `jti`.
-    pub(crate) fn has_id(&self) -> bool {
-        self.all.get("jti").and_then(Value::as_str).is_some_and(|id| !id.is_empty())
-    }
-
     /// Returns the principal of these claims.
     ///
     /// # Errors
@@ -168,13 +163,9 @@ impl Claims {
     /// bound to an unknown one: it must not pass for a bearer token.
     fn confirmation(&self) -> Result<Option<Confirmation>, TokenError> {
         let bound_to = confirmation(self.all.get("cnf"))?;
-        let is_for_dpop = ["token_type", "typ"].iter().any(|name| {
-            let named = self.all.get(*name).and_then(Value::as_str);
-            named.is_some_and(|named| named.trim().eq_ignore_ascii_case("DPoP"))
-        });
         Ok(match bound_to {
             Some(Confirmation::Key(key)) => Some(Confirmation::Key(key)),
-            _ if is_for_dpop => Some(Confirmation::Unknown),
+            _ if is_for_dpop(&self.all) => Some(Confirmation::Unknown),
             other => other,
         })
     }

@@ -5,4 +5,5 @@ pub(crate) mod claims;
 pub mod id_token;
 pub(crate) mod jws;
 pub(crate) mod jwt_cache;
+pub(crate) mod unverified_claims;
 pub mod verify;

@@ -13,7 +13,7 @@ use crate::base::strict_json;
 use crate::issuer::{Issuer, Jwks, Key, Settings};
 use crate::token::TokenError;
 use crate::token::principal::{Principal, TokenFormat};
-use crate::token::token_digests::{TokenDigests, token_digest, unsigned_digest};
+use crate::token::token_digests::TokenDigests;
 use crate::token::validation::ValidationRules;
 
 /// A parsed token whose `iss` can be read. Unverified.
@@ -49,11 +49,6 @@ impl<'t> Unverified<'t> {
     /// Returns the unverified `iss`.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.issuer.as_deref()
-    }
-
-    /// Whether there is a `jti` (RFC 7519 §4.1.7).
-    pub(crate) fn has_id(&self) -> bool {
-        self.claims.has_id()
     }
 
     /// Whether one of `keys` verifies its signature; claims are not checked.
@@ -117,32 +112,6 @@ impl<'t> Unverified<'t> {
         }
         self.claims.check_signed(issuer, rules, now)
     }
-}
-
-impl TokenDigests {
-    /// Returns the digests of an opaque token.
-    ///
-    /// Whatever its form, its last part may be all that differs from other tokens (PASETO, tokens
-    /// with a readable head). Only a JWT with a `jti` is identified by its signed part.
-    pub fn of_reference(token: &str) -> Self {
-        let names_itself =
-            Unverified::read_within(token, usize::MAX).is_ok_and(|read| read.has_id());
-        let unsigned = names_itself.then(|| unsigned_digest(token)).flatten();
-        Self { whole: token_digest(token), unsigned }
-    }
-}
-
-/// Returns the unverified `iss` of a token that looks like a signed one but is malformed.
-pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
-    let (signed, _) = token.rsplit_once('.')?;
-    let (_, payload) = signed.split_once('.')?;
-    let claims = strict_json::parse_object(&strict_json::base64url(payload).ok()?).ok()?;
-    claims.get("iss")?.as_str().map(str::to_owned)
-}
-
-/// Returns the unverified `exp` of a token: to store its revocation as long.
-pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
-    Unverified::read_within(token, usize::MAX).ok()?.claims.expires
 }
 
 /// Returns the key that signed `jws`; fetches the issuer's JWK set if it may have a new key.

@@ -25,6 +25,7 @@ use crate::issuer::{AcceptedFormat, IntrospectionResponse, Issuer, OnUnavailable
 use crate::observe::metrics::{CacheResult, Metrics, TokenCache, TokenCacheMetrics};
 use crate::token::TokenError;
 use crate::token::jwt::claims::Claims;
+use crate::token::jwt::unverified_claims::UnverifiedClaims;
 use crate::token::jwt::verify::Unverified;
 use crate::token::principal::{Principal, TokenFormat};
 use crate::token::revocation::event::RevocationListener;
@@ -198,7 +199,7 @@ impl Inner {
                 let principal = self.phantom(text, names, requested).await;
                 let principal =
                     principal.map_err(|error| self.record_unusable(key, requested, error))?;
-                return Ok(self.cached_response(principal, requested));
+                return Ok(self.cached_response(token, principal, requested));
             }
             (IntrospectionResponse::Active(_), _)
             | (IntrospectionResponse::Signed(_), AcceptedFormat::Json) => {
@@ -208,7 +209,7 @@ impl Inner {
             }
         };
         let principal = self.principal(claims, names, purpose, requested)?;
-        Ok(self.cached_response(Principal { signed, ..principal }, requested))
+        Ok(self.cached_response(token, Principal { signed, ..principal }, requested))
     }
 
     /// Records for the token of `key` that its signed response was unusable, unless a cached response
@@ -284,7 +285,16 @@ impl Inner {
         Ok(field)
     }
 
-    fn cached_response(&self, principal: Principal, requested: Timestamp) -> CachedResponse {
+    fn cached_response(
+        &self,
+        token: &Secret<String>,
+        principal: Principal,
+        requested: Timestamp,
+    ) -> CachedResponse {
+        // A bound token stays bound, although its server does not repeat `cnf` in the response.
+        let claimed = || UnverifiedClaims::read(token.expose())?.confirmation();
+        let confirmation = principal.confirmation.clone().or_else(claimed);
+        let principal = Principal { confirmation, ..principal };
         let settings = self.issuer.settings();
         let ends = principal.expires;
         let fresh_until = requested.plus(settings.introspection.cache).min(ends);

@@ -25,7 +25,7 @@ use super::token_ages::{Coverage, TokenAges};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::lock::IgnorePoison;
 use crate::disk::{Directory, OpenError, Record, WriteFailed};
-use crate::token::jwt::verify::unverified_expiry;
+use crate::token::jwt::unverified_claims::unverified_expiry;
 use crate::token::principal::Principal;
 use crate::token::token_digests::{token_digest, unsigned_digest};
 

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::{Bench, NOW};
 use crate::base::clock::Timestamp;
+use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, INTROSPECT, Server, signing_key};
 use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
-use crate::token::{TokenError, TokenFormat, TokenUse, Verifier};
+use crate::token::{Confirmation, TokenError, TokenFormat, TokenUse, Verifier};
 
 #[tokio::test]
 async fn fifty_requests_with_one_new_token_make_one_call() {
@@ -223,6 +224,38 @@ async fn bearer_distinguishes_the_kinds_by_form_and_issuer() {
     let expired = bench.token(json!({ "exp": NOW - 60 }));
     assert_eq!(verify(expired).await, Err(TokenError::Expired));
     assert_eq!(bench.server.count(INTROSPECT), 3, "a bad JWT does not become a reference token");
+}
+
+#[tokio::test]
+async fn a_token_too_large_for_its_issuer_is_refused_and_never_introspected() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    let token = bench.token(json!({ "padding": "x".repeat(20_000) }));
+
+    let verified = bench.verifier(TokenUse::Bearer).verify(&token, bench.clock.now(), None).await;
+
+    assert_eq!(verified.err(), Some(TokenError::Malformed));
+    assert_eq!(bench.server.count(INTROSPECT), 0);
+}
+
+#[tokio::test]
+async fn a_bound_token_stays_bound_although_its_introspection_response_lacks_cnf() {
+    let bench = Bench::new().await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    let jkt = to_base64url(&[7; 32]);
+    let bound = bench.token(json!({ "cnf": { "jkt": jkt } }));
+    let odd = bench.token(json!({ "cnf": "text" }));
+
+    let verifier = bench.verifier(TokenUse::Introspection);
+    for _ in 0..2 {
+        for token in [&bound, &odd, &format!("{bound}==")] {
+            assert_eq!(bench.reference(token).await.err(), Some(TokenError::Unproven), "{token}");
+        }
+    }
+
+    let verified = verifier.verify_bound(&bound, bench.clock.now(), None).await.unwrap();
+    assert_eq!(verified.bound_to(), Some(&Confirmation::Key([7; 32])));
+    assert!(bench.reference(&bench.token(json!({ "cnf": null }))).await.is_ok());
 }
 
 #[tokio::test]
