@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use url::Url;
 
 use super::circuit_breaker::backoff;
-use super::freshness::{UnknownKidLimiter, lifetime, refresh_after};
+use super::freshness::{UnknownKey, UnknownKeyLimiter, lifetime, refresh_after};
 use super::http_client::{IssuerClient, Response};
 use super::jwks::Jwks;
 use super::jwks_storage;
@@ -60,7 +60,7 @@ struct RefreshProgress {
     discovered_at: Option<Duration>,
     /// The time at which an unknown key last caused a fetch.
     unknown_key_fetch_at: Option<Duration>,
-    unknown: UnknownKidLimiter,
+    unknown: UnknownKeyLimiter,
     /// The time since which the published set has no usable key, while a good one is still in use.
     unusable_since: Option<Duration>,
     /// The JWK set as last received: an equal one need not be parsed.
@@ -147,18 +147,20 @@ impl ProviderCache {
         self.keys.load_full()
     }
 
-    /// Returns the JWK set, fetched again if the one at hand lacks `kid`.
+    /// Returns the JWK set, fetched again if the one at hand lacks `kid`, or the key of a token without one that has
+    /// this `signature`.
     ///
     /// Returns the one at hand, unchanged, if the issuer was called a moment ago.
     pub(super) async fn keys_for(
         self: &Arc<Self>,
         kid: Option<&str>,
+        signature: &[u8],
     ) -> Result<Arc<Jwks>, Unavailable> {
-        let now = self.clock.uptime();
+        let (now, key) = (self.clock.uptime(), UnknownKey::new(kid, signature));
         {
             let progress = self.progress();
             let worth_asking =
-                progress.unknown.may_fetch(kid, now) && self.may_fetch(&progress, now);
+                progress.unknown.may_fetch(key, now) && self.may_fetch(&progress, now);
             match self.keys() {
                 Some(keys) if self.keys_are_given() => return Ok(keys),
                 Some(_) if progress.fetching || worth_asking => {}
@@ -173,8 +175,8 @@ impl ProviderCache {
         let mut progress = self.progress();
         let keys = self.keys().ok_or_else(|| progress.unavailable(now))?;
         let in_vain = kid.is_none() || !keys.knows(kid);
-        if fetched == Fetched::Now && in_vain && progress.unknown.may_fetch(kid, now) {
-            progress.unknown.record_miss(kid, now, self.settings.jwks_min_interval);
+        if fetched == Fetched::Now && in_vain && progress.unknown.may_fetch(key, now) {
+            progress.unknown.record_miss(key, now, self.settings.jwks_min_interval);
         }
         Ok(keys)
     }

@@ -145,18 +145,23 @@ impl Issuer {
         self.inner.provider_cache.keys()
     }
 
-    /// Returns its JWK set, fetched again if the one at hand lacks `kid`.
+    /// Returns its JWK set, fetched again if the one at hand lacks `kid`, or the key of a token without one that has
+    /// this `signature`.
     ///
     /// Concurrent callers wait for one fetch. Another one is
-    /// made only after [`Settings::jwks_min_interval`], and for the same `kid`
+    /// made only after [`Settings::jwks_min_interval`], and for the same `kid` or token
     /// later still: until then the set at hand is returned unchanged.
     ///
     /// # Errors
     ///
     /// [`Unavailable`] if the server does not respond: it is not known then
     /// whether the key exists.
-    pub async fn keys_for(&self, kid: Option<&str>) -> Result<Arc<Jwks>, Unavailable> {
-        self.inner.provider_cache.keys_for(kid).await
+    pub async fn keys_for(
+        &self,
+        kid: Option<&str>,
+        signature: &[u8],
+    ) -> Result<Arc<Jwks>, Unavailable> {
+        self.inner.provider_cache.keys_for(kid, signature).await
     }
 
     /// Introspects a token (RFC 7662).

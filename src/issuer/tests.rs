@@ -69,7 +69,7 @@ async fn members_of_a_temporarily_unavailable_document_stay_known() {
 
     server.says("/.well-known/openid-configuration", Answer::status(503));
     clock_of(&issuer).advance(Duration::from_secs(60 * 60));
-    let _ = issuer.keys_for(Some("new")).await;
+    let _ = issuer.keys_for(Some("new"), &[]).await;
 
     assert_eq!(server.count("/.well-known/openid-configuration"), 2);
     let metadata = issuer.metadata();
@@ -90,7 +90,7 @@ async fn a_document_unavailable_at_startup_is_tried_again_soon() {
         json!({ "issuer": server.url, "end_session_endpoint": server.at("/end").as_str() });
     server.says("/.well-known/openid-configuration", Answer::json(openid));
     clock_of(&issuer).advance(Duration::from_secs(60));
-    let _ = issuer.keys_for(Some("new")).await;
+    let _ = issuer.keys_for(Some("new"), &[]).await;
 
     assert_eq!(issuer.metadata().endpoints.end_session, Some(server.at("/end")));
 }
@@ -118,14 +118,14 @@ async fn a_rotation_is_noticed_with_the_first_token_of_the_new_key() {
         Arc::clone(issuer.keys().unwrap().select(Some("old"), old.algorithm(), |_| true).unwrap());
 
     server.publishes(&[&old, &new]);
-    let keys = issuer.keys_for(Some("new")).await.unwrap();
+    let keys = issuer.keys_for(Some("new"), &[]).await.unwrap();
 
     assert!(keys.select(Some("new"), new.algorithm(), |_| true).is_ok());
     assert!(!before.is_retired(), "a key that stayed keeps its verdicts");
 
     clock_of(&issuer).advance(Duration::from_secs(30));
     server.publishes(&[&new]);
-    issuer.keys_for(Some("newer")).await.unwrap();
+    issuer.keys_for(Some("newer"), &[]).await.unwrap();
 
     assert!(before.is_retired(), "a key that left takes its verdicts along");
 }
@@ -139,7 +139,7 @@ async fn fifty_tokens_with_one_new_key_cause_one_fetch_and_all_find_it() {
     let jwks = json!({ "keys": [new.public_jwk()] });
     server.says(JWKS, Answer::json(jwks).after(Duration::from_millis(50)));
 
-    let found = join_all((0..50).map(|_| issuer.keys_for(Some("new")))).await;
+    let found = join_all((0..50).map(|_| issuer.keys_for(Some("new"), &[]))).await;
 
     assert!(found.iter().all(|keys| keys.as_ref().unwrap().knows(Some("new"))));
     assert_eq!(server.count(JWKS), 2);
@@ -154,15 +154,34 @@ async fn a_flood_of_unknown_kids_causes_one_fetch_per_interval() {
 
     for flood in 1..=3 {
         for kid in 0..100 {
-            let keys = issuer.keys_for(Some(&format!("forged-{flood}-{kid}"))).await.unwrap();
+            let keys = issuer.keys_for(Some(&format!("forged-{flood}-{kid}")), &[]).await.unwrap();
             assert!(keys.knows(Some("a")));
         }
         assert_eq!(server.count(JWKS), 1 + flood);
         clock_of(&issuer).advance(Duration::from_secs(29));
-        issuer.keys_for(Some("too early")).await.unwrap();
+        issuer.keys_for(Some("too early"), &[]).await.unwrap();
         assert_eq!(server.count(JWKS), 1 + flood);
         clock_of(&issuer).advance(Duration::from_secs(1));
     }
+}
+
+#[tokio::test]
+async fn an_old_token_without_kid_does_not_delay_the_key_of_a_new_one() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+    for _ in 0..2 {
+        issuer.keys_for(None, b"old").await.unwrap();
+        clock_of(&issuer).advance(Duration::from_secs(30));
+    }
+    server.publishes(&[&signing_key("b")]);
+
+    let same = issuer.keys_for(None, b"old").await.unwrap();
+    let fetched = issuer.keys_for(None, b"new").await.unwrap();
+
+    assert!(!same.knows(Some("b")), "the same token is worth a fetch later still");
+    assert!(fetched.knows(Some("b")));
 }
 
 #[tokio::test]
@@ -172,7 +191,7 @@ async fn one_unknown_kid_does_not_cause_constant_fetching() {
     arrived(&issuer).await;
 
     for _ in 0..20 {
-        issuer.keys_for(Some("forged")).await.unwrap();
+        issuer.keys_for(Some("forged"), &[]).await.unwrap();
         clock_of(&issuer).advance(Duration::from_secs(30));
     }
 
@@ -196,8 +215,8 @@ async fn old_keys_survive_an_outage_and_unknown_kids_are_unavailable_then() {
         server.says(JWKS, answer.clone());
         clock_of(&issuer).advance(Duration::from_secs(30));
 
-        assert!(issuer.keys_for(Some("b")).await.is_err(), "{answer:?}");
-        assert!(issuer.keys_for(Some("c")).await.is_err(), "still unknown");
+        assert!(issuer.keys_for(Some("b"), &[]).await.is_err(), "{answer:?}");
+        assert!(issuer.keys_for(Some("c"), &[]).await.is_err(), "still unknown");
         assert!(issuer.keys().unwrap().knows(Some("a")), "{answer:?}");
     }
 }
@@ -215,14 +234,14 @@ async fn a_set_without_a_usable_key_does_not_replace_a_good_one_at_once() {
         clock_of(&issuer).advance(Duration::from_secs(30));
 
         assert!(
-            issuer.keys_for(Some("b")).await.is_err(),
+            issuer.keys_for(Some("b"), &[]).await.is_err(),
             "{set}: it is not known whether b exists"
         );
         assert!(issuer.keys().unwrap().knows(Some("a")), "{set}");
     }
     // After as long as a set is fresh the issuer means it.
     clock_of(&issuer).advance(Duration::from_secs(600));
-    assert!(issuer.keys_for(Some("b")).await.is_ok());
+    assert!(issuer.keys_for(Some("b"), &[]).await.is_ok());
     assert!(issuer.keys().unwrap().is_empty());
 }
 
@@ -238,10 +257,10 @@ async fn a_good_set_between_two_useless_ones_begins_the_wait_anew() {
     for _ in 0..3 {
         server.says(JWKS, Answer::json(empty.clone()));
         clock_of(&issuer).advance(Duration::from_secs(500));
-        assert!(issuer.keys_for(Some("b")).await.is_err());
+        assert!(issuer.keys_for(Some("b"), &[]).await.is_err());
         server.publishes(&[&key]);
         clock_of(&issuer).advance(Duration::from_secs(30));
-        assert!(issuer.keys_for(Some("b")).await.is_ok());
+        assert!(issuer.keys_for(Some("b"), &[]).await.is_ok());
         assert!(issuer.keys().unwrap().knows(Some("a")));
     }
 }
@@ -260,7 +279,7 @@ async fn a_failed_attempt_is_repeated_soon() {
     issuer.inner.provider_cache.refresh_now();
     arrived(&issuer).await;
 
-    assert!(issuer.keys_for(Some("a")).await.is_ok());
+    assert!(issuer.keys_for(Some("a"), &[]).await.is_ok());
 }
 
 #[tokio::test]
@@ -290,7 +309,8 @@ async fn the_first_requests_wait_for_the_first_keys_and_no_longer_than_one_call(
     server.says(JWKS, Answer::json(jwks).after(Duration::from_millis(50)));
     let issuer = issuer(server.settings());
 
-    let (first, second) = tokio::join!(issuer.keys_for(Some("a")), issuer.keys_for(Some("a")));
+    let (first, second) =
+        tokio::join!(issuer.keys_for(Some("a"), &[]), issuer.keys_for(Some("a"), &[]));
 
     assert!(first.unwrap().knows(Some("a")) && second.unwrap().knows(Some("a")));
     assert_eq!(server.count(JWKS), 1);
@@ -303,14 +323,14 @@ async fn a_stalling_issuer_costs_one_timeout_and_then_nothing() {
     let settings = Settings { timeout: Duration::from_millis(50), ..server.settings() };
     let issuer = issuer(settings);
 
-    assert!(issuer.keys_for(Some("a")).await.is_err());
+    assert!(issuer.keys_for(Some("a"), &[]).await.is_err());
     eventually("the attempt to end", || server.count("/.well-known/openid-configuration") == 1)
         .await;
     eventually_unavailable(&issuer).await;
 
     let before = server.count(METADATA);
     for _ in 0..100 {
-        assert!(issuer.keys_for(Some("a")).await.is_err());
+        assert!(issuer.keys_for(Some("a"), &[]).await.is_err());
     }
     assert_eq!(server.count(METADATA), before);
 }
@@ -325,7 +345,7 @@ async fn metadata_of_another_issuer_is_refused() {
     let issuer = issuer(server.settings());
     eventually("the attempt", || server.count("/.well-known/openid-configuration") == 1).await;
 
-    assert!(issuer.keys_for(Some("a")).await.is_err());
+    assert!(issuer.keys_for(Some("a"), &[]).await.is_err());
     assert_eq!(server.count(JWKS), 0, "nor are its keys fetched");
 }
 
@@ -340,7 +360,7 @@ async fn a_redirect_is_not_followed() {
     let issuer = issuer(server.settings());
     eventually("the attempt", || server.count(JWKS) == 1).await;
 
-    assert!(issuer.keys_for(Some("evil")).await.is_err());
+    assert!(issuer.keys_for(Some("evil"), &[]).await.is_err());
     assert_eq!(elsewhere.count(JWKS), 0);
 }
 
@@ -353,7 +373,7 @@ async fn an_endless_response_is_cut_off() {
     let issuer = issuer(server.settings());
     eventually("the attempt", || server.count(JWKS) == 1).await;
 
-    assert!(issuer.keys_for(Some("a")).await.is_err());
+    assert!(issuer.keys_for(Some("a"), &[]).await.is_err());
 }
 
 #[tokio::test]
@@ -370,7 +390,7 @@ async fn configured_keys_need_no_issuer() {
 
     assert!(issuer.has_responded());
     assert!(issuer.keys().unwrap().knows(Some("a")));
-    assert!(!issuer.keys_for(Some("b")).await.unwrap().knows(Some("b")));
+    assert!(!issuer.keys_for(Some("b"), &[]).await.unwrap().knows(Some("b")));
 }
 
 #[tokio::test]
@@ -402,7 +422,7 @@ async fn a_configured_jwks_url_does_not_depend_on_discovery() {
     let issuer = issuer(settings);
     arrived(&issuer).await;
 
-    let keys = issuer.keys_for(Some("forged")).await.expect("this issuer is well");
+    let keys = issuer.keys_for(Some("forged"), &[]).await.expect("this issuer is well");
     assert!(keys.knows(Some("a")) && !keys.knows(Some("forged")));
 }
 
@@ -433,7 +453,7 @@ async fn arrived(issuer: &Issuer) {
 
 async fn eventually_unavailable(issuer: &Issuer) -> Unavailable {
     loop {
-        if let Err(unavailable) = issuer.keys_for(Some("a")).await {
+        if let Err(unavailable) = issuer.keys_for(Some("a"), &[]).await {
             return unavailable;
         }
     }

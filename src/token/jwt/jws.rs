@@ -96,6 +96,11 @@ impl<'t> Jws<'t> {
         }
     }
 
+    /// Returns the signature.
+    pub(crate) fn signature(&self) -> &[u8] {
+        &self.signature
+    }
+
     /// Verifies the signature with `key`.
     ///
     /// # Errors

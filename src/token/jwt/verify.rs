@@ -135,6 +135,6 @@ pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Ke
             return verified;
         }
     }
-    let keys = issuer.keys_for(kid).await?;
+    let keys = issuer.keys_for(kid, jws.signature()).await?;
     jws.verify(&keys)
 }
