@@ -1,25 +1,17 @@
 //! Compiles a configuration into a snapshot, reusing retained state.
 
+mod forwarding;
+
 use core::sync::atomic::AtomicU64;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use tokio::sync::Semaphore;
 
 use super::policy::authenticate::{Authenticate, Authenticator, Credential};
 use super::policy::authorize::Authorize;
 use super::policy::proof_of_possession::ProofValidator;
 use super::policy::token_source::TokenPlaces;
-use super::proxy::fallback::Fallback;
-use super::proxy::forward::Forward;
-use super::proxy::identity_headers::IdentityHeaders;
 use super::proxy::identity_token;
-use super::proxy::identity_token::{IdentityTokens, SigningKeySet};
-use super::proxy::mirror::Mirror;
-use super::proxy::rewrite::TargetRewriter;
-use super::proxy::split::Split;
-use super::proxy::stale_responses::StaleResponses;
-use super::request::request_body::BodyLimits;
+use super::proxy::identity_token::SigningKeySet;
 use super::retained_state::RetainedState;
 use super::routing::action::Action;
 use super::routing::own_paths;
@@ -32,7 +24,6 @@ use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
 use crate::config::reserved_headers;
 use crate::config::{self, Auth, Config};
-use crate::gateway::response::static_response::StaticResponse;
 use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
@@ -441,92 +432,6 @@ impl<'a> Compiler<'a> {
             }
         })
     }
-
-    /// Creates the signer of identity tokens for each authentication method of a route to `upstream`.
-    fn identity_tokens(
-        &self,
-        route: &config::Route,
-        upstream: &Arc<str>,
-    ) -> Box<[Option<IdentityTokens>]> {
-        let Some(keys) = self.identity_keys.as_ref().filter(|_| wants_identity_tokens(route))
-        else {
-            return Box::default();
-        };
-        let issuer: Arc<str> = match &self.config.server.public_url {
-            Some(url) => url.origin().ascii_serialization().into(),
-            None => identity_token::UNNAMED.into(),
-        };
-        let tokens = |way: &config::AuthMethod| {
-            let (keys, issuer) = (Arc::clone(keys), Arc::clone(&issuer));
-            way.identity_token.then(|| {
-                IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
-            })
-        };
-        authenticators(route).iter().map(tokens).collect()
-    }
-
-    fn fallback(
-        &self,
-        route: &config::Route,
-        keys: &config::resilience::Fallback,
-    ) -> Result<Fallback, CompileError> {
-        let upstream = keys.upstream.as_ref();
-        let upstream = upstream.map(|name| find(&self.upstreams, "upstream", name)).transpose()?;
-        let stale = keys.stale.map(|(age, bytes)| {
-            let key = (Arc::clone(&route.id), age, bytes);
-            let make = || StaleResponses::new(age, bytes);
-            self.retained.stale_responses.get_or_insert_with(key, make)
-        });
-        let respond = keys.respond.as_ref().map(StaticResponse::from);
-        Ok(Fallback { upstream, stale, respond })
-    }
-
-    fn split(&self, keys: &config::resilience::Split) -> Result<Split, CompileError> {
-        let share = |(name, share): &(Arc<str>, u32)| {
-            Ok((find(&self.upstreams, "upstream", name)?, *share))
-        };
-        let shares = keys.shares.iter().map(share).collect::<Result<_, CompileError>>()?;
-        Ok(Split { shares, by: keys.by.clone() })
-    }
-
-    fn mirror(&self, keys: &config::resilience::Mirror) -> Result<Mirror, CompileError> {
-        Ok(Mirror {
-            upstream: find(&self.upstreams, "upstream", &keys.upstream)?,
-            share: keys.share,
-            methods: keys.methods.clone().into(),
-            permits: Arc::new(Semaphore::new(keys.max_in_flight as usize)),
-        })
-    }
-
-    fn forward(&self, route: &config::Route, name: &Arc<str>) -> Result<Forward, CompileError> {
-        let upstream = find(&self.upstreams, "upstream", name)?;
-        let server = &self.config.server;
-        let identity = authenticators(route)
-            .iter()
-            .map(|way| IdentityHeaders::new(&way.identity_headers))
-            .collect();
-        Ok(Forward {
-            upstream,
-            own_timeout: route.timeout,
-            buffer_request: route.buffer_request,
-            fallback: route.fallback.as_ref().map(|keys| self.fallback(route, keys)).transpose()?,
-            split: route.split.as_ref().map(|keys| self.split(keys)).transpose()?,
-            mirror: route.mirror.as_ref().map(|keys| self.mirror(keys)).transpose()?,
-            retries: route.retries.clone(),
-            bounds: BodyLimits {
-                size: route.max_body_size,
-                rate: route.min_body_rate,
-                ..BodyLimits::of(server)
-            },
-            target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),
-            request: route.request_headers.clone().into(),
-            response: route.response_headers.clone().into(),
-            identity,
-            identity_tokens: self.identity_tokens(route, name),
-            websocket: route.websocket,
-            close_on_expiry: route.close_on_expiry,
-        })
-    }
 }
 
 /// Whether a route matches header fields that the gateway sets itself.
@@ -534,14 +439,6 @@ pub(super) fn matches_gateway_fields(config: &Config) -> bool {
     let request_id = &config.server.request_id_header;
     let mut wanted = config.routes.iter().flat_map(|route| &route.match_headers);
     wanted.any(|wanted| reserved_headers::is_said_by_gateway(&wanted.name, request_id))
-}
-
-/// Returns the authentication methods of a route; none if it is public.
-fn authenticators(route: &config::Route) -> &[config::AuthMethod] {
-    match &route.auth {
-        Auth::None => &[],
-        Auth::Ways { ways, .. } => ways,
-    }
 }
 
 /// Returns an issuer and its token verifier, retained or new.

@@ -375,7 +375,7 @@ impl Route {
     /// Returns the name of the upstream that requests are forwarded to, if any.
     fn upstream(&self) -> Option<&str> {
         match &self.action {
-            Action::Forward(forward) => Some(&forward.upstream.settings().name),
+            Action::Forward(forward) => Some(&forward.receiver.upstream.settings().name),
             Action::Respond(..) | Action::Jwks(_) | Action::Session(_) | Action::Disabled => None,
         }
     }

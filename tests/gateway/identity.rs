@@ -10,7 +10,7 @@ use northgate::issuer::{Algorithm, Jwks};
 use rcgen::KeyPair;
 use serde_json::{Value, json};
 
-use crate::support::{Gateway, Issuer, Upstream, start_issuer};
+use crate::support::{Gateway, Issuer, Upstream, eventually, start_issuer};
 
 #[test]
 fn a_service_can_verify_who_calls() {
@@ -35,6 +35,41 @@ fn a_service_can_verify_who_calls() {
     assert!(world.identity("/orders", &bearer(&jwt)).expect("a token")["scope"].is_string());
     assert_eq!(world.identity("/without", &bearer(&jwt)), None);
     assert_eq!(world.identity("/optional", ""), None);
+}
+
+#[test]
+fn an_identity_token_names_the_upstream_that_receives_it() {
+    let (issuer, service, copies) = (start_issuer(), Upstream::polite(), Upstream::polite());
+    let auth = "auth: { jwt: main, identity_token: true }";
+    let edits = "headers: { request: { set: { X-Edited: \"1\" } } }";
+    let file = format!(
+        "{}upstreams:\n  dead: {{ targets: [\"http://127.0.0.1:1\"] }}\n  stable: {{ targets: [\"{1}\"] }}\n  \
+         canary: {{ targets: [\"{1}\"] }}\n  copies: {{ targets: [\"{2}\"] }}\nroutes:\n\
+         \x20 - {{ id: own, path: /own, upstream: stable, {auth}, mirror: {{ upstream: copies }} }}\n\
+         \x20 - {{ id: split, path: /split, upstream: stable, {auth}, split: {{ canary: 100% }} }}\n\
+         \x20 - {{ id: fallback, path: /fallback, upstream: dead, {auth}, fallback: {{ upstream: canary }} }}\n\
+         \x20 - {{ id: edited, path: /edited, upstream: dead, {auth}, fallback: {{ upstream: canary }}, {edits} }}\n",
+        issuer.settings(""),
+        service.url(),
+        copies.url()
+    );
+    let gateway = Gateway::at(issuer.clock.clone(), "", &file);
+    let token = bearer(&issuer.jwt());
+    let audience = |seen: &crate::support::Seen| {
+        let tokens = seen.fields("x-auth-identity");
+        assert_eq!(tokens.len(), 1, "{}", seen.head);
+        part(tokens[0], 1)["aud"].clone()
+    };
+
+    for (path, upstream) in
+        [("/own", "stable"), ("/split", "canary"), ("/fallback", "canary"), ("/edited", "canary")]
+    {
+        let before = service.seen().len();
+        assert_eq!(gateway.get(path, &token).status, 200, "{path}");
+        assert_eq!(audience(&service.seen()[before]), upstream, "{path}");
+    }
+    eventually("the copy", || !copies.seen().is_empty());
+    assert_eq!(audience(&copies.seen()[0]), "copies");
 }
 
 #[test]

@@ -3,23 +3,27 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 
+use super::identity_token::IDENTITY_TOKEN;
+use super::outcome::Replacement;
+use super::receiver::Receiver;
 use super::stale_responses::{StaleKey, StaleResponses};
 use crate::base::body::Body;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, Timestamp};
+use crate::gateway::policy::authorize::Permit;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
-    Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
-    UpstreamError, UpstreamResponse, blames_endpoint,
+    Endpoint, ExtraHeaders, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel,
+    Upstream, UpstreamError, UpstreamResponse, blames_endpoint,
 };
 
 /// The fallback of a route; each part is tried in this order.
 #[derive(Debug, Default)]
 pub(crate) struct Fallback {
     /// Another upstream.
-    pub upstream: Option<Arc<Upstream>>,
+    pub upstream: Option<Receiver>,
     /// The last good responses.
     pub stale: Option<Arc<StaleResponses>>,
     /// A fixed response.
@@ -37,17 +41,6 @@ pub(crate) struct Completed {
     pub replaced: Option<Box<Replacement>>,
     /// The time spent waiting for the response head; `None` if the fallback was tried.
     pub waited: Option<core::time::Duration>,
-}
-
-/// What took the place of an upstream's own response.
-#[derive(Debug)]
-pub(crate) struct Replacement {
-    /// The kind of the fallback.
-    pub kind: FallbackKind,
-    /// The name of the upstream that responded, if any.
-    pub upstream: Option<Arc<str>>,
-    /// Why the upstream's own response was replaced.
-    pub cause: Cow<'static, str>,
 }
 
 impl From<UpstreamResponse> for Completed {
@@ -71,6 +64,9 @@ pub(crate) struct Fallible<'a> {
     pub stale_key: Option<StaleKey>,
     /// The options for the other upstream, but the time and its beginning.
     pub options: SendOptions<'a>,
+    pub permit: &'a Permit,
+    /// The time of the request, for its identity token.
+    pub now: Timestamp,
     /// The route's own timeout of the response head, if it has one.
     pub timeout: Option<core::time::Duration>,
     pub clock: &'a Clock,
@@ -88,7 +84,7 @@ impl Fallback {
         sent: Result<UpstreamResponse, Box<SendFailure>>,
         fallible: Fallible<'_>,
     ) -> Result<Completed, Box<SendFailure>> {
-        let Fallible { request, again, stale_key, options, timeout, clock } = fallible;
+        let Fallible { request, again, stale_key, options, permit, now, timeout, clock } = fallible;
         let method = &request.head.method;
         let (own, content, may_repeat) = match sent {
             Ok(sent) if replaces(sent.response.status(), method) && sent.tunnel.is_none() => {
@@ -114,16 +110,20 @@ impl Fallback {
         };
         let mut of_other = None;
         // The canary of a split may fall back on the route's own upstream, which has no other.
-        let other =
-            self.upstream.as_ref().filter(|other| !core::ptr::eq(&raw const ***other, upstream));
+        let other = self
+            .upstream
+            .as_ref()
+            .filter(|other| !core::ptr::eq(&raw const *other.upstream, upstream));
         if let (Some(other), Some(content), true) = (other, content, may_repeat) {
             let began = clock.uptime();
-            let wait = timeout.unwrap_or(other.settings().timeout);
+            let wait = timeout.unwrap_or(other.upstream.settings().timeout);
             let options = SendOptions { wait, began, ..options };
-            if let Ok(sent) = other.send(request, content, options).await {
+            if let Ok(token) = other.identity_token(permit, now)
+                && let Ok(sent) = send_to(&other.upstream, request, token, content, options).await
+            {
                 let kind = FallbackKind::Upstream;
                 let is_unhealthy = replaces(sent.response.status(), method);
-                let name = Some(Arc::clone(&other.settings().name));
+                let name = Some(Arc::clone(&other.upstream.settings().name));
                 let replaced = Replacement { kind, upstream: name, cause: cause.clone() };
                 let replaced = Some(Box::new(replaced));
                 let completed = Completed { replaced, waited: None, ..sent.into() };
@@ -166,6 +166,22 @@ impl Fallback {
     fn fixed(&self) -> Option<Response<Body>> {
         self.respond.as_ref().map(StaticResponse::response)
     }
+}
+
+/// Sends a request to another upstream than it was made for, with the identity token for that one.
+async fn send_to(
+    upstream: &Upstream,
+    request: &OutgoingRequest<'_>,
+    token: Option<HeaderValue>,
+    content: RequestContent,
+    options: SendOptions<'_>,
+) -> Result<UpstreamResponse, Box<SendFailure>> {
+    let Some(token) = token else { return upstream.send(request, content, options).await };
+    let (mut head, interim) = (request.head.clone(), request.interim);
+    request.fields.clone().merge_into(&mut head.headers);
+    head.headers.insert(&IDENTITY_TOKEN, token);
+    let request = OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim };
+    upstream.send(&request, content, options).await
 }
 
 /// Whether a response shows that the upstream is unhealthy, to a request that may be repeated.

@@ -19,9 +19,10 @@ use super::destination::Destination;
 use super::fallback::{Completed, Fallback, Fallible};
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
-use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
+use super::identity_token::IDENTITY_TOKEN;
 use super::if_header;
 use super::mirror::Mirror;
+use super::receiver::Receiver;
 use super::rewrite::TargetRewriter;
 use super::split::Split;
 use super::stale_responses::StaleKey;
@@ -53,8 +54,8 @@ use crate::upstream::{
 /// The settings by which a route forwards requests.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    /// The upstream.
-    pub upstream: Arc<Upstream>,
+    /// The route's own upstream.
+    pub receiver: Receiver,
     /// The timeout of the response head, if the route has its own.
     pub own_timeout: Option<Duration>,
     /// Whether small content is read before it is sent.
@@ -77,8 +78,6 @@ pub(crate) struct Forward {
     pub response: HeaderEditor,
     /// The identity headers for the upstream, by authentication method.
     pub identity: Box<[IdentityHeaders]>,
-    /// The signers of identity tokens, by authentication method; `None` where there is none.
-    pub identity_tokens: Box<[Option<IdentityTokens>]>,
     /// Whether WebSocket upgrades are allowed.
     pub websocket: bool,
     /// Whether streams end when the token that opened them expires.
@@ -109,15 +108,18 @@ impl Forward {
         let protocol = protocol.filter(|_| self.websocket);
         let handshake = protocol.map(|protocol| Handshake::read(protocol, head, &body));
         let handshake = handshake.transpose()?.flatten();
-        let upstream = self.choose_upstream(&permit, head, exchange);
+        let receiver = self.choose_receiver(&permit, head, exchange);
+        let upstream = &receiver.upstream;
         let key_of = |upstream: &Upstream| {
             let by = upstream.settings().hash_by.as_ref()?;
             affinity::key(by, head, permit.principal.as_deref(), exchange)
         };
         let key = key_of(upstream);
-        let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.upstream));
-        let fallback_key =
-            self.fallback.as_ref().and_then(|fallback| key_of(fallback.upstream.as_ref()?));
+        let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
+        let fallback_key = self
+            .fallback
+            .as_ref()
+            .and_then(|fallback| key_of(&fallback.upstream.as_ref()?.upstream));
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
             let is_private = permit.way.is_some() || !body.is_end_stream();
@@ -164,14 +166,22 @@ impl Forward {
         if let Some(deadline) = deadline {
             deadline.forward(&mut head.headers)?;
         }
-        let token = self.identity_token(&permit, exchange)?;
+        let now = exchange.moment;
+        let token = receiver.identity_token(&permit, now.now).map_err(|_| Rejection::Internal)?;
         let fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
         if let Some(handshake) = &handshake {
             handshake.request(&mut head.headers);
         }
-        let began = exchange.moment.uptime;
+        let began = now.uptime;
         if let Some(mirror) = mirror {
-            mirror.copy(head, fields.clone(), &body, &gateway.idle, mirror_key, began);
+            match mirror.receiver.identity_token(&permit, now.now) {
+                Ok(token) => {
+                    let mut fields = fields.clone();
+                    token.map(|token| fields.add_owned(&IDENTITY_TOKEN, token));
+                    mirror.copy(head, fields, &body, &gateway.idle, mirror_key, began);
+                }
+                Err(_) => mirror.receiver.upstream.metrics().mirrored(false),
+            }
         }
         let options = SendOptions {
             idle: &gateway.idle,
@@ -188,9 +198,11 @@ impl Forward {
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
             let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
-            let (request, key) = (&request, fallback_key);
-            let options = SendOptions { key, has_fallback: false, ..options };
-            (fallback, Box::new(Fallible { request, again, stale_key, options, timeout, clock }))
+            let (request, permit, now) = (&request, &permit, now.now);
+            let options = SendOptions { key: fallback_key, has_fallback: false, ..options };
+            let fallible =
+                Fallible { request, again, stale_key, options, permit, now, timeout, clock };
+            (fallback, Box::new(fallible))
         });
         // Boxed: it is large, and the stages in between would move it.
         let sending = Box::pin(complete(upstream, &request, content, options, fallback));
@@ -233,23 +245,21 @@ impl Forward {
     }
 
     /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.
-    fn choose_upstream(
-        &self,
-        permit: &Permit,
-        head: &Parts,
-        exchange: &mut Exchange,
-    ) -> &Arc<Upstream> {
-        let Some(split) = &self.split else { return &self.upstream };
-        let chosen = split.choose(&self.upstream, head, permit.principal.as_deref(), exchange);
-        if !Arc::ptr_eq(chosen, &self.upstream) {
-            exchange.outcome.upstream = Some(Arc::clone(&chosen.settings().name));
+    fn choose_receiver(&self, permit: &Permit, head: &Parts, exchange: &mut Exchange) -> &Receiver {
+        let Some(split) = &self.split else { return &self.receiver };
+        let chosen = split.choose(&self.receiver, head, permit.principal.as_deref(), exchange);
+        if !core::ptr::eq(chosen, &raw const self.receiver) {
+            exchange.outcome.upstream = Some(Arc::clone(&chosen.upstream.settings().name));
         }
         chosen
     }
 
     /// Returns the upstream whose response the client receives: `chosen`, or the fallback.
     fn responder<'a>(&'a self, chosen: &'a Upstream, exchange: &Exchange) -> &'a Upstream {
-        let other = self.fallback.as_ref().and_then(|fallback| fallback.upstream.as_deref());
+        let other = self
+            .fallback
+            .as_ref()
+            .and_then(|fallback| Some(&*fallback.upstream.as_ref()?.upstream));
         match exchange.outcome.fallback {
             Some(FallbackKind::Upstream) => other.unwrap_or(chosen),
             _ => chosen,
@@ -369,7 +379,10 @@ impl Forward {
         exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
         fields.add(&snapshot.server.request_id_header, &exchange.request_id);
         // Another upstream replaces the field, unless it preserves the client's too.
-        let other = self.fallback.as_ref().and_then(|fallback| fallback.upstream.as_deref());
+        let other = self
+            .fallback
+            .as_ref()
+            .and_then(|fallback| Some(&*fallback.upstream.as_ref()?.upstream));
         let mut receivers = [Some(upstream), other].into_iter().flatten();
         if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
@@ -379,21 +392,6 @@ impl Forward {
             self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);
         }
         fields
-    }
-
-    /// Returns the identity token of the caller, if the authentication method has one.
-    fn identity_token(
-        &self,
-        permit: &Permit,
-        exchange: &Exchange,
-    ) -> Result<Option<HeaderValue>, Rejection> {
-        let tokens = permit.way.and_then(|way| self.identity_tokens.get(way)?.as_ref());
-        let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
-        let token = tokens.field(principal, exchange.moment.now);
-        token.map(Some).map_err(|error| {
-            tracing::error!(%error, "Could not sign an identity token; the request is refused.");
-            Rejection::Internal
-        })
     }
 
     /// Replaces the client's `Authorization` by the access token for the upstream.

@@ -9,17 +9,18 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::receiver::Receiver;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::upstream::{
-    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, Upstream, is_endless,
+    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, is_endless,
 };
 
 /// The settings by which a route mirrors requests.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     /// The upstream that receives the copies.
-    pub upstream: Arc<Upstream>,
+    pub receiver: Receiver,
     /// The share of requests in hundredths of a percent.
     pub share: u32,
     /// The methods of requests that are copied: safe ones, unless the operator names others.
@@ -46,8 +47,9 @@ impl Mirror {
         key: Option<u64>,
         now: core::time::Duration,
     ) {
-        let metrics = self.upstream.metrics();
-        let (Ok(permit), Some(content)) =
+        let upstream = &self.receiver.upstream;
+        let metrics = upstream.metrics();
+        let (Ok(slot), Some(content)) =
             (Arc::clone(&self.permits).try_acquire_owned(), body.buffered())
         else {
             metrics.mirrored(false);
@@ -56,7 +58,7 @@ impl Mirror {
         let mut head = head.clone();
         head.extensions.clear();
         fields.merge_into(&mut head.headers);
-        let (upstream, idle) = (Arc::clone(&self.upstream), idle.clone());
+        let (upstream, idle) = (Arc::clone(upstream), idle.clone());
         spawn_local(async move {
             let request =
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
@@ -72,7 +74,7 @@ impl Mirror {
                 // One that takes longer than a head may is closed.
                 let _ = timeout(wait, discard(sent.response.into_body())).await;
             }
-            drop(permit);
+            drop(slot);
         });
     }
 }

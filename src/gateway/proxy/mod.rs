@@ -12,6 +12,7 @@ pub(crate) mod identity_token;
 pub(crate) mod if_header;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
+pub(crate) mod receiver;
 pub(crate) mod rewrite;
 pub(crate) mod split;
 pub(crate) mod stale_responses;

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::fallback::Replacement;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{Endpoint, SendFailure};
 
@@ -18,6 +17,17 @@ pub(crate) struct UpstreamOutcome {
     pub fallback: Option<FallbackKind>,
     /// The cause of a failure of the upstream.
     pub cause: Option<Cow<'static, str>>,
+}
+
+/// What took the place of an upstream's own response.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// The kind of the fallback.
+    pub kind: FallbackKind,
+    /// The name of the upstream that responded, if any.
+    pub upstream: Option<Arc<str>>,
+    /// Why the upstream's own response was replaced.
+    pub cause: Cow<'static, str>,
 }
 
 impl UpstreamOutcome {

@@ -1,21 +1,20 @@
 //! Splits the requests of a route between upstreams: a canary receives a share of them.
 
-use std::sync::Arc;
-
 use http::HeaderValue;
 use http::request::Parts;
 
 use super::affinity;
+use super::receiver::Receiver;
 use crate::base::random::random;
 use crate::gateway::exchange::Exchange;
 use crate::token::Principal;
-use crate::upstream::{HashBy, Upstream};
+use crate::upstream::HashBy;
 
 /// The upstreams that receive a share of a route's requests; the route's own receives the rest.
 #[derive(Debug)]
 pub(crate) struct Split {
     /// Each with its share in hundredths of a percent; at most 10,000 together.
-    pub shares: Box<[(Arc<Upstream>, u32)]>,
+    pub shares: Box<[(Receiver, u32)]>,
     /// The value that binds a client to an upstream; `None` draws for each request.
     pub by: Option<HashBy>,
 }
@@ -24,11 +23,11 @@ impl Split {
     /// Returns the upstream for a request; `own` is the route's. A client without the cookie that binds it receives one.
     pub(crate) fn choose<'a>(
         &'a self,
-        own: &'a Arc<Upstream>,
+        own: &'a Receiver,
         head: &Parts,
         principal: Option<&Principal>,
         exchange: &mut Exchange,
-    ) -> &'a Arc<Upstream> {
+    ) -> &'a Receiver {
         let bound = self.by.as_ref().and_then(|by| affinity::key(by, head, principal, exchange));
         let draw = match (bound, &self.by) {
             (Some(key), _) => key,

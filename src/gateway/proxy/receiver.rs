@@ -1,0 +1,41 @@
+//! An upstream as one route uses it, with the signers of the identity tokens that are meant for it.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+use super::identity_token::IdentityTokens;
+use crate::base::clock::Timestamp;
+use crate::gateway::policy::authorize::Permit;
+use crate::issuer::signing_key::SigningFailed;
+use crate::upstream::Upstream;
+
+/// An upstream that may receive a route's requests: its own, that of a split, of the fallback or of the mirror.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// The upstream.
+    pub upstream: Arc<Upstream>,
+    /// The signers of identity tokens for it, by authentication method; `None` where there is none.
+    pub identity_tokens: Box<[Option<IdentityTokens>]>,
+}
+
+impl Receiver {
+    /// Returns the identity token of the caller for this upstream, if the authentication method has one.
+    ///
+    /// # Errors
+    ///
+    /// [`SigningFailed`], which is logged; the upstream is not to receive the request.
+    pub(crate) fn identity_token(
+        &self,
+        permit: &Permit,
+        now: Timestamp,
+    ) -> Result<Option<HeaderValue>, SigningFailed> {
+        let tokens = permit.way.and_then(|way| self.identity_tokens.get(way)?.as_ref());
+        let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
+        let token = tokens.field(principal, now);
+        token.map(Some).inspect_err(|error| {
+            let upstream = &*self.upstream.settings().name;
+            tracing::error!(upstream, %error, "Could not sign an identity token; the upstream does not receive the request.");
+        })
+    }
+}
