@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Method;
 use northgate::base::clock::Timestamp;
-use northgate::config::auth::ForwardToken;
+use northgate::config::auth::{ForwardToken, TokenSource};
 use northgate::config::route::{PathRewrite, Rewrite};
 use northgate::config::{self, Action, Auth, Config, Credential, Environment};
 use northgate::limit::{Kind, Unit};
@@ -123,6 +123,7 @@ routes:
     upstream: a
     auth:
       any: [{ jwt: main, scopes: [own], max_staleness: 0s }, { basic: main }]
+      token_from: { cookie: at }
       scopes: [outer]
       claims: { tier: [gold, 1], admin: true, realm_access.roles: { contains: ops } }
       identity_headers: { X-User: sub }
@@ -138,6 +139,8 @@ routes:
         ("own".into(), "outer".into())
     );
     assert_eq!((ways[0].max_staleness, ways[1].max_staleness), (Some(Duration::ZERO), None));
+    let cookie = TokenSource::Cookie("at".into());
+    assert_eq!((&ways[0].token_from, &ways[1].token_from), (&cookie, &TokenSource::Authorization));
     assert_eq!(format!("{:?}", ways[1].claims[0].expected), "OneOf([String(\"gold\"), Number(1)])");
     assert_eq!(format!("{:?}", ways[1].claims[1].expected), "OneOf([Bool(true)])");
     assert_eq!(format!("{:?}", ways[1].claims[2].expected), "Contains(String(\"ops\"))");

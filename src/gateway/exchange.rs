@@ -79,6 +79,9 @@ pub struct Exchange {
     pub login: Option<LoginRedirect>,
     /// Whether the client presents its token with a `DPoP` proof: challenges then use that scheme.
     pub speaks_dpop: bool,
+    /// Whether the token is in a field or cookie whose presence tells no cache that the response is for one user
+    /// (RFC 9111 §3.5).
+    pub(super) token_is_elsewhere: bool,
     /// The `DPoP` nonce that the client's next proof must carry.
     pub next_nonce: Option<HeaderValue>,
     /// The requested host, with its port.
@@ -170,6 +173,7 @@ impl Exchange {
             renewal: None,
             login: None,
             speaks_dpop: false,
+            token_is_elsewhere: false,
             next_nonce: None,
             host: None,
             stripped: StrippedFields::default(),
@@ -405,8 +409,9 @@ impl Exchange {
         let (status, headers) = (response.status().as_u16(), response.headers_mut());
         headers.insert(&server.request_id_header, self.request_id.clone());
         let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
-        let is_of_a_session = matches!(self.auth, Some((AuthMethod::Session, _)));
-        keep_from_caches(headers, !self.cookies.is_empty() || is_own, is_of_a_session);
+        let is_of_a_user =
+            self.token_is_elsewhere || matches!(self.auth, Some((AuthMethod::Session, _)));
+        keep_from_caches(headers, !self.cookies.is_empty() || is_own, is_of_a_user);
         for cookie in self.cookies.drain(..) {
             headers.append(SET_COOKIE, cookie);
         }

@@ -86,6 +86,7 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
     );
     let routes = jwt_route(&service, ", token_from: { header: Cf-Access-Jwt-Assertion }")
         + "  - { id: cookie, path: /cookie, upstream: service, auth: { jwt: main, token_from: { cookie: CF_Authorization } } }\n\
+           \x20 - { id: any, path: /any, upstream: service, auth: { any: [{ jwt: main }], optional: true, token_from: { cookie: CF_Authorization } } }\n\
            \x20 - { id: open, path: /open, upstream: service, auth: none }\n";
     let gateway = Gateway::at(issuer.clock.clone(), "", &(issuers + &routes));
     let token = token_of(&issuer, name);
@@ -102,6 +103,9 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
         ),
         ("/cookie", format!("Cookie: a=1; CF_Authorization={token}; b=2\r\n"), 200),
         ("/cookie", format!("Cf-Access-Jwt-Assertion: {token}\r\n"), 401),
+        ("/any", format!("Cookie: CF_Authorization={token}\r\n"), 200),
+        ("/any", format!("Cookie: CF_Authorization={token}x\r\n"), 401),
+        ("/any", String::new(), 200),
         (
             "/open",
             format!("Cf-Access-Jwt-Assertion: {token}\r\nCookie: CF_Authorization={token}\r\n"),
@@ -113,6 +117,29 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
         for seen in &service.seen()[before..] {
             assert!(!seen.head.contains(&token), "{}", seen.head);
         }
+    }
+}
+
+/// RFC 9111 §3.5 protects responses to requests with `Authorization` alone.
+#[test]
+fn a_response_to_a_token_outside_of_authorization_is_kept_from_shared_caches() {
+    let issuer = start_issuer();
+    let service = Upstream::start(|_| {
+        b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nX-Accel-Expires: 600\r\nContent-Length: 0\r\n\r\n".to_vec()
+    });
+    let routes = jwt_route(&service, ", token_from: { header: X-Token }")
+        + "  - { id: cookie, path: /cookie, upstream: service, auth: { jwt: main, token_from: { cookie: at } } }\n";
+    let gateway = Gateway::at(issuer.clock.clone(), "", &(issuer.settings("") + &routes));
+    let token = issuer.jwt();
+
+    for (path, fields) in
+        [("/", format!("X-Token: {token}\r\n")), ("/cookie", format!("Cookie: at={token}\r\n"))]
+    {
+        let response = gateway.get(path, &fields);
+
+        assert_eq!(response.status, 200, "{path}");
+        assert_eq!(response.field("cache-control"), Some("max-age=600, private"), "{path}");
+        assert_eq!(response.field("x-accel-expires"), None, "{path}");
     }
 }
 

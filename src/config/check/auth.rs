@@ -88,6 +88,13 @@ impl Check<'_> {
             }
             ways.push(way);
         }
+        let takes_tokens = |way: &AuthMethod| !way.credential.token_issuers().is_empty();
+        if let Some(from) = outer.token_from.get()
+            && !ways.is_empty()
+            && !ways.iter().any(takes_tokens)
+        {
+            self.token_from_means_nothing(from.key_at);
+        }
         ways
     }
 
@@ -117,7 +124,10 @@ impl Check<'_> {
                 .filter_map(|(name, claim)| self.identity_header(name, claim))
                 .collect(),
         };
-        let token_from = self.token_from(inner, credential.as_ref());
+        let outer_source = outer.map(|outer| &outer.token_from);
+        let is_token = credential.as_ref().is_none_or(|it| !it.token_issuers().is_empty());
+        let source = inner.token_from.or_else(outer_source.filter(|_| is_token));
+        let token_from = self.token_from(source, key!(dpop), credential.as_ref());
         let bound_to = self.bound_to(file, key!(dpop), key!(mtls), credential.as_ref());
         let staleness = key!(max_staleness);
         let max_staleness =

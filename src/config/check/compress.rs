@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::layers::Layers;
-use crate::config::auth::{Auth, Credential};
+use crate::config::auth::{Auth, Credential, TokenSource};
 use crate::config::de::field::{OneOrMany, Spanned};
 use crate::config::de::units::Scalar;
 use crate::config::fault::Code;
@@ -12,7 +12,7 @@ use crate::config::route::Coding;
 impl Check<'_> {
     /// Returns the codings of a route.
     ///
-    /// A browser sends a session and Basic credentials by itself, also when a page of an attacker causes the request.
+    /// A browser sends a session, a token in a cookie and Basic credentials by itself, also when a page of an attacker causes the request.
     /// Where the response then holds a secret beside text of the attacker, its compressed size tells of the secret
     /// (BREACH). Such a route is compressed only if it says so itself, and is warned of.
     pub(super) fn compress(
@@ -62,5 +62,8 @@ impl Check<'_> {
 /// Whether a browser attaches the credentials of some method without a page's doing.
 fn is_sent_by_browsers(auth: &Auth) -> bool {
     let Auth::Ways { ways, .. } = auth else { return false };
-    ways.iter().any(|way| matches!(way.credential, Credential::Session(_) | Credential::Basic(_)))
+    ways.iter().any(|way| {
+        matches!(way.credential, Credential::Session(_) | Credential::Basic(_))
+            || matches!(way.token_from, TokenSource::Cookie(_))
+    })
 }

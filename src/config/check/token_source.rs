@@ -5,23 +5,22 @@ use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use super::Check;
 use crate::config::auth::{Credential, TokenSource};
 use crate::config::de::field::{Field, Spanned};
-use crate::config::fault::Code;
+use crate::config::fault::{Code, Position};
 use crate::config::file::routes as file;
 
 impl Check<'_> {
     /// Returns the place of the token of one accepted credential.
     pub(super) fn token_from(
         &mut self,
-        keys: &file::Auth,
+        from: &Field<file::TokenFrom>,
+        dpop: &Field<bool>,
         credential: Option<&Credential>,
     ) -> TokenSource {
-        let Some(from) = keys.token_from.get() else { return TokenSource::Authorization };
+        let Some(from) = from.get() else { return TokenSource::Authorization };
         if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
-            let message = "`token_from` means nothing here: clients present no token";
-            self.fault(Code::C106, from.key_at, message, "take it out");
+            self.token_from_means_nothing(from.key_at);
         }
-        let binds = [&keys.dpop, &keys.mtls].map(|key| key.get().filter(|at| at.value));
-        if let [Some(dpop), _] = binds {
+        if let Some(dpop) = dpop.get().filter(|at| at.value) {
             let message = "a token with a proof travels in `Authorization` alone (RFC 9449 §7.1)";
             self.fault(Code::C106, dpop.key_at, message, "take out dpop, or token_from");
         }
@@ -38,6 +37,11 @@ impl Check<'_> {
                 TokenSource::Authorization
             }
         }
+    }
+
+    pub(super) fn token_from_means_nothing(&mut self, at: Position) {
+        let message = "`token_from` means nothing here: clients present no token";
+        self.fault(Code::C106, at, message, "take it out");
     }
 
     fn token_header(&mut self, name: &Spanned<String>) -> TokenSource {

@@ -356,6 +356,7 @@ impl Authenticator {
             Ok(token) => token?,
             Err(rejection) => return Some(Err((AuthResult::Malformed, rejection))),
         };
+        exchange.token_is_elsewhere = true;
         let verified =
             self.verify_token(verifier, Scheme::Bearer, token, proofs?, head, exchange).await;
         let forwarded = || match self.forward_token {

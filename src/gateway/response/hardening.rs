@@ -20,12 +20,12 @@ pub(crate) fn without_content(response: Response<Body>) -> Response<Body> {
 }
 
 /// Keeps per-user responses from shared caches: one that sets cookies of the gateway or is of a session's own paths
-/// (`is_own`), or one to a session request. An upstream may mark the last kind as public; a CDN still does not store
-/// it.
-pub(crate) fn keep_from_caches(headers: &mut HeaderMap, is_own: bool, is_of_a_session: bool) {
-    if is_own || is_of_a_session && !has_directive(headers, &["public"]) {
+/// (`is_own`), or one to a request of a user (`is_of_a_user`) with a session or a token outside of `Authorization`. An
+/// upstream may mark the last kind as public; a CDN still does not store it.
+pub(crate) fn keep_from_caches(headers: &mut HeaderMap, is_own: bool, is_of_a_user: bool) {
+    if is_own || is_of_a_user && !has_directive(headers, &["public"]) {
         keep_from_shared_caches(headers);
-    } else if is_of_a_session {
+    } else if is_of_a_user {
         keep_from_targeted_caches(headers);
     }
 }
