@@ -251,6 +251,40 @@ fn a_token_is_inspected_by_itself() {
 }
 
 #[test]
+fn a_jwt_is_presented_to_no_issuer_but_its_own() {
+    let other = "issuers:\n  other: { issuer: 'http://127.0.0.1:2', audience: x, client: { id: a, secret: b } }\n";
+    let text = FILE.replace("issuers:\n", other);
+
+    let said = northgate_with(&text, &["token", "inspect", &token(&json!({ "exp": 1 }))]);
+
+    // An introspection there would be unavailable.
+    let refused = "for issuer other: is refused: 401, the token was issued by another issuer (iss is http://127.0.0.1:1, and other is http://127.0.0.1:2).";
+    assert!(said.contains(refused), "{said}");
+}
+
+#[test]
+fn an_opaque_token_is_not_introspected_without_a_client() {
+    let text = FILE.replace("    client: { id: gateway, secret: correct horse }\n", "");
+
+    let said = northgate_with(&text, &["token", "inspect", "opaque"]);
+
+    let told = "for issuer main: cannot be introspected: the issuer has no `client`.";
+    assert!(said.contains(told), "{said}");
+}
+
+#[test]
+fn the_names_of_claims_are_escaped_and_cut() {
+    let forged = "a\u{1b}[31m\u{9b}\n  for issuer main: is good";
+    let token = token(&json!({ forged: 1, "x".repeat(70_000): 1 }));
+
+    let said = northgate(&["token", "inspect", &token]);
+
+    assert!(!said.contains(['\u{1b}', '\u{9b}']) && !said.contains("\n  for issuer main: is good"));
+    assert!(said.contains(r"a\u{1b}[31m\u{9b}\n  for issuer main: is good"), "{said}");
+    assert!(said.contains(&format!("{}…", "x".repeat(64))), "{said}");
+}
+
+#[test]
 fn a_check_counts_what_it_has_read() {
     let said = northgate(&["check"]);
 

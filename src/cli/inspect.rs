@@ -21,6 +21,7 @@ use crate::gateway::{Rejection, RetainedState};
 use crate::observe::metrics::AuthResult;
 use crate::server::chain;
 use crate::token::jwe::is_encrypted;
+use crate::token::jwt::unverified_claims::UnverifiedClaims;
 use crate::token::principal::claim_at;
 use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
 
@@ -87,6 +88,10 @@ impl TokenCheck<'_> {
         let mut text = self.contents();
         for name in self.config.issuers.keys() {
             let credential = Credential::Bearer(vec![Arc::clone(name)]);
+            if let Some(why) = self.why_not_for(name) {
+                let _ = writeln!(text, "  for issuer {name}: {why}.");
+                continue;
+            }
             let result = match self.verdict(&credential)? {
                 Verdict::Good(principal) => format!("is good{}", and_bound(&principal)),
                 Verdict::Unchecked(principal) => {
@@ -99,6 +104,29 @@ impl TokenCheck<'_> {
             let _ = writeln!(text, "  for issuer {name}: {result}.");
         }
         Ok(text)
+    }
+
+    /// Returns why the token is not presented to the issuer `name`: a JWT of another issuer would let its server act as
+    /// the user, and without a client there is no introspection.
+    fn why_not_for(&self, name: &str) -> Option<String> {
+        let config::Issuer { settings, .. } = self.config.issuers.get(name)?;
+        let rings = self.config.issuers.values().filter_map(|it| it.rules.decryption.as_ref());
+        let inner = || rings.clone().find_map(|ring| ring.open(self.token).ok());
+        let inside = || UnverifiedClaims::read(inner()?.expose());
+        match UnverifiedClaims::read(self.token).or_else(inside) {
+            Some(claims) if !claims.issuer().is_some_and(|iss| settings.is_named(iss)) => {
+                let iss = claims.issuer().map_or("absent".into(), |iss| shown("iss", &iss.into()));
+                let error = TokenError::Issuer;
+                Some(format!(
+                    "is refused: 401, {error} (iss is {iss}, and {name} is {})",
+                    settings.issuer
+                ))
+            }
+            None if settings.client.is_none() => {
+                Some("cannot be introspected: the issuer has no `client`".to_owned())
+            }
+            _ => None,
+        }
     }
 
     /// Verifies the token as `credential`; introspects it where that is required.
@@ -121,7 +149,7 @@ impl TokenCheck<'_> {
             let rows: Vec<_> = header
                 .iter()
                 .filter(|(name, _)| JWE_HEADER.contains(&name.as_str()))
-                .map(|(name, value)| [format!("  {name}"), shown(name, value)])
+                .map(|(name, value)| [shown_name(name), shown(name, value)])
                 .collect();
             let what = "  is an encrypted token (JWE): its claims can be read only with the key it is encrypted for.\n";
             return display::align(&rows) + what;
@@ -135,10 +163,10 @@ impl TokenCheck<'_> {
         };
         let mut rows = Vec::new();
         for (name, value) in header.iter().filter(|(name, _)| HEADER.contains(&name.as_str())) {
-            rows.push([format!("  {name}"), shown(name, value)]);
+            rows.push([shown_name(name), shown(name, value)]);
         }
         for (name, value) in &claims {
-            rows.push([format!("  {name}"), shown(name, value)]);
+            rows.push([shown_name(name), shown(name, value)]);
         }
         display::align(&rows)
     }
@@ -373,6 +401,16 @@ fn decoded(token: &str) -> Option<(Map<String, Value>, Map<String, Value>)> {
     Some((object(header)?, object(claims)?))
 }
 
+/// Returns a name, indented, with control characters escaped and at most [`MAX_NAME_CHARS`] long.
+fn shown_name(name: &str) -> String {
+    let mut shown: String =
+        name.chars().take(MAX_NAME_CHARS).flat_map(char::escape_debug).collect();
+    if name.chars().nth(MAX_NAME_CHARS).is_some() {
+        shown.push('…');
+    }
+    format!("  {shown}")
+}
+
 /// Returns a value with control characters escaped, and dates in readable form.
 fn shown(name: &str, value: &Value) -> String {
     let date = value.as_i64().filter(|_| DATES.contains(&name));
@@ -387,6 +425,8 @@ fn shown(name: &str, value: &Value) -> String {
     }
 }
 
+/// Characters of the name of a claim, at most; a longer one is cut.
+const MAX_NAME_CHARS: usize = 64;
 const HEADER: [&str; 3] = ["alg", "kid", "typ"];
 const JWE_HEADER: [&str; 6] = ["alg", "enc", "kid", "typ", "cty", "zip"];
 const DATES: [&str; 4] = ["exp", "iat", "nbf", "auth_time"];
