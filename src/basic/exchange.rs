@@ -470,7 +470,7 @@ impl ExchangeState {
         // Without an ID token a signed access token has the same claims, from the same source.
         let claims_source = tokens.id_token.as_ref().unwrap_or(&tokens.access_token);
         let person = payload(claims_source).unwrap_or_default();
-        let principal = received_principal(
+        let mut principal = received_principal(
             &tokens.access_token,
             issuer,
             &self.client.id,
@@ -479,6 +479,9 @@ impl ExchangeState {
             received,
             ends,
         );
+        if let Some(verifier) = &self.verifier {
+            verifier.name_within(&mut principal);
+        }
         Ok(ExchangedTokens {
             bearer,
             received: Arc::new(principal),

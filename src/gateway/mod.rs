@@ -63,7 +63,6 @@ pub use self::service::ClientAddress;
 use crate::base::body::Body;
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
-use crate::base::secret::Secret;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::route::{Coding, Cors};
 use crate::config::server::Server;
@@ -295,28 +294,6 @@ impl Snapshot {
     fn may_warn_at(&self, uptime: Duration) -> bool {
         let now = uptime.as_secs() + 1;
         self.last_warning.swap(now, Relaxed) != now
-    }
-}
-
-impl Snapshot {
-    /// Returns the issuers that routes use, and whether each has responded since the start.
-    pub fn issuers(&self) -> impl Iterator<Item = (&str, bool)> {
-        let issuers = self.issuer_verifiers.iter().map(|verifier| verifier.issuer());
-        issuers.map(|issuer| (&**issuer.name(), issuer.has_responded()))
-    }
-
-    /// Returns the names of the issuers with this name in the configuration, or this `iss`.
-    pub fn issuers_named(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
-        self.issuer_verifiers
-            .iter()
-            .map(|verifier| verifier.issuer())
-            .filter(move |issuer| **issuer.name() == *name || issuer.settings().is_named(name))
-            .map(|issuer| Arc::clone(issuer.name()))
-    }
-
-    /// Returns the signed tokens inside `token`, if it is encrypted for keys of issuers. Unverified.
-    pub(crate) fn open_token(&self, token: &str) -> Vec<Secret<String>> {
-        self.issuer_verifiers.iter().filter_map(|verifier| verifier.open(token)).collect()
     }
 }
 

@@ -116,7 +116,7 @@ impl Settings {
     }
 
     /// Returns the identifiers of its tokens: `issuer`, or its expansion for each tenant.
-    fn identifiers(&self) -> impl Iterator<Item = Cow<'_, str>> {
+    pub(crate) fn identifiers(&self) -> impl Iterator<Item = Cow<'_, str>> {
         let plain = self.tenants.is_empty().then_some(Cow::Borrowed(&*self.issuer));
         let expanded = self.tenants.iter().map(|tenant| Cow::Owned(expand(&self.issuer, tenant)));
         plain.into_iter().chain(expanded)
@@ -144,6 +144,15 @@ impl Settings {
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)
     }
+}
+
+/// Whether `iss` is `issuer`, with the name of a tenant in place of a placeholder.
+pub(crate) fn is_expansion(issuer: &str, iss: &str) -> bool {
+    let Some(placeholder) = placeholder(issuer) else { return issuer == iss };
+    let parts = issuer.split_once(placeholder);
+    parts.is_some_and(|(before, after)| {
+        iss.strip_prefix(before).is_some_and(|rest| rest.ends_with(after))
+    })
 }
 
 /// Returns the placeholder of a template, with its braces: the part that differs between tenants.

@@ -24,7 +24,7 @@ pub struct LimitKeySource<'a> {
     pub ip: IpAddr,
     /// The route's id.
     pub route: &'a str,
-    /// The token's issuer; `client`, `subject` and `session` are distinct per issuer.
+    /// The token's issuer, or tenant; `client`, `subject` and `session` are distinct per issuer.
     pub issuer: Option<&'a str>,
     /// The OAuth client.
     pub client: Option<&'a str>,

@@ -141,13 +141,11 @@ impl ResetRequest {
         snapshot: &Snapshot,
         retained: &RetainedState,
     ) -> Result<Value, ResetError> {
-        let issuers: Vec<Box<str>> = match &self.issuer {
-            Some(name) => snapshot.issuers_named(name).map(|name| Box::from(&*name)).collect(),
+        let mut issuers = snapshot.namespaces(self.issuer.as_deref());
+        if self.issuer.is_none() {
             // A key without an issuer's name is written as with an empty one.
-            None => {
-                snapshot.issuers().map(|(name, _)| name.into()).chain([Box::default()]).collect()
-            }
-        };
+            issuers.push(Box::default());
+        }
         if issuers.is_empty() {
             return Err(ResetError::Issuer);
         }

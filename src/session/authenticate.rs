@@ -415,7 +415,7 @@ impl Sessions {
         let verifier = match &self.verifier {
             Some(verifier) if !loaded.state.is_opaque => verifier,
             _ => {
-                let principal = loaded.received_principal(&self.settings);
+                let principal = loaded.received_principal(&self.settings, self.verifier.as_deref());
                 let is_revoked = self.retained.ended.is_revoked(&principal);
                 return if is_revoked { Err(TokenError::Revoked) } else { Ok(principal) };
             }

@@ -23,6 +23,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::disk::{Directory, OpenError};
+use crate::issuer::settings::is_expansion;
 use crate::password::LoginThrottles;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;
@@ -99,6 +100,7 @@ impl SessionRegistry {
         self.retained.get_or_insert_with(key(settings, issuer), || {
             let ending = Arc::new(EndedState {
                 issuer: Arc::clone(&settings.issuer),
+                identifier: Arc::clone(issuer),
                 results: Arc::new(RefreshResults::new(control.clone(), self.under_way.clone())),
                 ended: Arc::new(EndedSessions::new(self.revocations.clone())),
                 watchers: Arc::default(),
@@ -132,6 +134,8 @@ pub(super) struct RetainedState {
 #[derive(Debug)]
 pub(super) struct EndedState {
     issuer: Arc<str>,
+    /// The `iss` of its tokens; with tenants a template.
+    identifier: Arc<str>,
     pub(super) results: Arc<RefreshResults>,
     pub(super) ended: Arc<EndedSessions>,
     pub(super) watchers: Arc<SessionWatchers>,
@@ -167,7 +171,10 @@ impl EndedState {
 
 impl RevocationListener for EndedState {
     fn forget(&self, events: &RevocationEvent, _: &dyn Fn(&Principal) -> bool) -> usize {
-        if events.revocation.issuer.as_ref().is_some_and(|issuer| *issuer != self.issuer) {
+        // A session does not know its tenant: it ends with each that has its subject.
+        let is_own =
+            |issuer: &Arc<str>| *issuer == self.issuer || is_expansion(&self.identifier, issuer);
+        if !events.revocation.issuer.as_ref().is_none_or(is_own) {
             return 0;
         }
         let named = match &events.revocation.what {

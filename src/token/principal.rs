@@ -27,6 +27,9 @@ pub struct Principal {
     pub form: TokenFormat,
     /// The configured name of the issuer, as in metrics and the log.
     pub issuer: Arc<str>,
+    /// The issuer within which `sub`, `client_id` and `sid` are unique: its configured name, or the verified `iss` if
+    /// that is one of several tenants, or if several configured issuers share it.
+    pub namespace: Arc<str>,
     /// `sub`: the user or client that the token represents.
     pub subject: Option<Arc<str>>,
     /// The client that the token was issued to, from the configured claim.

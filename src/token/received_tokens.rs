@@ -13,7 +13,8 @@ use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 
-/// Returns the principal of a token that was received, not verified; `person` has the claims of its ID token.
+/// Returns the principal of a token that was received, not verified; `person` has the claims of its ID token. Its
+/// namespace is the name of the issuer: see [`Verifier::name_within`](super::Verifier::name_within).
 pub(crate) fn received_principal(
     token: &Secret<String>,
     issuer: &Arc<str>,
@@ -28,6 +29,7 @@ pub(crate) fn received_principal(
     let mut principal = Principal {
         form: TokenFormat::Reference,
         issuer: Arc::clone(issuer),
+        namespace: Arc::clone(issuer),
         subject: text("sub"),
         client: Some(Arc::clone(client)),
         session: text("sid"),

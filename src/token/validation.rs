@@ -13,6 +13,9 @@ use crate::issuer::Algorithm;
 pub struct ValidationRules {
     /// The accepted audience.
     pub audience: Audience,
+    /// The `iss` of tokens and responses that state none, for an issuer whose `iss` tells its users apart instead of its
+    /// configured name: one with tenants, or one of several with this `iss`. Default none: the name.
+    pub namespace: Option<Arc<str>>,
     /// Accepted signature algorithms. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub algorithms: Vec<Algorithm>,
     /// Accepted `typ`, in lower case and without `application/`; a token without one counts as `jwt`.
@@ -47,6 +50,7 @@ impl ValidationRules {
     pub fn new(audience: Audience) -> Self {
         Self {
             audience,
+            namespace: None,
             algorithms: vec![
                 Algorithm::Rs256,
                 Algorithm::Ps256,
@@ -66,6 +70,18 @@ impl ValidationRules {
             access_only: true,
             jwt_cache_max_entries: 50_000,
             revocation_check: false,
+        }
+    }
+}
+
+impl ValidationRules {
+    /// Returns [`Principal::namespace`](super::Principal::namespace) of a token of the issuer called `name` with this
+    /// verified `iss`.
+    pub(crate) fn namespace(&self, name: &Arc<str>, iss: Option<&str>) -> Arc<str> {
+        match (&self.namespace, iss) {
+            (None, _) => Arc::clone(name),
+            (Some(_), Some(iss)) => iss.into(),
+            (Some(issuer), None) => Arc::clone(issuer),
         }
     }
 }

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use memchr::memchr_iter;
+use serde_json::Value;
 
 use super::TokenError;
 use super::binding::confirmation::UnconfirmedPrincipal;
@@ -42,6 +43,16 @@ impl Verifier {
     /// Returns the verifiers of the issuers, in the order of the configuration.
     pub fn issuer_verifiers(&self) -> &[Arc<IssuerVerifier>] {
         &self.issuers
+    }
+
+    /// Sets the namespace of a principal that was received, not verified, by the `iss` of its ID token.
+    pub(crate) fn name_within(&self, principal: &mut Principal) {
+        if let Some(verifier) = self.issuers.first() {
+            let settings = verifier.issuer().settings();
+            let iss = principal.claims.get("iss").and_then(Value::as_str);
+            let iss = iss.filter(|iss| settings.is_named(iss));
+            principal.namespace = verifier.rules().namespace(&principal.issuer, iss);
+        }
     }
 
     /// Revokes a token here, at a logout or when its session has ended; every cache removes it at once.

@@ -1,10 +1,13 @@
 //! What operators write for issuers that are called otherwise than by their name, and for tokens in other places.
 
+use core::time::Duration;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use northgate::dev::issuer::{API, Algorithm};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Gateway, Issuer, Reading, Upstream, noon, start_issuer};
 
@@ -118,6 +121,64 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
             assert!(!seen.head.contains(&token), "{}", seen.head);
         }
     }
+}
+
+#[test]
+fn users_of_one_sub_are_told_apart_by_tenant() {
+    let (issuer, service) = (start_issuer(), Upstream::polite());
+    let name = "https://login.example.com/{tenantid}/v2";
+    let file = format!(
+        "issuers:\n  main: {{ issuer: \"{name}\", tenants: [t1, t2], audience: \"{API}\", discovery: off, jwks_uri: \"{}/jwks\" }}\n\
+         limits: {{ daily: {{ quota: 1/day, by: subject }} }}\n{}\
+         \x20 - {{ id: counted, path: /counted, upstream: service, limits: [daily], auth: {{ jwt: main, identity_token: true }} }}\n",
+        issuer.running.url(),
+        jwt_route(&service, "")
+    );
+    let gateway = Gateway::at(issuer.clock.clone(), "", &file);
+    let [first, second] = ["t1", "t2"].map(|tenant| name.replace("{tenantid}", tenant));
+    let get = |path: &str, iss: &str| {
+        let token = token_of(&issuer, iss);
+        gateway.get(path, &format!("Authorization: Bearer {token}\r\n")).status
+    };
+
+    assert_eq!([&first, &second, &first].map(|iss| get("/counted", iss)), [200, 200, 429]);
+    for (seen, iss) in service.seen().iter().zip([&first, &second]) {
+        let token = seen.field("x-auth-identity").expect("an identity token");
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).expect("claims"));
+        let claims: Value = serde_json::from_slice(&claims.expect("base64url")).expect("JSON");
+        assert_eq!((&claims["sub"], &claims["idp"]), (&json!("alice"), &json!(iss)));
+    }
+    // A token of the same second would be younger.
+    issuer.clock.advance(Duration::from_secs(1));
+    let form = format!("sub=alice&iss={first}");
+    let revoked = gateway.operator(&format!(
+        "POST /-/revoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    ));
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    assert_eq!([&first, &second].map(|iss| get("/", iss)), [401, 200]);
+}
+
+/// Two issuers may share their `iss`, such as while their keys change: their users are the same.
+#[test]
+fn a_user_of_two_issuers_with_one_iss_is_one_user() {
+    let (issuer, service) = (start_issuer(), Upstream::polite());
+    let file = format!(
+        "{}  twin: {{ issuer: \"{}\", audience: \"{API}\" }}\n\
+         limits: {{ daily: {{ quota: 1/day, by: subject }} }}\n\
+         upstreams: {{ service: {{ targets: [\"{}\"] }} }}\nroutes:\n\
+         \x20 - {{ id: main, path: /main, upstream: service, limits: [daily], auth: {{ jwt: main }} }}\n\
+         \x20 - {{ id: twin, path: /twin, upstream: service, limits: [daily], auth: {{ jwt: twin }} }}\n",
+        issuer.settings(""),
+        issuer.running.url(),
+        service.url()
+    );
+    let gateway = Gateway::at(issuer.clock.clone(), "", &file);
+    let token = format!("Authorization: Bearer {}\r\n", issuer.jwt());
+
+    let statuses = ["/main", "/twin"].map(|path| gateway.get(path, &token).status);
+
+    assert_eq!(statuses, [200, 429]);
 }
 
 /// RFC 9111 §3.5 protects responses to requests with `Authorization` alone.

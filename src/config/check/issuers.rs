@@ -25,12 +25,12 @@ impl Check<'_> {
     pub(super) fn issuers(&mut self, file: &File) -> BTreeMap<Arc<str>, Issuer> {
         self.names(&file.issuers);
         let Some(issuers) = file.issuers.get() else { return BTreeMap::new() };
+        let issuers = issuers.iter().filter_map(|(name, keys)| {
+            Some((Arc::from(name.value.as_str()), self.issuer(name, keys)?))
+        });
+        let mut issuers: BTreeMap<Arc<str>, Issuer> = issuers.collect();
+        set_namespaces(&mut issuers);
         issuers
-            .iter()
-            .filter_map(|(name, keys)| {
-                Some((Arc::from(name.value.as_str()), self.issuer(name, keys)?))
-            })
-            .collect()
     }
 
     fn issuer(&mut self, name: &Spanned<String>, keys: &Spanned<file::Issuer>) -> Option<Issuer> {
@@ -223,6 +223,23 @@ impl Check<'_> {
                 }
                 OnUnavailable::Deny
             }
+        }
+    }
+}
+
+/// Lets the `iss` tell users apart for issuers whose name does not: those with tenants, and those that share it.
+fn set_namespaces(issuers: &mut BTreeMap<Arc<str>, Issuer>) {
+    let shares_iss = |name: &Arc<str>, iss: &str| {
+        issuers.iter().any(|(other, issuer)| other != name && issuer.settings.is_named(iss))
+    };
+    let is_ambiguous = |(name, Issuer { settings, .. }): (&Arc<str>, &Issuer)| {
+        let ambiguous = !settings.tenants.is_empty() || shares_iss(name, &settings.issuer);
+        ambiguous.then(|| Arc::clone(name))
+    };
+    let ambiguous: Vec<_> = issuers.iter().filter_map(is_ambiguous).collect();
+    for name in ambiguous {
+        if let Some(Issuer { settings, rules }) = issuers.get_mut(&name) {
+            rules.namespace = Some(Arc::clone(&settings.issuer));
         }
     }
 }

@@ -60,7 +60,7 @@ impl Route {
         let subject = LimitKeySource {
             ip: exchange.client,
             route: &self.id,
-            issuer: principal.map(|principal| &*principal.issuer),
+            issuer: principal.map(|principal| &*principal.namespace),
             client: principal.and_then(|principal| principal.client.as_deref()),
             subject: principal.and_then(|principal| principal.subject.as_deref()),
             session: principal.and_then(|principal| principal.session.as_deref()),

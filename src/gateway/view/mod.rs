@@ -4,3 +4,4 @@ pub(crate) mod admin_view;
 pub mod explain;
 #[cfg(test)]
 mod issuer_twins;
+mod issuers;

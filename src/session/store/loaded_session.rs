@@ -19,7 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use crate::session::settings::{Forward, Settings};
-use crate::token::{IdentityFields, Principal};
+use crate::token::{IdentityFields, Principal, Verifier};
 
 /// A session loaded for use, and the values derived from it.
 pub(crate) struct LoadedSession {
@@ -156,7 +156,11 @@ impl LoadedSession {
 
     /// Returns the principal as reported by the token endpoint, for access tokens
     /// that only the issuer's resource servers can read.
-    pub(crate) fn received_principal(&self, settings: &Settings) -> Arc<Principal> {
+    pub(crate) fn received_principal(
+        &self,
+        settings: &Settings,
+        verifier: Option<&Verifier>,
+    ) -> Arc<Principal> {
         let principal = self.received.get_or_init(|| {
             let Settings { issuer, client, scopes, .. } = settings;
             let SessionState { received, ends, scope, .. } = &self.state;
@@ -164,7 +168,12 @@ impl LoadedSession {
             let person = self.person().clone();
             let token = &self.state.access_token;
             let client = &client.id;
-            Arc::new(received_principal(token, issuer, client, scopes, person, *received, *ends))
+            let mut principal =
+                received_principal(token, issuer, client, scopes, person, *received, *ends);
+            if let Some(verifier) = verifier {
+                verifier.name_within(&mut principal);
+            }
+            Arc::new(principal)
         });
         Arc::clone(principal)
     }

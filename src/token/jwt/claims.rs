@@ -139,6 +139,7 @@ impl Claims {
         }
         Ok(Principal {
             form,
+            namespace: rules.namespace(&issuer, self.issuer.as_deref()),
             issuer,
             subject: shared("sub")?,
             client,

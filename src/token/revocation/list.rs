@@ -323,7 +323,8 @@ impl RevocationList {
             Some(RevocationTarget::Token(principal.digest)),
             principal.unsigned_digest.map(RevocationTarget::Token),
         ];
-        let issuers = [None, Some(Arc::clone(&principal.issuer))];
+        let Principal { issuer, namespace, .. } = principal;
+        let issuers = [None, Some(Arc::clone(issuer)), Some(Arc::clone(namespace))];
         let mut moved_event = None;
         let found = names.into_iter().flatten().any(|what| {
             issuers.iter().any(|issuer| {

@@ -123,7 +123,7 @@ impl IdentityTokens {
         };
         set("iss", Some((*self.issuer).into()));
         set("aud", Some((*self.audience).into()));
-        set("idp", Some((*principal.issuer).into()));
+        set("idp", Some((*principal.namespace).into()));
         set("iat", Some(now.as_secs().into()));
         set("exp", Some(expires.as_secs().into()));
         set("jti", Some(to_base64url(&id).into()));
@@ -134,7 +134,7 @@ impl IdentityTokens {
 /// Whether tokens for two principals would have the same claims. Usually they are one object.
 fn is_same(a: &Arc<Principal>, b: &Arc<Principal>) -> bool {
     Arc::ptr_eq(a, b)
-        || (a.issuer == b.issuer
+        || (a.namespace == b.namespace
             && (&a.subject, &a.client, a.expires) == (&b.subject, &b.client, b.expires)
             && a.scopes == b.scopes
             && a.claims == b.claims)

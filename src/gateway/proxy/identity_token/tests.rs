@@ -110,6 +110,7 @@ fn principal(claims: Value, expires: Timestamp) -> Arc<Principal> {
     Arc::new(Principal {
         form: TokenFormat::Signed,
         issuer: "main".into(),
+        namespace: "main".into(),
         subject: Some("alice".into()),
         client: Some("app".into()),
         session: None,
