@@ -83,7 +83,7 @@ pub enum BasicError {
     /// The issuer is unavailable: 503.
     #[error("the issuer is unavailable")]
     Unavailable,
-    /// The issuer's token is not accepted.
+    /// The token that the issuer granted is not accepted: 503, for the credentials are right.
     #[error(transparent)]
     Token(#[from] TokenError),
 }
@@ -162,20 +162,21 @@ impl BasicExchange {
         let inner = &*self.0;
         let began = inner.clock.uptime();
         let digest = inner.digest(credentials);
-        let (exchange, hit) = self.exchange(digest, credentials, address).await?;
-        let exchanged = match inner.verify(&exchange, max_staleness).await {
-            // It was valid when it was cached: it has ended by rules that `expires_in` did not tell, was revoked, or its
-            // key was removed. Its refresh token may get another, or the credentials.
-            Err(error) if hit && !matches!(error, TokenError::Unavailable { .. }) => {
-                let exchange =
-                    self.exchange_anew(digest, credentials, address, &exchange, error).await?;
-                inner.verify(&exchange, max_staleness).await
-            }
-            verified => verified,
-        };
+        let (mut exchange, hit) = self.exchange(digest, credentials, address).await?;
+        let mut verified = inner.verify(&exchange, max_staleness).await;
+        // It was valid when it was cached: it has ended by rules that `expires_in` did not tell, was revoked, or its
+        // key was removed. Its refresh token may get another, or the credentials.
+        if let Err(error) = verified
+            && hit
+            && !matches!(error, TokenError::Unavailable { .. })
+            && !exchange.is_unusable(inner.clock.now())
+        {
+            exchange = self.exchange_anew(digest, credentials, address, &exchange, error).await?;
+            verified = inner.verify(&exchange, max_staleness).await;
+        }
         let took = inner.clock.uptime().saturating_sub(began);
         inner.metrics.verified(AuthMethod::Basic, hit, took);
-        Ok(exchanged?)
+        Ok(verified.inspect_err(|error| inner.record_unusable(&exchange, *error))?)
     }
 
     /// Removes cached tokens that `revocations` revoke from now on.
@@ -324,6 +325,18 @@ impl ExchangeState {
         if exchange.used_from.swap(network, Relaxed) != network {
             self.throttle.recognized(user, address);
         }
+    }
+
+    /// Records that a token is not accepted although it was just granted: another would not be either, and is
+    /// not requested for a while.
+    fn record_unusable(&self, exchange: &ExchangedTokens, error: TokenError) {
+        let now = self.clock.now();
+        if matches!(error, TokenError::Unavailable { .. }) || exchange.is_unusable(now) {
+            return;
+        }
+        exchange.unusable_until.store(now.plus(UNUSABLE_RETENTION).as_nanos(), Relaxed);
+        let issuer = &*self.issuer.settings().name;
+        tracing::warn!(issuer, %error, "A token granted for Basic credentials is not accepted here; requests with these get 503.");
     }
 
     async fn verify(
@@ -493,6 +506,7 @@ impl ExchangeState {
                 .or_else(|| renews.and_then(|cached| cached.refresh_token.clone())),
             access_token: tokens.access_token,
             used_from: AtomicU64::new(0),
+            unusable_until: AtomicU64::new(0),
         })
     }
 }
@@ -510,9 +524,15 @@ struct ExchangedTokens {
     refresh_token: Option<Secret<String>>,
     /// The network of the last request; 0 before that.
     used_from: AtomicU64,
+    /// The time until which the token counts as one that the verifier refuses, in nanoseconds.
+    unusable_until: AtomicU64,
 }
 
 impl ExchangedTokens {
+    fn is_unusable(&self, now: Timestamp) -> bool {
+        now.as_nanos() < self.unusable_until.load(Relaxed)
+    }
+
     fn is_due(&self, now: Timestamp) -> bool {
         is_due(self.began, self.ends, EXPIRY_MARGIN, now)
     }
@@ -534,6 +554,8 @@ type Digest = [u8; 32];
 
 /// A token that expires in less than this is exchanged anew.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+/// The time for which no other token is requested in place of one that is not accepted.
+const UNUSABLE_RETENTION: Duration = Duration::from_secs(10);
 /// The time for which wrong credentials are refused without calling the issuer.
 const REFUSAL_RETENTION: Duration = Duration::from_secs(5);
 const MAX_EXCHANGES: u64 = 50_000;

@@ -3,6 +3,7 @@
 use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use core::time::Duration;
 use http::StatusCode;
 use northgate::dev::issuer::{API, Algorithm, Mint};
 use serde_json::{Value, json};
@@ -338,6 +339,27 @@ fn a_name_and_a_password_become_a_token_once() {
     assert_eq!(answer.status, 503);
     let log = world.gateway.log();
     assert!(!log.contains("wonderland") && !log.contains(&STANDARD.encode("alice:wonderland")));
+}
+
+#[test]
+fn a_token_granted_for_credentials_that_breaks_the_rules_is_503_and_not_requested_at_once_again() {
+    let (issuer, service) = (start_issuer(), Upstream::polite());
+    let settings = issuer.settings("").replace("https://api.localhost", "https://other.localhost");
+    let file = format!(
+        "{settings}upstreams: {{ service: {{ targets: [\"{}\"] }} }}\n\
+         routes: [{{ id: basic, path: /, upstream: service, auth: {{ basic: main }} }}]\n",
+        service.url()
+    );
+    let gateway = Gateway::at(issuer.clock.clone(), "", &file);
+    let alice = format!("Authorization: Basic {}\r\n", STANDARD.encode("alice:wonderland"));
+
+    let statuses = [(); 3].map(|()| gateway.get("/", &alice).status);
+    let requested = issuer.running.count(Endpoint::Token);
+    issuer.clock.advance(Duration::from_secs(10));
+    gateway.get("/", &alice);
+
+    assert_eq!((statuses, requested), ([503; 3], 1));
+    assert_eq!(issuer.running.count(Endpoint::Token), 2, "after a while it is tried again");
 }
 
 #[test]

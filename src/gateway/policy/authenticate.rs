@@ -499,7 +499,8 @@ fn of_basic(error: BasicError) -> (AuthResult, Rejection) {
         BasicError::Invalid => Rejection::Unauthenticated(Challenge::InvalidCredentials),
         BasicError::Limited { retry_after } => Rejection::TooManyFailures { retry_after },
         BasicError::Unavailable => Rejection::IssuerUnavailable { retry_after: 1 },
-        BasicError::Token(error) => return of_token(error),
+        BasicError::Token(error @ TokenError::Unavailable { .. }) => return of_token(error),
+        BasicError::Token(_) => Rejection::IssuerUnavailable { retry_after: 10 },
     };
     (error.result(), rejection)
 }
