@@ -51,7 +51,7 @@ impl Key {
             Some(Value::String(text)) => Ok(Some(text.as_str())),
             Some(_) => Err(UnusableKey::Members),
         };
-        let kid = text("kid")?;
+        let kid = text("kid")?.filter(|kid| !kid.is_empty());
         if text("use")?.is_some_and(|purpose| purpose != "sig") || !may_verify(members)? {
             return Err(UnusableKey::Use);
         }

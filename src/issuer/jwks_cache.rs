@@ -168,7 +168,10 @@ impl ProviderCache {
                 Some(_) if progress.failures > 0 => return Err(progress.unavailable(now)),
                 Some(keys) => return Ok(keys),
                 None if progress.fetching || !progress.tried => {}
-                None => return Err(progress.unavailable(now)),
+                None => {
+                    self.warn_of_missing_address();
+                    return Err(progress.unavailable(now));
+                }
             }
         }
         let fetched = self.wait_for(RefreshReason::UnknownKey).await?;
@@ -179,6 +182,19 @@ impl ProviderCache {
             progress.unknown.record_miss(key, now, self.settings.jwks_min_interval);
         }
         Ok(keys)
+    }
+
+    /// Logs that a token cannot be verified because nothing names the address of the JWK set.
+    fn warn_of_missing_address(&self) {
+        if self.metadata.load().endpoints.jwks.is_none()
+            && let Some(suppressed) = self.http_client.may_warn()
+        {
+            tracing::warn!(
+                issuer = %self.settings.name,
+                suppressed,
+                "The metadata has no `jwks_uri`; JWTs of this issuer are refused with 503. Set `jwks_uri` in the file."
+            );
+        }
     }
 
     /// Returns the metadata, as soon as the first attempt to fetch it has ended.

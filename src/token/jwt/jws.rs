@@ -68,6 +68,8 @@ impl<'t> Jws<'t> {
         };
         let kid = match header.remove("kid") {
             None => None,
+            // It names no key, as some servers write it.
+            Some(Value::String(kid)) if kid.is_empty() => None,
             Some(Value::String(kid)) => Some(kid),
             Some(_) => return Err(TokenError::Malformed),
         };
@@ -157,6 +159,11 @@ mod tests {
     #[test]
     fn an_absent_type_counts_as_jwt() {
         assert_eq!(Jws::parse(&token(&json!({ "alg": "ES256" }))).unwrap().typ, "jwt");
+    }
+
+    #[test]
+    fn an_empty_kid_names_no_key() {
+        assert_eq!(Jws::parse(&token(&json!({ "alg": "ES256", "kid": "" }))).unwrap().kid, None);
     }
 
     #[test]

@@ -119,7 +119,6 @@ async fn a_kid_is_only_compared() {
         "k1\u{0}",
         "k1 ",
         "K1",
-        "",
         "http://127.0.0.1:1/jwks",
         "|/bin/true",
         "*",

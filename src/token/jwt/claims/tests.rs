@@ -1,0 +1,314 @@
+//! Tests of claims and the rules for them.
+
+use core::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+const ISSUER: &str = "https://auth.example.com";
+
+#[test]
+fn a_plain_token_is_accepted() {
+    assert_eq!(check(&json!({})), Ok(()));
+    assert_eq!(check(&json!({ "aud": ["other", "api"] })), Ok(()));
+}
+
+#[test]
+fn the_issuer_is_compared_byte_for_byte() {
+    for issuer in ["https://auth.example.com/", "https://AUTH.example.com", "", "auth"] {
+        assert_eq!(check(&json!({ "iss": issuer })), Err(TokenError::Issuer), "{issuer}");
+    }
+    assert_eq!(check(&json!({ "iss": [ISSUER] })), Err(TokenError::Malformed));
+    assert_eq!(check_without("iss"), Err(TokenError::Issuer));
+}
+
+#[test]
+fn one_audience_must_match_exactly() {
+    for (audience, error) in [
+        (json!("API"), TokenError::Audience),
+        (json!("api "), TokenError::Audience),
+        (json!("ap"), TokenError::Audience),
+        (json!([]), TokenError::Audience),
+        (json!(["a", "b"]), TokenError::Audience),
+        (json!(["api", 7]), TokenError::Malformed),
+        (json!({ "api": true }), TokenError::Malformed),
+        (json!(null), TokenError::Malformed),
+    ] {
+        assert_eq!(check(&json!({ "aud": audience })), Err(error), "{audience}");
+    }
+    assert_eq!(check_without("aud"), Err(TokenError::Audience));
+}
+
+#[test]
+fn times_are_checked_with_the_leeway() {
+    let at = |offset: i64| 1_700_000_000 + offset;
+
+    assert_eq!(check(&json!({ "exp": at(-29) })), Ok(()));
+    assert_eq!(check(&json!({ "exp": at(-30) })), Err(TokenError::Expired));
+    assert_eq!(check(&json!({ "exp": at(0) as f64 - 29.5 })), Ok(()));
+    assert_eq!(check(&json!({ "exp": at(0) as f64 - 30.5 })), Err(TokenError::Expired));
+    assert_eq!(check(&json!({ "nbf": at(30) })), Ok(()));
+    assert_eq!(check(&json!({ "nbf": at(31) })), Err(TokenError::NotYetValid));
+    assert_eq!(check(&json!({ "iat": at(9_999) })), Ok(()), "iat is not asked for");
+    assert_eq!(check_without("exp"), Err(TokenError::Claim));
+}
+
+#[test]
+fn age_counts_from_iat_if_limited() {
+    let rules = ValidationRules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
+    let check = |claims: Value| check_by(&rules, &with(claims));
+    let at = |offset: i64| 1_700_000_000 + offset;
+
+    assert_eq!(check(json!({ "iat": at(-90) })), Ok(()));
+    assert_eq!(check(json!({ "iat": at(-91) })), Err(TokenError::Expired));
+    assert_eq!(check(json!({ "iat": at(31) })), Err(TokenError::NotYetValid));
+    assert_eq!(check(json!({})), Err(TokenError::Claim));
+}
+
+#[test]
+fn required_claims_must_not_be_empty() {
+    assert_eq!(check_without("sub"), Err(TokenError::Claim));
+    assert_eq!(check(&json!({ "sub": "" })), Err(TokenError::Claim));
+    let rules = ValidationRules { required_claims: ["tenant.id"].map(Box::from).into(), ..rules() };
+    assert_eq!(check_by(&rules, &with(json!({}))), Err(TokenError::Claim));
+    assert_eq!(check_by(&rules, &with(json!({ "tenant": { "id": 7 } }))), Ok(()));
+}
+
+#[test]
+fn an_introspection_response_is_checked_by_its_members() {
+    let rules = ValidationRules { max_token_age: Some(Duration::from_secs(60)), ..rules() };
+    let answer = |claims: Value| {
+        let claims = Claims::read(claims.as_object().unwrap().clone())?;
+        claims.check_answer(&issuer(), &rules, false, NOW)
+    };
+
+    assert_eq!(answer(json!({ "aud": "api" })), Ok(()));
+    assert_eq!(answer(json!({})), Err(TokenError::Audience));
+    assert_eq!(answer(json!({ "aud": "api", "iss": "other" })), Err(TokenError::Issuer));
+    assert_eq!(answer(json!({ "aud": "api", "exp": 1 })), Err(TokenError::Expired));
+    assert_eq!(answer(json!({ "aud": "api", "exp": "1" })), Err(TokenError::Malformed));
+    assert_eq!(answer(json!({ "aud": "api", "nbf": 1.8e9 })), Err(TokenError::NotYetValid));
+    assert_eq!(answer(json!({ "aud": "api", "iat": 1 })), Err(TokenError::Expired));
+}
+
+#[test]
+fn a_token_declared_for_dpop_is_bound_to_its_key_or_an_unknown_one() {
+    let to = |claims: Value| {
+        let claims = Claims::read(claims.as_object().unwrap().clone()).unwrap();
+        claims.confirmation()
+    };
+    let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+
+    for name in ["token_type", "typ"] {
+        for value in ["DPoP", "dpop", "DPOP", " DPoP"] {
+            assert_eq!(to(json!({ name: value })), Ok(Some(Confirmation::Unknown)), "{name}");
+            let elsewhere = json!({ name: value, "cnf": { "x5t#S256": digest } });
+            assert_eq!(to(elsewhere), Ok(Some(Confirmation::Unknown)));
+            let bound = json!({ name: value, "cnf": { "jkt": digest } });
+            assert_eq!(to(bound), Ok(Some(Confirmation::Key([7; 32]))));
+        }
+        assert_eq!(to(json!({ name: "Bearer" })), Ok(None));
+    }
+}
+
+#[test]
+fn active_tokens_other_than_access_tokens_are_refused() {
+    let answer = |name: &str, value: Value| {
+        let claims = json!({ "aud": "api", name: value });
+        Claims::read(claims.as_object().unwrap().clone()).unwrap().check_answer(
+            &issuer(),
+            &rules(),
+            false,
+            NOW,
+        )
+    };
+
+    for (name, value) in
+        [("token_type", "bearer"), ("token_use", "access_token"), ("typ", "Bearer")]
+    {
+        assert_eq!(answer(name, json!(value)), Ok(()), "{name}");
+    }
+    for (name, value) in [
+        ("token_type", json!("refresh_token")),
+        ("token_type", json!("Refresh")),
+        ("token_use", json!("refresh_token")),
+        ("typ", json!("Refresh")),
+        ("typ", json!("Offline")),
+        ("typ", json!("ID")),
+    ] {
+        assert_eq!(answer(name, value.clone()), Err(TokenError::Type), "{name} {value}");
+    }
+    assert_eq!(answer("token_type", json!(["Bearer"])), Err(TokenError::Malformed));
+}
+
+#[test]
+fn a_missing_audience_is_accepted_only_if_configured() {
+    let claims = Claims::read(Map::new()).unwrap();
+
+    assert_eq!(claims.check_answer(&issuer(), &rules(), true, NOW), Ok(()));
+    let other = json!({ "aud": "other" });
+    let other = Claims::read(other.as_object().unwrap().clone()).unwrap();
+    assert_eq!(other.check_answer(&issuer(), &rules(), true, NOW), Err(TokenError::Audience));
+}
+
+#[test]
+fn another_claim_takes_the_place_of_an_absent_audience_and_of_no_other() {
+    let rules = ValidationRules { audience_claim: ["client_id".into()].into(), ..rules() };
+    let check = |aud: Option<Value>, client: Value| {
+        let mut claims = with(json!({ "client_id": client }));
+        claims.remove("aud");
+        claims.extend(aud.map(|aud| ("aud".to_owned(), aud)));
+        check_by(&rules, &claims)
+    };
+
+    assert_eq!(check(None, json!("api")), Ok(()));
+    assert_eq!(check(Some(json!([])), json!("api")), Ok(()));
+    assert_eq!(check(None, json!("other")), Err(TokenError::Audience));
+    assert_eq!(check(Some(json!("other")), json!("api")), Err(TokenError::Audience));
+    assert_eq!(check(Some(json!(null)), json!("api")), Err(TokenError::Malformed));
+    assert_eq!(check(None, json!({ "api": true })), Err(TokenError::Malformed));
+    assert_eq!(check(None, json!([])), Err(TokenError::Audience));
+    let without =
+        |name: &str| json!({ "iss": ISSUER, "sub": "a", "exp": 1_700_000_060, name: "api" });
+    let other = check_by(&rules, without("azp").as_object().unwrap());
+    assert_eq!(other, Err(TokenError::Audience), "not by a claim that is not named");
+}
+
+#[test]
+fn a_token_for_another_use_is_no_access_token() {
+    for (name, value) in
+        [("token_use", "id"), ("token_use", "refresh"), ("typ", "ID"), ("typ", "Refresh")]
+    {
+        assert_eq!(check(&json!({ name: value })), Err(TokenError::Type), "{name} {value}");
+        let client = ValidationRules { access_only: false, ..rules() };
+        assert_eq!(check_by(&client, &with(json!({ name: value }))), Ok(()));
+    }
+    for (name, value) in [("token_use", "access"), ("typ", "Bearer"), ("typ", "JWT")] {
+        assert_eq!(check(&json!({ name: value })), Ok(()), "{name} {value}");
+    }
+}
+
+#[test]
+fn the_first_scope_claim_counts_as_a_text_a_list_or_names() {
+    let entra = ["scp", "roles"];
+    let zitadel = ["urn:zitadel:iam:org:project:roles"];
+
+    assert_eq!(
+        scopes_of(json!({ "scp": "b a", "roles": ["c"] }), &entra),
+        Ok(Scopes::parse("a b"))
+    );
+    assert_eq!(scopes_of(json!({ "roles": ["c"] }), &entra), Ok(Scopes::parse("c")));
+    let roles = json!({ "admin": { "1": "acme" }, "old": false, "gone": null, "user": {} });
+    assert_eq!(
+        scopes_of(json!({ "urn:zitadel:iam:org:project:roles": roles }), &zitadel),
+        Ok(Scopes::parse("admin user"))
+    );
+    assert_eq!(scopes_of(json!({ "scope": { "a": 1 } }), &["scope"]), Err(TokenError::Malformed));
+}
+
+#[test]
+fn claims_become_a_principal() {
+    let principal = principal(json!({
+        "azp": "web", "sid": "s1", "jti": "t1", "scope": "write read", "iat": 1.5,
+        "aud": ["api", "other"], "exp": 1_700_000_100,
+    }))
+    .unwrap();
+
+    assert_eq!(principal.subject.as_deref(), Some("alice"));
+    assert_eq!(principal.client.as_deref(), Some("web"));
+    assert_eq!(principal.session.as_deref(), Some("s1"));
+    assert_eq!(principal.id.as_deref(), Some("t1"));
+    assert_eq!(*principal.scopes, Scopes::parse("read write"));
+    assert!(principal.has_audience("other") && !principal.has_audience("oth"));
+    assert_eq!(principal.expires, Timestamp::from_secs(1_700_000_100));
+    assert_eq!(principal.issued, Some(Timestamp::from_nanos(1_500_000_000)));
+}
+
+#[test]
+fn client_id_precedes_azp_and_scopes_may_be_a_list() {
+    let claims = json!({
+        "client_id": "api-client", "azp": "web", "realm": { "roles": ["b", "a"] },
+    });
+    let rules = ValidationRules { scope_claim: ["realm.roles".into()].into(), ..rules() };
+    let claims = Claims::read(with(claims)).unwrap();
+    let principal = claims
+        .into_principal(TokenFormat::Signed, "main".into(), TokenDigests::of_signed("t"), &rules)
+        .unwrap();
+
+    assert_eq!(principal.client.as_deref(), Some("api-client"));
+    assert_eq!(*principal.scopes, Scopes::parse("a b"));
+}
+
+#[test]
+fn identifying_claims_of_the_wrong_type_are_refused() {
+    for claims in [
+        json!({ "sub": 7 }),
+        json!({ "sub": null }),
+        json!({ "sid": [] }),
+        json!({ "jti": 1 }),
+        json!({ "client_id": ["a"] }),
+        json!({ "client_id": "" }),
+        json!({ "scope": 7 }),
+        json!({ "scope": null }),
+        json!({ "scope": ["a", 7] }),
+        json!({ "cnf": "x" }),
+    ] {
+        assert_eq!(principal(claims.clone()).err(), Some(TokenError::Malformed), "{claims}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_token_is_valid_only_between_its_dates(exp in 0_u64..3_000_000_000, nbf in 0_u64..3_000_000_000) {
+        let good = check(&json!({ "exp": exp, "nbf": nbf })).is_ok();
+        prop_assert_eq!(good, exp + 30 > 1_700_000_000 && nbf <= 1_700_000_030);
+    }
+}
+
+fn issuer() -> Settings {
+    Settings::new("main", ISSUER)
+}
+
+fn rules() -> ValidationRules {
+    ValidationRules::new(Audience::OneOf(["api".into()].into()))
+}
+
+fn with(extra: Value) -> Map<String, Value> {
+    let mut claims = json!({ "iss": ISSUER, "sub": "alice", "aud": "api", "exp": 1_700_000_060 });
+    for (name, value) in extra.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims.as_object().unwrap().clone()
+}
+
+fn check(extra: &Value) -> Result<(), TokenError> {
+    check_by(&rules(), &with(extra.clone()))
+}
+
+/// The scopes by a `scope_claim`.
+fn scopes_of(claims: Value, scope_claim: &[&str]) -> Result<Scopes, TokenError> {
+    let scope_claim = scope_claim.iter().copied().map(Box::from).collect();
+    scopes(&with(claims), &ValidationRules { scope_claim, ..rules() })
+}
+
+fn check_without(name: &str) -> Result<(), TokenError> {
+    let mut claims = with(json!({}));
+    claims.remove(name).unwrap();
+    check_by(&rules(), &claims)
+}
+
+fn check_by(rules: &ValidationRules, claims: &Map<String, Value>) -> Result<(), TokenError> {
+    Claims::read(claims.clone())?.check_signed(&issuer(), rules, NOW)
+}
+
+fn principal(extra: Value) -> Result<Principal, TokenError> {
+    Claims::read(with(extra))?.into_principal(
+        TokenFormat::Signed,
+        "main".into(),
+        TokenDigests::of_signed("t"),
+        &rules(),
+    )
+}
