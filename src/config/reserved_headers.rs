@@ -156,7 +156,8 @@ impl ReservedHeaders {
     }
 }
 
-fn remove_if(headers: &mut HeaderMap, removes: impl Fn(&HeaderName) -> bool) {
+/// Removes the fields whose names satisfy `removes`.
+pub(crate) fn remove_if(headers: &mut HeaderMap, removes: impl Fn(&HeaderName) -> bool) {
     let taken: Vec<HeaderName> = headers.keys().filter(|name| removes(name)).cloned().collect();
     for name in taken {
         headers.remove(name);

@@ -291,7 +291,11 @@ impl<'a> Compiler<'a> {
         let Auth::Ways { ways, optional } = &route.auth else { return Ok(Default::default()) };
         let compiled =
             ways.iter().map(|way| self.authenticator(way)).collect::<Result<Vec<_>, _>>()?;
-        let proofs = ProofValidator::new(Arc::clone(&self.dpop), self.resources.public_url(route));
+        let proofs = ProofValidator::new(
+            Arc::clone(&self.dpop),
+            self.resources.public_url(route),
+            &route.hosts,
+        );
         let metadata = self.resources.document_of(route);
         let scopes = wanted_scopes(ways);
         let authenticate = Authenticate::new(compiled, *optional, metadata, scopes, proofs);

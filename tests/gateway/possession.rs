@@ -307,6 +307,11 @@ fn a_proof_is_for_the_address_that_clients_know() {
     assert_eq!(ask("/hosted", "other.test", "", "http://other.test/hosted"), 200);
     assert_eq!(ask("/hosted", "other.test", https, "http://other.test/hosted"), 401);
     assert_eq!(ask("/hosted", "other.test", https, "https://api.example.com/hosted"), 401);
+    // One that has several is known by the one of the request.
+    let (shop, api) = ("https://shop.example.com/wild", "https://api.example.com/wild");
+    assert_eq!(ask("/wild", "shop.example.com", https, shop), 200);
+    assert_eq!(ask("/wild", "shop.example.com", https, api), 401);
+    assert_eq!(ask("/wild", "api.example.com", "", api), 200);
 }
 
 #[test]
@@ -396,6 +401,7 @@ impl World {
              \x20 - {{ id: optional, path: /optional, upstream: service, auth: {{ jwt: main, optional: true }} }}\n\
              \x20 - {{ id: stripped, path: /stripped, upstream: service, auth: {{ bearer: main, dpop: true, forward_token: false }} }}\n\
              \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ jwt: main, dpop: true, scopes: [\"nobody:has\"] }} }}\n\
+             \x20 - {{ id: wild, host: \"*.example.com\", path: /wild, upstream: service, auth: {{ jwt: main, dpop: true }} }}\n\
              \x20 - {{ id: hosted, host: other.test, path: /hosted, upstream: service, auth: {{ jwt: main, dpop: true }} }}\n\
              \x20 - {{ id: reference, path: /reference, upstream: service, auth: {{ introspection: main }} }}\n{more}",
             issuer.settings(""),

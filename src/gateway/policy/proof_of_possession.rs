@@ -14,6 +14,7 @@ use url::Url;
 
 use crate::base::raw_target;
 use crate::config::TokenBinding;
+use crate::config::route::HostPattern;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::response::rejection::Challenge;
@@ -38,11 +39,16 @@ pub(crate) struct ProofValidator {
     dpop: Arc<Dpop>,
     /// The public URL of the gateway for this route; `None` uses `Host`.
     public_url: Option<Url>,
+    /// Whether the route names hosts besides that of `public_url`: requests to these use `Host`.
+    has_other_hosts: bool,
 }
 
 impl ProofValidator {
-    pub(crate) fn new(dpop: Arc<Dpop>, public_url: Option<&Url>) -> Self {
-        Self { dpop, public_url: public_url.cloned() }
+    /// Returns the validator for a route on `hosts`; none means any, all addressed by `public_url`.
+    pub(crate) fn new(dpop: Arc<Dpop>, public_url: Option<&Url>, hosts: &[HostPattern]) -> Self {
+        let public_host = public_url.and_then(HostPattern::of_url);
+        let has_other_hosts = hosts.iter().any(|host| Some(host) != public_host.as_ref());
+        Self { dpop, public_url: public_url.cloned(), has_other_hosts }
     }
 
     /// Returns the principal of a verified token, if the caller proves possession of the key or certificate it is
@@ -100,14 +106,21 @@ impl ProofValidator {
     /// Returns the URL of the request as the client sees it.
     fn request_url(&self, head: &Parts, exchange: &Exchange) -> Option<Url> {
         let path = &*raw_target::escaped(head.uri.path());
-        if let Some(public_url) = &self.public_url {
-            let mut url = public_url.clone();
-            url.set_path(path);
-            return Some(url);
+        let own = || {
+            let scheme = if exchange.is_secure() { "https" } else { "http" };
+            let host = exchange.host.as_ref()?.to_str().ok()?;
+            Url::parse(&format!("{scheme}://{host}{path}")).ok()
+        };
+        let Some(public_url) = &self.public_url else { return own() };
+        if self.has_other_hosts
+            && let Some(own) = own()
+            && own.host() != public_url.host()
+        {
+            return Some(own);
         }
-        let scheme = if exchange.is_secure() { "https" } else { "http" };
-        let host = exchange.host.as_ref()?.to_str().ok()?;
-        Url::parse(&format!("{scheme}://{host}{path}")).ok()
+        let mut url = public_url.clone();
+        url.set_path(path);
+        Some(url)
     }
 
     fn refusal(&self, bad: BadProof, exchange: &mut Exchange) -> PopError {

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::config::auth::TokenSource;
 use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::server::Tls;
 use crate::config::{Auth, AuthMethod, Config, Route, TokenBinding};
@@ -46,6 +47,8 @@ struct ResourceMetadata<'c> {
     scopes: BTreeSet<&'c str>,
     /// Whether a method accepts tokens that are not bound to a key.
     accepts_unbound: bool,
+    /// The ways of RFC 6750 §2 to present a token; a cookie or a field of its own is none.
+    bearer_methods: &'static [&'static str],
 }
 
 impl<'c> ProtectedResources<'c> {
@@ -117,6 +120,9 @@ impl<'c> ResourceMetadata<'c> {
         self.issuers.extend(issuers.map(|issuer| &*issuer.settings.issuer));
         self.scopes.extend(way.scopes.iter().chain(way.any_scope.iter()));
         self.accepts_unbound |= way.bound_to != Some(TokenBinding::Key);
+        if way.token_from == TokenSource::Authorization {
+            self.bearer_methods = &["header"];
+        }
     }
 
     /// Returns the document (RFC 9728 §2).
@@ -124,7 +130,7 @@ impl<'c> ResourceMetadata<'c> {
         let mut document = json!({
             "resource": resource,
             "authorization_servers": self.issuers,
-            "bearer_methods_supported": ["header"],
+            "bearer_methods_supported": self.bearer_methods,
             "dpop_signing_alg_values_supported": dpop::algorithms(),
             "dpop_bound_access_tokens_required": !self.accepts_unbound,
             "tls_client_certificate_bound_access_tokens": requests_client_certificates(config),
@@ -219,6 +225,7 @@ mod tests {
   - { id: read, path: [/orders/**, \"/orders/{id}\"], methods: [GET], upstream: s, auth: { jwt: main, scopes: [orders:read] } }
   - { id: write, path: /orders/**, methods: [POST], upstream: s, auth: { jwt: main, any_scope: [orders:write, admin], dpop: true } }
   - { id: bound, path: /bound, upstream: s, auth: { bearer: other, dpop: true } }
+  - { id: cookie, path: /cookie, upstream: s, auth: { jwt: main, token_from: { cookie: at } } }
   - { id: open, path: /open, upstream: s, auth: none }
   - { id: basic, path: /basic, upstream: s, auth: { basic: other } }
   - { id: elsewhere, host: other.example.com, path: /elsewhere, upstream: s, auth: { jwt: main } }
@@ -230,7 +237,7 @@ mod tests {
         let at = |path: &str| format!("/.well-known/oauth-protected-resource{path}");
         assert_eq!(
             documents.keys().cloned().collect::<Vec<_>>(),
-            [at(""), at("/bound"), at("/orders")]
+            [at(""), at("/bound"), at("/cookie"), at("/orders")]
         );
         let orders = &documents[&at("/orders")];
         assert_eq!(orders["resource"], "https://api.example.com/orders");
@@ -241,6 +248,7 @@ mod tests {
         assert_eq!(orders["tls_client_certificate_bound_access_tokens"], false);
         let algorithms = orders["dpop_signing_alg_values_supported"].as_array().unwrap();
         assert!(algorithms.contains(&json!("ES256")) && !algorithms.contains(&json!("HS256")));
+        assert_eq!(documents[&at("/cookie")]["bearer_methods_supported"], json!([]));
         let bound = &documents[&at("/bound")];
         assert_eq!(bound["dpop_bound_access_tokens_required"], true);
         assert_eq!(bound.get("scopes_supported"), None);
