@@ -251,6 +251,19 @@ fn a_token_is_inspected_by_itself() {
 }
 
 #[test]
+fn a_token_is_explained_by_the_login_that_the_route_requires_of_one_in_authorization() {
+    let route = "  - id: strong\n    path: /strong\n    upstream: a\n    \
+                 auth: { any: [{ jwt: main, token_from: { cookie: at }, scopes: [none] }, { jwt: main }], acr: gold }\n";
+    let text = format!("{FILE}{route}");
+
+    let said =
+        northgate_with(&text, &["explain", "http://h/strong", "--token", &token(&json!({}))]);
+
+    let told = "is refused: 401, the route requires acr gold, acr is absent, auth_time is absent.";
+    assert!(said.contains(told), "{said}");
+}
+
+#[test]
 fn a_jwt_is_presented_to_no_issuer_but_its_own() {
     let other = "issuers:\n  other: { issuer: 'http://127.0.0.1:2', audience: x, client: { id: a, secret: b } }\n";
     let text = FILE.replace("issuers:\n", other);

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{display, fail, read, run, token_diagnostics};
 use crate::base::clock::Clock;
 use crate::base::strict_json;
+use crate::config::auth::TokenSource;
 use crate::config::{
     self, Auth, AuthMethod, Config, Credential, Route, TokenBinding, format_duration,
 };
@@ -57,15 +58,22 @@ impl TokenCheck<'_> {
         let takes_tokens = |way: &&AuthMethod| {
             !matches!(way.credential, Credential::Basic(_) | Credential::Session(_))
         };
-        // The first accepted credential that is a token decides: an invalid token never falls through to another.
-        let Some(way) = ways.iter().find(takes_tokens) else {
+        // The first accepted credential that is a token in `Authorization` decides: an invalid token never falls through to
+        // another. One in another place is judged if there is none.
+        let in_authorization =
+            |way: &&AuthMethod| takes_tokens(way) && way.token_from == TokenSource::Authorization;
+        let way = ways.iter().find(in_authorization).or_else(|| ways.iter().find(takes_tokens));
+        let Some(way) = way else {
             text.push_str("  is not accepted here: 401, the route requires other credentials.\n");
             return Ok(text);
         };
         let verdict = self.verdict(&way.credential)?;
         let result = match &verdict {
             Verdict::Good(principal) | Verdict::Unchecked(principal) => {
-                match refusal(way, principal) {
+                match refusal(way, principal, Clock::system().now()) {
+                    Some((_, rejection @ Rejection::InsufficientAuthentication { .. })) => {
+                        refused(&rejection, &weakness(way, principal))
+                    }
                     Some((result, rejection)) => {
                         let why = Self::lacks(result, way, principal);
                         refused(&rejection, &why)
@@ -302,6 +310,26 @@ impl TokenCheck<'_> {
             ),
         }
     }
+}
+
+/// Returns what the route demands of the login, and what the token tells of it.
+fn weakness(way: &AuthMethod, principal: &Principal) -> String {
+    let mut demands = Vec::new();
+    if let Some(level) = &way.level {
+        if !level.acr.is_empty() {
+            demands.push(format!("acr {}", level.acr_values()));
+        }
+        demands.extend(level.max_age.map(|age| format!("a login within {}", format_duration(age))));
+    }
+    let says = |name: &str| {
+        principal.claims.get(name).map_or_else(|| "absent".to_owned(), |value| shown(name, value))
+    };
+    format!(
+        "the route requires {}, acr is {}, auth_time is {}",
+        demands.join(" and "),
+        says("acr"),
+        says("auth_time")
+    )
 }
 
 /// Returns the result of the route's rule about bound tokens (`cnf`, RFC 7800).

@@ -341,7 +341,12 @@ pub async fn verify(
     })
 }
 
-/// Returns the refusal of `principal` by the rules of `way`, for metrics and for the client.
-pub fn refusal(way: &AuthMethod, principal: &Principal) -> Option<(AuthResult, Rejection)> {
-    AuthorizationRules::new(way).refusal(principal)
+/// Returns the refusal of `principal` at `now` by the rules of `way`, for metrics and for the client.
+pub fn refusal(
+    way: &AuthMethod,
+    principal: &Principal,
+    now: Timestamp,
+) -> Option<(AuthResult, Rejection)> {
+    let rules = AuthorizationRules::new(way);
+    rules.refusal(principal).or_else(|| rules.weakness(principal, now))
 }

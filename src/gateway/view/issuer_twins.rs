@@ -400,7 +400,7 @@ impl Twin {
         let Auth::Ways { ways, .. } = &config.routes[0].auth else { panic!("a public route") };
         let verdict = verify(&config, &ways[0].credential, token, clock.now(), &retained).await;
         match verdict.unwrap() {
-            Verdict::Good(principal) => match refusal(&ways[0], &principal) {
+            Verdict::Good(principal) => match refusal(&ways[0], &principal, clock.now()) {
                 None => "200",
                 Some((_, rejection)) if rejection.status() == 403 => "403",
                 Some(_) => "401",
