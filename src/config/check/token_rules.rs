@@ -182,6 +182,17 @@ impl Check<'_> {
                 "this secret can be guessed: it has less than 32 bytes",
                 "write 32 random bytes or more (RFC 7518 §3.2)",
             );
+            return Some(secret);
+        }
+        for at in algorithms.into_iter().flat_map(|list| &list.items) {
+            let (needed, length) = (hmac_bytes(at.value.0), secret.expose().len());
+            if length < needed {
+                let name = at.value.0.name();
+                let message =
+                    format!("`{name}` needs a secret of {needed} bytes, this one has {length}");
+                let help = "take it out, or set a longer secret (RFC 7518 §3.2)";
+                self.fault(Code::C106, at.at, message, help);
+            }
         }
         Some(secret)
     }
@@ -196,8 +207,9 @@ impl Check<'_> {
         if encoding.get().is_none_or(|at| at.value.0 == SecretEncoding::Text) {
             return Some(Secret::new(secret.expose().clone().into_bytes()));
         }
-        // Either alphabet, with or without padding: what random generators and consoles print.
-        let text = secret.expose().trim().trim_end_matches('=').replace('+', "-").replace('/', "_");
+        // Either alphabet, with or without padding, in one line or several: what random generators and consoles print.
+        let text: String = secret.expose().split_ascii_whitespace().collect();
+        let text = text.trim_end_matches('=').replace('+', "-").replace('/', "_");
         let decoded = base64url(&text);
         if decoded.is_err() {
             let message = "this secret is not base64";
@@ -205,5 +217,15 @@ impl Check<'_> {
             self.fault(Code::C103, at.at, message, help);
         }
         decoded.ok().map(Secret::new)
+    }
+}
+
+/// Returns the bytes that a secret must have for `algorithm` (RFC 7518 §3.2); 0 if that takes no secret.
+const fn hmac_bytes(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::Hs256 => 32,
+        Algorithm::Hs384 => 48,
+        Algorithm::Hs512 => 64,
+        _ => 0,
     }
 }

@@ -72,6 +72,14 @@ fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
     keys.issuer.get().map(|at| at.value.as_str())
 }
 
+/// Whether the `client_id` of a token of the issuer called `name` is its client.
+fn is_client(file: &File, name: &str) -> bool {
+    let issuers = file.issuers.get();
+    let keys = issuers.and_then(|all| all.iter().find(|(key, _)| key.value == name));
+    let claims = keys.and_then(|(_, keys)| keys.client_claim.get());
+    claims.is_none_or(|list| list.items.first().is_some_and(|at| at.value == "client_id"))
+}
+
 /// Returns why no token can have the expected value in the claim at `path`.
 fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
     let values = match expected {
@@ -97,7 +105,9 @@ fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected)
         "sub" | "jti" | "azp" | "client_id" if !values.iter().any(Json::is_string) => {
             Some(format!("`{path}` is always a text"))
         }
-        "client_id" if !way.clients.is_empty() => {
+        "client_id"
+            if !way.clients.is_empty() && names.iter().all(|name| is_client(file, name)) =>
+        {
             let clients: Vec<&str> = way.clients.iter().map(|client| &**client).collect();
             disjoint(&clients).then(|| "`clients` asks for another client".to_owned())
         }

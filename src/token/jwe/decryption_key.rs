@@ -78,8 +78,13 @@ impl DecryptionKey {
         if text("use")?.is_some_and(|purpose| purpose != "enc") {
             return Err(BadDecryptionKey::Use);
         }
+        let is_secret = text("kty")? == Some("oct");
         let only = match text("alg")? {
             None => None,
+            // A content encryption key, which a token uses directly.
+            Some(name) if is_secret && ContentEncryption::named(name).is_some() => {
+                Some(KeyManagement::Direct)
+            }
             Some(name) => Some(KeyManagement::named(name).ok_or(BadDecryptionKey::Use)?),
         };
         let material = match text("kty")?.ok_or(BadDecryptionKey::Members)? {

@@ -157,6 +157,9 @@ fn keys_for_another_use_or_without_private_part_are_refused() {
     assert_eq!(with("alg", "RSA-OAEP".into()), Ok(()));
     assert_eq!(with("d", Value::Null), Err(BadDecryptionKey::Members));
     assert_eq!(with("kty", "AKP".into()), Err(BadDecryptionKey::Type));
+    let direct = serde_json::json!({ "kty": "oct", "k": to_base64url(&[9; 32]), "alg": "A256GCM" });
+    let direct = DecryptionKey::from_jwk(direct.as_object().unwrap()).unwrap();
+    assert!(direct.supports(KeyManagement::Direct) && !direct.supports(KeyManagement::A256Kw));
 }
 
 #[test]
