@@ -162,14 +162,15 @@ impl Redact {
         Self(names.to_vec())
     }
 
-    /// Returns the query without secret values.
+    /// Returns the query without secret values, also of a query within a value: that of a URL which a login is to lead back
+    /// to.
     pub(super) fn query(&self, query: &str) -> String {
         let mut redacted = String::with_capacity(query.len());
         // Some upstreams take `;` for a separator too, and so may an attacker who hides a token behind one.
         for parameter in query.split_inclusive(['&', ';']) {
             let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
             match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {
-                Some(value) if self.names(name) => {
+                Some(value) if self.names(name) || self.names_within(value) => {
                     let _ = write!(redacted, "{name}=…");
                     redacted
                         .extend(value.chars().next_back().filter(|end| ['&', ';'].contains(end)));
@@ -178,6 +179,31 @@ impl Redact {
             }
         }
         redacted
+    }
+
+    /// Whether `value`, as written in a query, is a URL with a query that has one of the names, even if it is escaped twice.
+    fn names_within(&self, value: &str) -> bool {
+        if !INNER_QUERIES.iter().any(|mark| value.contains(mark)) {
+            return false;
+        }
+        let mut text = value.to_owned();
+        for _ in 0..MAX_NESTED_QUERIES {
+            let parameters = text.split(['?', '&', ';', '#']).skip(1);
+            let mut names = parameters.filter_map(|parameter| parameter.split_once('='));
+            if names.any(|(name, _)| self.names(name)) {
+                return true;
+            }
+            // No separator may end what is decoded: all of them separate alike here.
+            let whole = format!("={}", text.replace('&', "?"));
+            let decoded = url::form_urlencoded::parse(whole.as_bytes()).next();
+            let decoded = decoded.map(|(_, value)| value.into_owned()).unwrap_or_default();
+            if decoded == text {
+                return false;
+            }
+            text = decoded;
+        }
+        // Nested deeper than any login does: what it holds is not known.
+        true
     }
 
     /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is.
@@ -190,6 +216,11 @@ impl Redact {
         ours(name)
     }
 }
+
+/// Marks of a query or fragment within a value: as they are, escaped, or escaped more than once.
+const INNER_QUERIES: [&str; 6] = ["?", "#", "%3F", "%3f", "%23", "%25"];
+/// Levels of escapes that are read within a value.
+const MAX_NESTED_QUERIES: usize = 5;
 
 /// A JSON object being written. Writing to memory cannot fail.
 struct Object<'a> {
@@ -461,6 +492,19 @@ mod tests {
         same("code=s3cret=&x", "code=…&x");
         same("token&token=&tokens=3", "token&token=…&tokens=3");
         same("", "");
+    }
+
+    #[test]
+    fn secrets_in_a_url_within_the_query_are_redacted() {
+        let redact = Redact::new(&["token".into(), "access_token".into()]);
+        let same = |query: &str, redacted: &str| assert_eq!(redact.query(query), redacted);
+
+        same("return_to=%2Finvite%3Ftoken%3Ds3cret&a=b", "return_to=…&a=b");
+        same("return_to=%2Fa%3Fb%3Dc%26access_token%3Ds3cret", "return_to=…");
+        same("return_to=/invite?token=s3cret", "return_to=…");
+        same("to=https%3A%2F%2Fh%2F%23access_token%3Ds3cret", "to=…");
+        same("to=%2Flogin%3Freturn_to%3D%252Finvite%253Ftoken%253Ds3cret", "to=…");
+        same("to=%2Fa%3Fb%3Dc&q=100%25&r=%2Ftoken%3Da", "to=%2Fa%3Fb%3Dc&q=100%25&r=%2Ftoken%3Da");
     }
 
     #[test]
