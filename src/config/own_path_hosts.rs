@@ -32,7 +32,8 @@ pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bo
     })
 }
 
-fn takes(route: &Route, session: &Settings) -> bool {
+/// Whether `route` accepts `session`.
+pub fn takes(route: &Route, session: &Settings) -> bool {
     let Auth::Ways { ways, .. } = &route.auth else { return false };
     ways.iter()
         .any(|way| matches!(&way.credential, Credential::Session(name) if *name == session.name))

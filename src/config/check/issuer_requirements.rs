@@ -10,6 +10,7 @@ use crate::config::file::File;
 use crate::config::file::issuers::{self as file, RevocationCheck};
 use crate::config::route::Route;
 use crate::issuer::{Discovery, IntrospectionAuthorization};
+use crate::session::Flow;
 
 impl Check<'_> {
     /// Checks every issuer against the routes that use it.
@@ -68,6 +69,8 @@ impl Check<'_> {
                 (used.grants || (introspects && proves_with_a_token)) && own.token.is_absent(),
                 "`endpoints.token`",
             ),
+            (used.authorization && own.authorization.is_absent(), "`endpoints.authorization`"),
+            (used.userinfo && own.userinfo.is_absent(), "`endpoints.userinfo`"),
         ];
         for (missing, what) in missing {
             if missing {
@@ -87,6 +90,9 @@ pub(super) struct Used {
     /// Routes that take its tokens require scopes.
     pub(super) scopes: bool,
     grants: bool,
+    /// Users log in at its authorization endpoint.
+    authorization: bool,
+    userinfo: bool,
     signed_answers: bool,
 }
 
@@ -97,6 +103,8 @@ impl Used {
             introspection: false,
             scopes: false,
             grants: false,
+            authorization: false,
+            userinfo: false,
             signed_answers: false,
         };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
@@ -124,9 +132,14 @@ impl Used {
                 Credential::Session(_) => {}
             }
         }
-        let mut sessions = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
-        used.grants |=
-            sessions.any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == issuer));
+        let sessions = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
+        for (_, session) in sessions {
+            if session.issuer.get().is_some_and(|at| at.value == issuer) {
+                used.grants = true;
+                used.authorization |= session.flow.get().is_some_and(|at| at.value.0 == Flow::Code);
+                used.userinfo |= session.userinfo.or(false);
+            }
+        }
         used
     }
 }

@@ -92,6 +92,7 @@ pub(crate) fn check(
     let routes = check.routes(file, &server, &limits);
     check.needs(file, &routes);
     check.shadowed(file, &sessions, &routes);
+    check.hosts_without_cookies(file, &sessions, &routes);
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);

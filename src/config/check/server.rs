@@ -351,6 +351,10 @@ impl Check<'_> {
             self.wrong(at, InvalidValue::new("has a path", format!("write {whole}")));
             return None;
         }
+        if url.host_str().is_some_and(|host| host.contains('*')) {
+            self.wrong(at, InvalidValue::new("is a pattern", "write one host that browsers see"));
+            return None;
+        }
         if !is_private(url) {
             let help = "write https://; http is for loopback alone";
             self.fault(Code::C109, at.at, unsafe_because, help);

@@ -1,6 +1,7 @@
 //! Checks the parts of `sessions` that a login depends on: cookies that browsers accept, the authorization request, and
 //! the token that tells who the user is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use url::Url;
@@ -9,8 +10,10 @@ use super::Check;
 use crate::base::scopes::Scopes;
 use crate::config::de::field::Field;
 use crate::config::fault::Code;
-use crate::config::file::sessions as file;
-use crate::session::{Cookie, Flow, Identity};
+use crate::config::file::{File, sessions as file};
+use crate::config::own_path_hosts;
+use crate::config::route::{HostPattern, Route};
+use crate::session::{Cookie, Flow, Forward, Identity, Settings};
 
 impl Check<'_> {
     /// Refuses a `cookie.domain` that browsers would not accept from the host of `public_url`: its cookies are dropped
@@ -65,6 +68,63 @@ impl Check<'_> {
         parameters
     }
 
+    /// Refuses to forward an ID token that no issuer sends, and warns of keys that have no effect with the `flow`.
+    pub(super) fn effects_of_login(&mut self, keys: &file::Session, scopes: &Scopes) {
+        if let Some(at) = keys.forward.get().filter(|at| at.value.0 == Forward::IdToken)
+            && !scopes.contains("openid")
+        {
+            let message = "without the scope `openid` there is no ID token";
+            self.fault(Code::C106, at.at, message, "write the scope openid, or access_token");
+        }
+        let Some(flow) = keys.flow.get().map(|at| at.value.0) else { return };
+        if let (Flow::Password, Some(at)) = (flow, keys.prompt.get()) {
+            let message = "`prompt` has no effect: `flow: password` has no authorization request";
+            self.fault(Code::C110, at.key_at, message, "take it out");
+        }
+        if let (Flow::Code, Some(at)) = (flow, keys.login_failures.get()) {
+            let message =
+                "`login_failures` has no effect: with `flow: code` the issuer counts them";
+            self.fault(Code::C110, at.key_at, message, "take it out");
+        }
+    }
+
+    /// Warns of routes that take a session at a host which never gets its cookies: a login at the issuer ends at the host of
+    /// `public_url`.
+    pub(super) fn hosts_without_cookies(
+        &mut self,
+        file: &File,
+        sessions: &BTreeMap<Arc<str>, Settings>,
+        routes: &[Route],
+    ) {
+        for (name, _) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
+            let Some(session) = sessions.get(name.value.as_str()) else { continue };
+            let Some(own) = session.public_url.host_str() else { continue };
+            if session.flow != Flow::Code {
+                continue;
+            }
+            let domain = session.cookie.domain.as_deref();
+            let reaches = |host: &HostPattern| match host {
+                HostPattern::Exact(host) => {
+                    **host == *own || domain.is_some_and(|d| is_within(host, d))
+                }
+                HostPattern::Wildcard(above) => {
+                    host.takes(own) || domain.is_some_and(|domain| is_within(above, domain))
+                }
+            };
+            let takes = |route: &&Route| own_path_hosts::takes(route, session);
+            let foreign =
+                |route: &&Route| !route.hosts.is_empty() && !route.hosts.iter().any(reaches);
+            if let Some(route) = routes.iter().filter(takes).find(foreign) {
+                let message = format!(
+                    "the hosts of route `{}` never get the cookies of `{}`: its logins end at {own}",
+                    route.id, name.value
+                );
+                let help = "write a `cookie.domain` above both, or a session for each host";
+                self.fault(Code::C110, name.at, message, help);
+            }
+        }
+    }
+
     /// Returns the token that tells who the user is.
     pub(super) fn session_identity(&mut self, keys: &file::Session, scopes: &Scopes) -> Identity {
         let Some(at) = keys.identity.get() else { return Identity::default() };
@@ -82,6 +142,11 @@ impl Check<'_> {
 /// rest of it.
 pub(super) fn cookie_bytes(head: usize) -> usize {
     head - (head / 4).min(4 << 10)
+}
+
+/// Whether `host` is `domain` or below it.
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Parameters of the authorization request that the gateway sets itself, or cannot have, and what to do instead.

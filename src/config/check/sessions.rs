@@ -92,6 +92,7 @@ impl Check<'_> {
         }
         let authorize_parameters = self.authorize_parameters(keys);
         let identity = self.session_identity(keys, &asked);
+        self.effects_of_login(keys, &asked);
         let session_keys = self.session_keys(file, name, keys, tokens);
         let login_failures = self.failures(&keys.login_failures);
         let csrf = self.csrf(keys);
@@ -398,8 +399,11 @@ impl Check<'_> {
                 continue;
             }
             match Url::parse(&at.value).map(|url| url.origin().ascii_serialization()) {
-                Ok(origin) if origin == at.value => places.push(ReturnTo::Origin(origin.into())),
-                Ok(origin) if origin != "null" => {
+                // Browsers write none with a pattern, and so no target has it.
+                Ok(origin) if origin == at.value && !origin.contains('*') => {
+                    places.push(ReturnTo::Origin(origin.into()));
+                }
+                Ok(origin) if origin != "null" && !origin.contains('*') => {
                     self.wrong(
                         at,
                         InvalidValue::new(
