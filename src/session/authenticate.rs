@@ -51,13 +51,17 @@ pub struct SessionUser {
 pub struct SessionHandle {
     loaded: Arc<LoadedSession>,
     retained: Arc<RetainedState>,
+    /// The time at which the session ends without further use.
+    over_at: Timestamp,
+    /// The time at which it ends in any case.
+    too_old_at: Timestamp,
 }
 
 impl SessionHandle {
     /// Follows the session for as long as a stream is open; its access token expires at `ends`.
     pub fn follow(&self, ends: Timestamp) -> SessionWatch {
-        let ends = ends.min(self.loaded.state.ends);
-        self.retained.watchers.follow(&self.loaded, ends, &self.retained.ended)
+        let ends = ends.min(self.loaded.state.ends).min(self.over_at);
+        self.retained.watchers.follow(&self.loaded, ends, self.too_old_at, &self.retained.ended)
     }
 }
 
@@ -147,7 +151,8 @@ impl Sessions {
             None
         };
         let expires = principal.expires.min(loaded.state.ends);
-        self.retained.watchers.renew(&loaded.name, expires);
+        let over_at = self.over_at(&loaded);
+        self.retained.watchers.renew(&loaded.name, expires.min(over_at));
         let forward_ends = loaded.forward_ends();
         Ok(SessionUser {
             forward: loaded.bearer.clone().filter(|_| now < forward_ends),
@@ -155,7 +160,12 @@ impl Sessions {
             expires,
             principal,
             renewal,
-            handle: SessionHandle { loaded, retained: Arc::clone(&self.retained) },
+            handle: SessionHandle {
+                too_old_at: loaded.state.since.plus(self.settings.absolute_timeout),
+                retained: Arc::clone(&self.retained),
+                loaded,
+                over_at,
+            },
         })
     }
 
@@ -184,7 +194,10 @@ impl Sessions {
             let mut ids = self.storage.ids(presented).into_iter();
             let replaced = self.storage.is_shared()
                 || ids.any(|id| self.retained.ended.is_replaced(&id.alias()));
-            let cookies = if replaced { Vec::new() } else { self.clear(presented.held()) };
+            // One that another instance has sealed with a newer key is of use there.
+            let stays = replaced
+                || !self.settings.keys.is_empty() && self.storage.is_of_unknown_key(presented);
+            let cookies = if stays { Vec::new() } else { self.clear(presented.held()) };
             return Err(Reason::Missing.with(cookies));
         };
         if rule == Csrf::Token && !self.is_own_token(request, &loaded) {
@@ -236,7 +249,9 @@ impl Sessions {
                     return Err(self.over(held));
                 }
                 Ok(principal) => {
-                    let begin = principal.issued.unwrap_or(loaded.state.received);
+                    // Of a clock that is behind `iat` is past already: the lifetime is what was left at the receipt.
+                    let received = loaded.state.received;
+                    let begin = principal.issued.map_or(received, |issued| issued.max(received));
                     if !redeemable || !is_due(begin, principal.expires, before, now) {
                         return Ok(ResumedSession { loaded, principal, renewed: false });
                     }
@@ -300,6 +315,16 @@ impl Sessions {
             return Err(unavailable(RETRY_AFTER).with(cookies));
         }
         match self.verify(&latest, max_staleness).await {
+            // The subject whose revocation had refused the token before, which only the issuer knew the subject of.
+            Ok(principal) if latest.is_over_as(&principal, &self.retained.ended) => {
+                self.end(&latest, LogoutKind::Revoked).await;
+                Err(self.over(held))
+            }
+            Ok(_) if self.clock.now() >= latest.forward_ends() => {
+                // The refresh has brought no ID token that the upstream could be told the user by.
+                self.expire(&latest).await;
+                Err(self.over(held))
+            }
             Ok(principal) => Ok(ResumedSession { loaded: latest, principal, renewed: true }),
             Err(TokenError::Unavailable { retry_after }) => {
                 // The tokens are new all the same: their cookie must not be lost.
@@ -421,6 +446,10 @@ impl Sessions {
             }
         };
         let (token, now) = (loaded.state.access_token.expose(), self.clock.now());
+        if !loaded.was_verified() {
+            // Before the first check, which would count a token of a clock that is ahead as one from before the revocation.
+            verifier.received(token, loaded.state.received);
+        }
         let mut verified = verifier.verify(token, now, max_staleness).await;
         // It may be younger than the revocation of its subject without `iat`: the gateway's clock decides.
         if verified.as_ref().is_err_and(|error| *error == TokenError::Revoked)

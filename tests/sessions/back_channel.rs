@@ -1,17 +1,21 @@
 //! Sessions ended by the issuer (OpenID Connect Back-Channel Logout 1.0) and by an operator, in every
 //! kind of storage.
 
+use core::time::Duration;
+
 use crate::fault_injection::Endpoint;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use northgate::base::body::Body;
+use northgate::base::clock::Clock;
 use northgate::base::scopes::Scopes;
-use northgate::dev::issuer::Algorithm;
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::session::{Reason, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Gate, text};
+use crate::code::code;
+use crate::support::{Browser, Gate, NOW, text};
 
 const STORAGES: [TokenStorage; 3] =
     [TokenStorage::SealedCookies, TokenStorage::PlainCookies, TokenStorage::Server(Store::Memory)];
@@ -67,19 +71,59 @@ async fn a_logout_token_ends_older_sessions_and_no_later_one() {
             let since = gate.alice().await;
             gate.advance(5);
             // It arrives late: the issuer has retried several times.
-            let sids = if named_by_sid {
-                vec![json!(sid(&gate, &before).await), json!(sid(&gate, &since).await)]
-            } else {
-                vec![Value::Null]
-            };
-            for sid in sids {
-                let token = sign(&gate, json!({}), json!({ "sid": sid, "iat": said }));
-                assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
-            }
+            let sid = if named_by_sid { json!(sid(&gate, &before).await) } else { Value::Null };
+            let token = sign(&gate, json!({}), json!({ "sid": sid, "iat": said }));
+            assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
 
             assert!(gate.present(&before).await.is_err(), "{tokens:?}");
             assert!(gate.present(&since).await.is_ok(), "{tokens:?}, by sid: {named_by_sid}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_logout_ends_sessions_of_an_issuer_whose_clock_is_behind() {
+    for (behind, by_sid) in [(62, true), (200, true), (62, false), (200, false)] {
+        let (clock, their) =
+            (Clock::manual(NOW), Clock::manual(NOW.minus(Duration::from_secs(behind))));
+        let gate = Gate::apart(clock, their, DevIssuerConfig::default(), |_| {}, |_| {});
+        let alice = gate.alice().await;
+        gate.advance(1);
+        let sid = if by_sid { json!(sid(&gate, &alice).await) } else { Value::Null };
+        let said = gate.clock.now().as_secs() - behind;
+        let token = sign(&gate, json!({}), json!({ "sid": sid, "iat": said }));
+
+        assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+
+        assert!(gate.present(&alice).await.is_err(), "{behind} seconds, by sid: {by_sid}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_ends_by_the_names_of_either_token() {
+    let named = [
+        RevocationTarget::Subject("pairwise".into()),
+        RevocationTarget::Subject("alice".into()),
+        RevocationTarget::Session("of-the-access-token".into()),
+    ];
+    for what in named {
+        let gate = Gate::with(code);
+        let mut browser = Browser::default();
+        let claims = json!({
+            "iss": gate.issuer.url(), "sub": "pairwise", "aud": API, "exp": 1_800_000_600,
+            "iat": 1_800_000_000, "sid": "of-the-access-token",
+        });
+        let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+        let more = json!({ "access_token": access, "refresh_token": "refresh" });
+        gate.log_in_with(&mut browser, more).await;
+        assert!(gate.present(&browser).await.is_ok());
+        let redeemed = gate.issuer.count(Endpoint::Token);
+        gate.advance(1);
+
+        gate.revocations.revoke(Revocation { issuer: None, what: what.clone() }, None);
+
+        assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired, "{what:?}");
+        assert_eq!(gate.issuer.count(Endpoint::Token), redeemed, "{what:?}: refreshed");
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! AES-256-GCM under a ring of keys. The first key seals and every key opens:
 //! an operator rotates keys by adding a new one in front and removing the last
-//! one when all sessions sealed with it have ended; no user is logged out. A
-//! sealed text names its key, so that one of a removed key means "no session".
+//! one when all sessions sealed with it have ended; no user is logged out. In a
+//! fleet every instance first gets the new key at the end, and then in front. A
+//! sealed text names its key, so that one of an unknown key means "no session".
 //!
 //! Each text is bound to its purpose by associated data: a cookie sealed for
 //! one session or purpose opens as no other.
@@ -76,6 +77,18 @@ impl KeyRing {
         sealed.truncate(SALT_LEN + NONCE_LEN + plain);
         sealed.drain(..SALT_LEN + NONCE_LEN);
         Some(sealed)
+    }
+
+    /// Whether `text` looks sealed, and by a key that is not in the ring.
+    pub(crate) fn is_of_unknown_key(&self, text: &[u8]) -> bool {
+        let is_sealed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let Some((id, sealed)) = text.split_at_checked(KEY_ID_LEN) else { return false };
+        sealed.len() >= sealed_len(0) - KEY_ID_LEN
+            && sealed
+                .split_first()
+                .is_some_and(|(dot, rest)| *dot == b'.' && rest.iter().all(is_sealed))
+            && id.iter().all(is_sealed)
+            && self.0.iter().all(|key| key.id.as_bytes() != id)
     }
 
     /// Returns a MAC of `data` by the ring's first key: base64url of an HMAC.

@@ -41,9 +41,8 @@ impl IssuerObservations {
         if let Some(issued) = issued.or(principal.issued) {
             // By the time at which the response had arrived: no later login must be taken for an earlier one.
             let now = loaded.state.since;
-            let nanos = |skew: Duration| {
-                i64::try_from(skew.min(MAX_CLOCK_SKEW).as_nanos()).unwrap_or_default()
-            };
+            // Not cut: the more the clock seems to be behind, the more a logout ends.
+            let nanos = |skew: Duration| i64::try_from(skew.as_nanos()).unwrap_or(i64::MAX - 1);
             let behind =
                 if issued > now { -nanos(issued.since(now)) } else { nanos(now.since(issued)) };
             self.behind.store(behind, Relaxed);
@@ -56,12 +55,13 @@ impl IssuerObservations {
         self.sessions.contains_key(session)
     }
 
-    /// Returns the latest moment of the gateway's clock at which the issuer's clock showed `issued`.
+    /// Returns the latest moment of the gateway's clock at which the issuer's clock showed `issued`: `now` at the latest, and
+    /// before the first login.
     pub(crate) fn latest_local_time(&self, issued: Timestamp, now: Timestamp) -> Timestamp {
         // The issuer's timestamps are in whole seconds.
         let issued = issued.plus(Duration::from_secs(1));
         let local = match self.behind.load(Relaxed) {
-            NEVER => issued.plus(MAX_CLOCK_SKEW),
+            NEVER => return now,
             behind => {
                 let skew = Duration::from_nanos(behind.unsigned_abs());
                 if behind < 0 { issued.minus(skew) } else { issued.plus(skew) }
@@ -78,5 +78,3 @@ impl fmt::Debug for IssuerObservations {
 }
 
 const NEVER: i64 = i64::MAX;
-/// The largest clock skew taken into account.
-const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);

@@ -273,10 +273,12 @@ impl Sessions {
         let latest = self.refresher.latest(earlier).await;
         let is_new = self.retained.ended.end(&earlier.name, EndReason::Replaced);
         self.storage.forget(earlier.state.id).await;
-        // Revoked once, and not if the authorization server issued the same tokens again.
-        if let Some(latest) =
-            latest.filter(|latest| is_new && !latest.state.shares_a_token(&loaded.state))
-        {
+        // Revoked once, and not if the authorization server issued the same tokens again, or others for the same session:
+        // servers that end their session with its refresh token would end the new one too.
+        let shares = |latest: &LoadedSession| {
+            latest.state.shares_a_token(&loaded.state) || latest.shares_a_sid(loaded)
+        };
+        if let Some(latest) = latest.filter(|latest| is_new && !shares(latest)) {
             self.revoke_tokens(&latest);
         }
     }

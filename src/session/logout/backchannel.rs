@@ -48,7 +48,8 @@ impl Sessions {
         if !ended_sessions.accept_logout_token(namespace, &id) {
             return Err(LogoutTokenError::Replayed);
         }
-        let at = ending.logins.latest_local_time(at, self.clock.now());
+        let now = self.clock.now();
+        let at = ending.logins.latest_local_time(at, now);
         let by = if session.is_some() { "sid" } else { "sub" };
         let known = match &session {
             Some(session) => self.knows_login(session).await,
@@ -64,7 +65,8 @@ impl Sessions {
             (Some(session), subject) => {
                 let sessionless =
                     subject.filter(|_| known != Ok(true)).map(RevocationTarget::Sessionless);
-                ending.revoke(RevocationTarget::LoggedOut(session), at)
+                // An issuer does not use a `sid` again: a clock that differs must not save a session from its logout.
+                ending.revoke(RevocationTarget::LoggedOut(session), now)
                     + sessionless.map_or(0, |what| ending.revoke(what, at))
             }
             (None, subject) => {

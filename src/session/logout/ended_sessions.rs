@@ -52,11 +52,20 @@ pub(crate) enum SessionName {
 }
 
 impl SessionName {
-    /// Returns all names that cover a session with this `sid` and `sub`.
-    pub(crate) fn all(session: Option<Arc<str>>, subject: Option<Arc<str>>) -> Vec<Self> {
-        let sessionless = subject.clone().filter(|_| session.is_none()).map(Self::Sessionless);
-        let names = [session.map(Self::Session), subject.map(Self::Subject), sessionless];
-        names.into_iter().flatten().collect()
+    /// Returns all names that cover a session whose tokens have these `sid` and `sub`.
+    pub(crate) fn all(
+        sids: impl IntoIterator<Item = Arc<str>>,
+        subjects: impl IntoIterator<Item = Arc<str>>,
+    ) -> Vec<Self> {
+        let mut names: Vec<_> = sids.into_iter().map(Self::Session).collect();
+        let has_sid = !names.is_empty();
+        for subject in subjects {
+            if !has_sid {
+                names.push(Self::Sessionless(Arc::clone(&subject)));
+            }
+            names.push(Self::Subject(subject));
+        }
+        names
     }
 }
 
@@ -160,11 +169,13 @@ impl EndedSessions {
         self.revocations.is_revoked(principal)
     }
 
-    /// Whether a session that began at `since` has ended by the claims of its verified access token.
-    pub(crate) fn matches(&self, principal: &Principal, since: Timestamp) -> bool {
+    /// Whether a session that began at `since` has ended by the claims of its verified access token. With `has_sid` another
+    /// one of its tokens has a `sid`.
+    pub(crate) fn matches(&self, principal: &Principal, since: Timestamp, has_sid: bool) -> bool {
         let Principal { session, subject, .. } = principal;
-        let names = SessionName::all(session.clone(), subject.clone());
-        self.generation() > 0 && self.find("", since, &names).is_some()
+        let mut names = SessionName::all(session.clone(), subject.clone());
+        names.retain(|name| !(has_sid && matches!(name, SessionName::Sessionless(_))));
+        self.find("", since, &names).is_some()
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct SessionWatchers {
 struct WatchedSessions {
     loaded: Arc<LoadedSession>,
     expiry: Arc<WatchedSession>,
+    /// The time at which the session ends, however often its tokens are refreshed.
+    too_old_at: Timestamp,
     streams: usize,
 }
 
@@ -62,11 +64,12 @@ impl Drop for SessionWatch {
 }
 
 impl SessionWatchers {
-    /// Follows a session whose access token expires at `ends`.
+    /// Follows a session whose access token expires at `ends`, and which ends at `too_old_at` in any case.
     pub(crate) fn follow(
         self: &Arc<Self>,
         loaded: &Arc<LoadedSession>,
         ends: Timestamp,
+        too_old_at: Timestamp,
         ended: &EndedSessions,
     ) -> SessionWatch {
         let name = Arc::clone(&loaded.name);
@@ -75,6 +78,7 @@ impl SessionWatchers {
             let watched = followed.entry(Arc::clone(&name)).or_insert_with(|| WatchedSessions {
                 loaded: Arc::clone(loaded),
                 expiry: Arc::new(WatchedSession(AtomicU64::new(ENDED + 1))),
+                too_old_at,
                 streams: 0,
             });
             watched.streams += 1;
@@ -95,7 +99,7 @@ impl SessionWatchers {
         if self.count.load(Relaxed) > 0
             && let Some(watched) = self.followed().get(name)
         {
-            watched.expiry.renew(ends);
+            watched.expiry.renew(ends.min(watched.too_old_at));
         }
     }
 

@@ -6,7 +6,6 @@ use crate::token::received_tokens::{bearer, payload, received_principal};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -44,6 +43,8 @@ pub(crate) struct LoadedSession {
     touched: Mutex<Option<Arc<Self>>>,
     /// The generation of [`EndedSessions`] at which the session had not ended.
     live_generation: AtomicU64,
+    /// The same for the claims of its verified access token.
+    live_as_generation: AtomicU64,
     /// The time at which these tokens were first written to a browser, in nanoseconds; 0 before that.
     delivered_at: Arc<AtomicU64>,
     /// The refresh that produced these tokens; published to other instances.
@@ -80,6 +81,7 @@ impl LoadedSession {
             sealed: OnceLock::new(),
             touched: Mutex::default(),
             live_generation: AtomicU64::new(0),
+            live_as_generation: AtomicU64::new(0),
             delivered_at: Arc::default(),
             origin: OnceLock::new(),
             too_large_reported: AtomicBool::new(false),
@@ -213,17 +215,24 @@ impl LoadedSession {
         named
     }
 
-    /// The names that the issuer uses for this session and its subject.
+    /// The names that the issuer uses for this session and its subject: those of the ID token, and those of the access
+    /// token, which comes from the same source and may have others.
     fn names(&self) -> &[SessionName] {
         self.names.get_or_init(|| {
-            // Without an ID token a signed access token has the same claims, from the same source.
-            let access = || payload(&self.state.access_token).unwrap_or_default();
-            let person = self.person();
-            let known =
-                if person.is_empty() { Cow::Owned(access()) } else { Cow::Borrowed(person) };
-            let text = |claim| Some(Arc::from(known.get(claim)?.as_str()?));
-            SessionName::all(text("sid"), text("sub"))
+            let access = payload(&self.state.access_token).unwrap_or_default();
+            let both = [self.person(), &access];
+            let texts = |claim: &str| {
+                let texts = both.iter().filter_map(|known| known.get(claim)?.as_str());
+                texts.map(Arc::from).collect::<Vec<_>>()
+            };
+            SessionName::all(texts("sid"), texts("sub"))
         })
+    }
+
+    /// Whether both sessions belong to one session at the issuer, by its `sid`.
+    pub(crate) fn shares_a_sid(&self, other: &Self) -> bool {
+        let sids = self.names().iter().filter(|name| matches!(name, SessionName::Session(_)));
+        sids.into_iter().any(|sid| other.names().contains(sid))
     }
 
     /// Returns why the session was ended before its time, or `None`.
@@ -239,9 +248,19 @@ impl LoadedSession {
         reason
     }
 
-    /// Whether the session has ended by the claims of its verified access token, which may name more than the session does.
+    /// Whether the session has ended by the claims of its verified access token, which may name more than the session does:
+    /// those of an introspection response.
     pub(crate) fn is_over_as(&self, principal: &Principal, ended: &EndedSessions) -> bool {
-        self.names().is_empty() && ended.matches(principal, self.state.since)
+        let generation = ended.generation() + 1;
+        if generation == 1 || self.live_as_generation.load(Ordering::Relaxed) == generation {
+            return false;
+        }
+        let has_sid = self.names().iter().any(|name| matches!(name, SessionName::Session(_)));
+        let is_over = ended.matches(principal, self.state.since, has_sid);
+        if !is_over {
+            self.live_as_generation.store(generation, Ordering::Relaxed);
+        }
+        is_over
     }
 
     /// Returns the text of the cookie that holds this session, sealed by `seal` the first time.

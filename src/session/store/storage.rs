@@ -318,6 +318,16 @@ impl SessionStorage {
         }
     }
 
+    /// Whether a cookie is sealed by a key that this instance does not have, and another one may.
+    pub(crate) fn is_of_unknown_key(&self, presented: &PresentedCookies<'_>) -> bool {
+        let (cookie, ring) = match &self.kind {
+            StorageKind::Sealed { ring, .. } => (&presented.first, ring),
+            StorageKind::Plain { ring, .. } => (&presented.third, ring),
+            StorageKind::Server { .. } => return false,
+        };
+        cookie.texts().any(|text| ring.is_of_unknown_key(&text))
+    }
+
     /// Whether `name` names a cookie of this session or a part of one.
     pub(crate) fn owns(&self, name: &[u8]) -> bool {
         match &self.kind {
