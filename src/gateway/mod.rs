@@ -478,20 +478,20 @@ impl Gateway {
     ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, mut body) = request.into_parts();
-        let mut resumed = Vec::new();
+        let mut resumed = None;
         if snapshot.keeps_forms {
             // A form that was posted before its user had to log in again, in place of the request that comes back.
             for session in &snapshot.sessions {
                 if session.may_resume_form(&head)
-                    && let Some((form, cookies)) = Box::pin(session.resume_form(&mut head)).await
+                    && let Some(form) = Box::pin(session.resume_form(&mut head)).await
                 {
-                    body = form;
-                    resumed.extend(cookies);
+                    body = form.content();
+                    resumed = Some((session, form));
+                    break;
                 }
             }
         }
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
-        exchange.cookies.extend(resumed);
         exchange.interim = interim;
         let opens_tunnel = head.extensions.get::<OpensTunnel>().is_some();
         let mut outcome =
@@ -507,6 +507,9 @@ impl Gateway {
         }
         if opens_tunnel && outcome.as_ref().is_ok_and(|response| response.status().is_success()) {
             outcome = Err(Rejection::Upstream(UpstreamError::Invalid(InvalidResponse::NoUpgrade)));
+        }
+        if let Some((session, form)) = resumed {
+            exchange.settle_form(session, form, outcome.is_err());
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.set_deferred_cookies().await;

@@ -39,6 +39,7 @@ pub(crate) use self::cookies::cookie::strip as strip_cookies;
 pub use self::cookies::csrf::HEADER as CSRF_HEADER;
 pub(crate) use self::cookies::csrf::token_cookie_may_be_used;
 pub use self::cookies::deferred_cookies::DeferredCookies;
+pub use self::login::step_up::ResumedForm;
 pub use self::logout::session_watch::SessionWatch;
 pub use self::refresh::refresh_events::MalformedEvent;
 pub use self::registry::RefreshEvents;
@@ -51,6 +52,8 @@ pub use settings::{
 
 use self::cookies::origin::OwnOrigin;
 use self::login::login_cookies::LoginCookies;
+use self::login::own_pages::{OwnPages, as_written};
+use self::login::return_to::{self, ReturnTarget};
 use self::logout::deferred_logout::take_over_pending;
 use self::logout::pending_revocations::PendingRevocations;
 use self::logout::token_revocation::TokenRevoker;
@@ -63,7 +66,6 @@ use self::store::storage::{
 };
 use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::Clock;
-use crate::base::raw_target;
 use crate::issuer::Issuer;
 use crate::observe::metrics::{Metrics, SessionMetrics};
 use crate::password::LoginThrottle;
@@ -83,6 +85,7 @@ pub struct Sessions {
     storage: Arc<SessionStorage>,
     csrf: cookie::Cookie,
     logins: LoginCookies,
+    own_pages: OwnPages,
     /// Verifies ID and logout tokens issued to this client.
     relying_party: RelyingParty,
     ring: Arc<seal::KeyRing>,
@@ -177,6 +180,7 @@ impl Sessions {
             storage,
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             logins: LoginCookies::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
+            own_pages: OwnPages::new(&settings),
             relying_party: RelyingParty::new(&settings.client.id, verifier.as_deref()),
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
@@ -221,9 +225,8 @@ impl Sessions {
         if self.settings.on_unauthenticated == OnUnauthenticated::Refuse {
             return None;
         }
-        let page = user_agent::htmx_page(&request.headers)?;
-        let return_to = page.as_deref().unwrap_or(&self.settings.after_login);
-        self.login_url(return_to, None).map(LoginRedirect::Htmx)
+        let page = user_agent::htmx_page(request)?;
+        self.login_url(&self.page_of(request, page.as_deref()), None).map(LoginRedirect::Htmx)
     }
 
     /// Returns the `Location` of a 302 to the login page for a request without a
@@ -234,22 +237,65 @@ impl Sessions {
             OnUnauthenticated::Redirect => true,
             OnUnauthenticated::Auto => is_navigation(request),
         };
-        let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let path = &*raw_target::escaped(path);
+        if !redirect {
+            return None;
+        }
         // Only safe requests can be repeated after the login.
-        let return_to = match request.method {
-            Method::GET | Method::HEAD => path,
-            _ => &self.settings.after_login,
-        };
-        redirect.then(|| self.login_url(return_to, None)).flatten()
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
+        let page = reads
+            .then(|| request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str));
+        self.login_url(&self.page_of(request, page), None)
     }
 
-    /// Returns the URL of a login that leads to `return_to`.
-    fn login_url(&self, return_to: &str, more: Option<&str>) -> Option<HeaderValue> {
-        let return_to: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+    /// Returns the URL of a login that leads to `target`.
+    fn login_url(&self, target: &ReturnTarget, more: Option<&str>) -> Option<HeaderValue> {
+        let return_to: String =
+            form_urlencoded::byte_serialize(self.return_to(target).as_bytes()).collect();
         let more = more.unwrap_or_default();
         let location = format!("{}?return_to={return_to}{more}", self.settings.paths.login);
         HeaderValue::from_str(&location).ok()
+    }
+
+    /// Returns the target that leads back to the page at `path`, with its query, of the host that `request` names; without
+    /// such a page to `after_login`.
+    fn page_of(&self, request: &Parts, path: Option<&str>) -> ReturnTarget {
+        let page = path.map(as_written).and_then(|path| {
+            let plain = ReturnTarget::parse(&path, &self.settings.return_to);
+            plain.filter(|_| self.own_pages.needs_no_host(request)).or_else(|| {
+                let url = self.own_pages.url(request, &path)?;
+                (url.len() <= return_to::MAX_LEN).then(|| ReturnTarget::trusted(&url))
+            })
+        });
+        page.unwrap_or_else(|| ReturnTarget::trusted(&self.settings.after_login))
+    }
+
+    /// Returns the value of the parameter `return_to` that asks for `target`: sealed, if strangers may not ask for it.
+    fn return_to(&self, target: &ReturnTarget) -> String {
+        let text = target.as_str();
+        let is_plain =
+            target.is_path() || ReturnTarget::parse(text, &self.settings.return_to).is_some();
+        if is_plain { text.to_owned() } else { self.logins.seal_target(text) }
+    }
+
+    /// Returns the target that the query of a request asks for.
+    fn requested_target(&self, query: Option<&str>) -> Option<ReturnTarget> {
+        let requested = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .find_map(|(name, value)| (name == "return_to").then_some(value))?;
+        self.target(&requested)
+    }
+
+    /// Returns the target of a parameter `return_to`.
+    fn target(&self, requested: &str) -> Option<ReturnTarget> {
+        ReturnTarget::parse(requested, &self.settings.return_to)
+            .or_else(|| self.sealed_target(requested))
+    }
+
+    /// Returns the target that `sealed` holds. Any browser may present it: it leads no further than any link, or to a page
+    /// of the session's own hosts.
+    fn sealed_target(&self, sealed: &str) -> Option<ReturnTarget> {
+        let target = self.logins.open_target(sealed)?;
+        ReturnTarget::parse(&target, &self.settings.return_to)
+            .or_else(|| self.own_pages.contains(&target).then(|| ReturnTarget::trusted(&target)))
     }
 
     /// Reads this session's cookies from a request.

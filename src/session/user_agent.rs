@@ -4,7 +4,8 @@
 //! background, and ask for HTML to put it into the current page, say it in
 //! fields of their own: htmx, Turbo, and those that set `X-Requested-With`.
 
-use http::{HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method};
 use url::Url;
 
 /// Whether a script reads the response, whatever it accepts.
@@ -14,11 +15,20 @@ pub fn is_script(headers: &HeaderMap) -> bool {
         || LIBRARIES.iter().any(|field| headers.contains_key(field))
 }
 
-/// Returns the path and query of the page that htmx runs in, if it has sent the request: `Some(None)` if the page is unknown.
-/// `None` for other requests, and for boosted or historic ones that htmx treats alike.
+/// Returns the path and query of the page that htmx shows after the request, if it has sent it: `Some(None)` if the page is
+/// unknown. A boosted link, or a page of the history, is shown itself; any other response becomes a part of the
+/// current page. `None` for other requests.
 #[expect(clippy::option_option, reason = "no request of htmx, and one from an unknown page")]
-pub(super) fn htmx_page(headers: &HeaderMap) -> Option<Option<String>> {
-    headers.get(HX_REQUEST).filter(|value| *value == "true")?;
+pub(super) fn htmx_page(request: &Parts) -> Option<Option<String>> {
+    let headers = &request.headers;
+    let is_set = |field| headers.get(field).is_some_and(|value| *value == "true");
+    if !is_set(HX_REQUEST) {
+        return None;
+    }
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
+    if reads && (is_set(HX_BOOSTED) || is_set(HX_HISTORY_RESTORE_REQUEST)) {
+        return Some(request.uri.path_and_query().map(|page| page.as_str().to_owned()));
+    }
     let page = headers.get(HX_CURRENT_URL).and_then(|url| Url::parse(url.to_str().ok()?).ok());
     // Only the path counts: the login accepts it as any other requested target.
     Some(page.map(|page| match page.query() {
@@ -31,6 +41,9 @@ pub(super) fn htmx_page(headers: &HeaderMap) -> Option<Option<String>> {
 pub(super) const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");
+const HX_BOOSTED: HeaderName = HeaderName::from_static("hx-boosted");
+const HX_HISTORY_RESTORE_REQUEST: HeaderName =
+    HeaderName::from_static("hx-history-restore-request");
 /// Fields that only scripts set.
 const LIBRARIES: [HeaderName; 4] = [
     HX_REQUEST,
@@ -69,13 +82,26 @@ mod tests {
 
     #[test]
     fn htmx_names_its_page() {
-        let page = |url| htmx_page(&headers(&[("hx-request", "true"), ("hx-current-url", url)]));
+        let asked = |fields: &[(&'static str, &'static str)]| {
+            let mut request = http::Request::get("/next?a=b").body(()).unwrap().into_parts().0;
+            request.headers = headers(fields);
+            htmx_page(&request)
+        };
+        let page = |url| asked(&[("hx-request", "true"), ("hx-current-url", url)]);
 
         assert_eq!(
             page("https://www.example.com/orders?page=2"),
             Some(Some("/orders?page=2".into()))
         );
         assert_eq!(page("nonsense"), Some(None));
-        assert_eq!(htmx_page(&headers(&[("hx-current-url", "https://www.example.com/")])), None);
+        assert_eq!(asked(&[("hx-current-url", "https://www.example.com/")]), None);
+        for whole in ["hx-boosted", "hx-history-restore-request"] {
+            let of_link = [
+                ("hx-request", "true"),
+                (whole, "true"),
+                ("hx-current-url", "https://www.example.com/orders"),
+            ];
+            assert_eq!(asked(&of_link), Some(Some("/next?a=b".into())), "{whole}");
+        }
     }
 }

@@ -181,6 +181,61 @@ async fn an_id_token_that_has_ended_is_not_forwarded() {
 }
 
 #[tokio::test]
+async fn a_refresh_without_an_id_token_ends_a_session_whose_id_token_has_ended() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.forward = Forward::IdToken;
+    });
+    let mut browser = Browser::default();
+    gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
+    gate.advance(301);
+    let url = Url::parse("https://localhost/?nonce=x").unwrap();
+    let more = json!({ "refresh_token": "s", "id_token": null });
+    gate.issuer.inject(Endpoint::Token, answer(&gate, &url, more), 1);
+
+    // Not a request without `Authorization`, which an upstream could take for one without a user.
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+}
+
+#[tokio::test]
+async fn a_second_login_at_the_same_session_of_the_issuer_revokes_no_tokens() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    for sid in ["one", "one", "two"] {
+        let away = gate.depart_unpushed(&mut browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        let code = parameter(&back, "code").unwrap();
+        let more = json!({ "access_token": format!("a{code}"), "refresh_token": code });
+        let tokens = answer_claiming(&gate, &away, json!({ "sid": sid }), more);
+        gate.issuer.inject(Endpoint::Token, tokens, 1);
+        gate.come_back(&mut browser, &back).await;
+    }
+
+    // Those of the second login, which the third one has replaced.
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+
+    assert_eq!(gate.issuer.count(Endpoint::Revocation), 2);
+}
+
+#[tokio::test]
+async fn userinfo_tells_nothing_about_the_login() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.userinfo = true;
+    });
+    let mut browser = Browser::default();
+    let claims =
+        json!({ "sub": "alice", "acr": "gold", "auth_time": 1_800_000_000, "groups": ["x"] });
+    gate.issuer.inject(Endpoint::UserInfo, json_of(&claims), 1);
+
+    gate.log_in_with(&mut browser, json!({})).await;
+
+    let claims = &gate.ask(&mut browser).await.unwrap().principal.claims;
+    assert_eq!((claims.get("acr"), claims.get("auth_time")), (None, None));
+    assert_eq!(claims["groups"], json!(["x"]));
+}
+
+#[tokio::test]
 async fn a_token_that_ends_at_once_is_renewed_and_no_failure() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();

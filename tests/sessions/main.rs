@@ -21,4 +21,5 @@ mod logout;
 mod requests;
 mod step_up;
 mod support;
+mod targets;
 mod unrotated;

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use http::{Method, Response, StatusCode};
 use northgate::base::body::Body;
-use northgate::session::LoginRedirect;
+use northgate::session::{Csrf, LoginRedirect, ReturnTo};
 use northgate::token::authentication_level::AuthenticationLevel;
 use serde_json::{Value, json};
 use url::Url;
@@ -13,7 +13,8 @@ use crate::code::{code, location, parameter};
 use crate::fault_injection::{Endpoint, Fault};
 use crate::identity::{answer, answer_claiming};
 use crate::issuer_pages::walk;
-use crate::support::{Browser, Gate, text};
+use crate::support::{Browser, Gate, NOW, text};
+use crate::targets::wide;
 
 fn gold() -> AuthenticationLevel {
     AuthenticationLevel { acr: ["gold".into()].into(), max_age: Some(Duration::from_secs(300)) }
@@ -31,7 +32,7 @@ impl Gate {
         browser
     }
 
-    async fn depart_unpushed(&self, browser: &mut Browser, path: &str) -> Url {
+    pub(crate) async fn depart_unpushed(&self, browser: &mut Browser, path: &str) -> Url {
         let not_pushed = Fault::Status(StatusCode::BAD_REQUEST);
         self.issuer.inject(Endpoint::PushedAuthorization, not_pushed, 1);
         self.depart(browser, path).await
@@ -98,14 +99,131 @@ async fn a_posted_form_is_sent_exactly_once_after_a_stronger_login() {
     other.headers.insert("cookie", foreign.parse().unwrap());
     assert!(gate.session.resume_form(&mut other).await.is_none(), "another session");
     let mut head = back("/orders?x=1");
-    let (content, cookies) = gate.session.resume_form(&mut head).await.unwrap();
+    let form = gate.session.resume_form(&mut head).await.unwrap();
 
     assert_eq!(head.method, Method::POST);
     assert_eq!(head.headers["content-type"], "application/x-www-form-urlencoded");
-    assert_eq!(&*content.collect(100).await.unwrap(), b"a=1&b=2");
+    assert_eq!(&*form.content().collect(100).await.unwrap(), b"a=1&b=2");
     assert!(gate.session.authenticate(&head, None).await.is_ok(), "it comes from this origin");
     assert!(gate.session.resume_form(&mut back("/orders?x=1")).await.is_none(), "sent twice");
-    assert!(cookies[0].to_str().unwrap().contains("Max-Age=0"));
+    assert!(form.cookies[0].to_str().unwrap().contains("Max-Age=0"));
+
+    gate.session.put_back_form(form);
+    assert!(gate.session.resume_form(&mut back("/orders?x=1")).await.is_some(), "it was not sent");
+}
+
+#[tokio::test]
+async fn a_posted_form_comes_from_the_page_that_has_posted_it() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.csrf = Csrf::Off;
+    });
+    for (origin, site) in [
+        (Some("https://www.example.com"), "same-origin"),
+        (Some("https://evil.example"), "same-site"),
+        (None, "none"),
+    ] {
+        let mut browser = gate.alice_by_password().await;
+        let mut posted = browser
+            .request(Method::POST, "/orders")
+            .header("sec-fetch-mode", "navigate")
+            .header("sec-fetch-site", site);
+        if let Some(origin) = origin {
+            posted = posted.header("origin", origin).header("referer", format!("{origin}/page"));
+        }
+        let url = gate.refuse(&browser, posted).await.url().clone();
+        gate.log_in_at(&mut browser, url.to_str().unwrap(), strong()).await;
+
+        let back = browser.get("/orders").header("sec-fetch-site", "cross-site");
+        let back = back.header("referer", "https://auth.example.com/");
+        let mut head = back.body(()).unwrap().into_parts().0;
+        gate.session.resume_form(&mut head).await.expect("the form");
+
+        let field = |name| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(field("origin").as_deref(), origin);
+        assert_eq!(field("referer"), origin.map(|origin| format!("{origin}/page")));
+        assert_eq!(head.headers.get_all("sec-fetch-site").iter().collect::<Vec<_>>(), [site]);
+    }
+}
+
+#[tokio::test]
+async fn a_posted_form_is_sent_to_its_own_host_alone() {
+    let gate = Gate::with(wide);
+    let mut browser = gate.alice_by_password().await;
+    let at = |browser: &Browser, host: &str| {
+        let request = http::Request::get("/pay").header("host", host);
+        request.header("cookie", browser.cookie()).body(()).unwrap().into_parts().0
+    };
+    let posted = http::Request::post("/pay")
+        .header("host", "app2.localhost:8443")
+        .header("origin", "https://app2.localhost:8443")
+        .header("cookie", browser.cookie())
+        .header("sec-fetch-mode", "navigate");
+    let url = gate.refuse(&browser, posted).await.url().clone();
+
+    let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), strong()).await;
+
+    assert_eq!(location(&response).as_str(), "https://app2.localhost:8443/pay");
+    let elsewhere = gate.session.resume_form(&mut at(&browser, "localhost:8443")).await;
+    assert!(elsewhere.is_none(), "the service of another host got it");
+    let own = gate.session.resume_form(&mut at(&browser, "app2.localhost:8443")).await;
+    assert!(own.is_some());
+}
+
+#[tokio::test]
+async fn forms_of_two_tabs_are_both_sent_whatever_their_addresses() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.return_to = vec![ReturnTo::Path { path: "/home".into(), below: false }];
+    });
+    let mut browser = gate.alice_by_password().await;
+    let paths = ["/one//x", "/two/%252F?q=\\d"];
+    for path in paths {
+        let posted = browser.post(path).header("sec-fetch-mode", "navigate");
+        let url = gate.refuse(&browser, posted).await.url().clone();
+        let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), strong()).await;
+        assert_eq!(location(&response).as_str(), format!("https://localhost:8443{path}"));
+    }
+
+    for path in paths {
+        let mut head = browser.get(path).body(()).unwrap().into_parts().0;
+        assert!(gate.session.resume_form(&mut head).await.is_some(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn stronger_logins_for_several_routes_in_a_minute_are_no_loop() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+
+    for _ in 0..4 {
+        let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
+        gate.advance(1);
+        let now = gate.clock.now().as_secs();
+        let claims = json!({ "acr": "gold", "auth_time": now, "iat": now });
+        let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), claims).await;
+
+        assert_eq!(location(&response).path(), "/orders");
+    }
+}
+
+#[tokio::test]
+async fn logins_that_are_too_old_for_a_route_at_once_end_on_a_page() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    // Within what the clocks may differ: the login counts, and the route refuses it.
+    let old = json!({ "acr": "gold", "auth_time": NOW.as_secs() - 330 });
+    let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
+    for _ in 0..2 {
+        let response = gate.log_in_at(&mut browser, url.to_str().unwrap(), old.clone()).await;
+        assert_eq!(location(&response).path(), "/orders");
+    }
+
+    let request = browser.get(url.to_str().unwrap()).body(Body::empty()).unwrap();
+    let response = gate.serve(&mut browser, request).await;
+
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(text(response).await.contains("stronger or more recent"));
 }
 
 #[tokio::test]

@@ -310,6 +310,12 @@ pub(crate) fn strip(headers: &mut HeaderMap, ours: impl Fn(&[u8]) -> bool) {
     }
 }
 
+/// Whether the request has a cookie whose name is `ours`.
+pub(crate) fn is_any(headers: &HeaderMap, ours: impl Fn(&[u8]) -> bool) -> bool {
+    let mut fields = headers.get_all(COOKIE).iter();
+    fields.any(|field| segments(field.as_bytes()).any(|segment| ours(pair(segment).0)))
+}
+
 /// Splits a `Cookie` field at its semicolons.
 fn segments(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut begin = 0;

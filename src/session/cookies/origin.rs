@@ -101,7 +101,8 @@ pub(crate) fn single_value<'a>(
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct AmbiguousOrigin;
 
-fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+/// Returns the host that a request names, with its port.
+pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     uri.authority()
         .map(http::uri::Authority::as_str)
         .or_else(|| single_value(headers, &HOST).ok()?)

@@ -24,10 +24,11 @@ use crate::base::secret::Secret;
 use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
 use crate::session::Sessions;
-use crate::session::authenticate::RETRY_AFTER;
+use crate::session::authenticate::{RETRY_AFTER, ResumedSession};
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
+use crate::session::store::state::ABOUT_THE_LOGIN;
 use crate::token::TokenError;
 use crate::token::received_tokens::payload;
 
@@ -35,22 +36,28 @@ impl Sessions {
     /// Redirects a browser to the issuer.
     pub(crate) async fn redirect_to_issuer(&self, request: &Parts) -> Response<Body> {
         let now = self.clock.now();
-        let target = ReturnTarget::requested(request.uri.query(), &self.settings.return_to);
+        let target = self.requested_target(request.uri.query());
         let mut rounds = self.logins.completed(&request.headers, now);
         let step_up = self.requested_step_up(request);
         let mut refreshed = Vec::new();
+        let mut has_session = false;
         if rounds > 0
-            && step_up.is_none()
-            && let Ok((_, cookies)) = self.load(request).await
+            && let Ok((ResumedSession { loaded, principal, .. }, cookies)) =
+                self.load(request).await
         {
-            // The last login was not in vain: its user wants another one.
-            (rounds, refreshed) = (0, cookies);
+            (has_session, refreshed) = (true, cookies);
+            let since = loaded.state.since;
+            if !step_up.as_ref().is_some_and(|level| level.was_met_in_vain(&principal, since)) {
+                // The last login was not in vain: its user, or another route, wants another one.
+                rounds = 0;
+            }
         }
         if rounds >= MAX_ROUNDS {
-            if step_up.is_some() && self.load(request).await.is_ok() {
+            if has_session {
                 let target = target.as_ref().map(ReturnTarget::as_str);
                 let response = self.login_failed(LoginResult::Error, Problem::StepUp, target);
-                return with_cookies(response, self.logins.forget_completed(&request.headers));
+                let forget = self.logins.forget_completed(&request.headers);
+                return with_cookies(with_cookies(response, refreshed), forget);
             }
             return self.stop_loop(request, target.as_ref()).await;
         }
@@ -150,7 +157,7 @@ impl Sessions {
         let settings = &self.settings;
         let target = login.intent.target.as_deref();
         let mut state = login.state();
-        if let Some(target) = target.and_then(|target| self.logins.seal_target(target)) {
+        if let Some(target) = target.and_then(|target| self.logins.seal_into_state(target)) {
             state.push('.');
             state.push_str(&target);
         }
@@ -249,7 +256,8 @@ impl Sessions {
         let response = match &login.intent.step_up {
             None => self.redirect_after_login(login),
             Some(step_up) if step_up.is_met_by(&principal, self.clock.now()) => {
-                match self.release_form(step_up, principal.subject.as_ref(), &loaded.name) {
+                let subject = principal.subject.as_ref();
+                match self.release_form(&head.headers, step_up, subject, &loaded.name) {
                     Some((target, form)) => with_cookies(self.redirect_to(&target), form),
                     None => self.redirect_after_login(login),
                 }
@@ -257,7 +265,8 @@ impl Sessions {
             // The user has logged in, but not as the route demands: once more would change nothing.
             Some(_) => self.problem_page(Problem::StepUp, login.intent.target.as_deref()),
         };
-        let response = with_cookies(response, cookies);
+        let forms = self.carry_forms_over(&head.headers, principal.subject.as_ref(), &loaded.name);
+        let response = with_cookies(with_cookies(response, cookies), forms);
         let rounds = login.intent.rounds.saturating_add(1);
         Ok(with_cookies(response, self.logins.note_completed(rounds, self.clock.now())))
     }
@@ -271,6 +280,10 @@ impl Sessions {
         let failed = |problem| CallbackError::Failed(LoginResult::Error, problem);
         let claims = self.issuer.userinfo(&tokens.access_token).await;
         let mut claims = claims.map_err(|_| failed(Problem::Unavailable))?;
+        // Userinfo tells of a person, not of this login: only a token can prove how and when that was.
+        for claim in ABOUT_THE_LOGIN {
+            claims.remove(claim);
+        }
         let own = tokens.id_token.as_ref().and_then(payload).and_then(|mut own| own.remove("sub"));
         let subject = match (claims.get("sub"), claims.get("id")) {
             (Some(Value::String(sub)), _) => Some(sub.clone()),
@@ -315,10 +328,7 @@ impl Sessions {
         pending: &PendingLogins,
     ) -> Response<Body> {
         let state = callback.state.as_deref().and_then(restarts);
-        // Sealed by the gateway, but perhaps for another browser: it leads no further than any link to the login.
-        let target = state
-            .and_then(|(_, sealed)| self.logins.open_target(sealed))
-            .and_then(|target| ReturnTarget::parse(&target, &self.settings.return_to));
+        let target = state.and_then(|(_, sealed)| self.sealed_target(sealed));
         let outdated = self.logins.clear_finished(pending);
         if let Ok((_, cookies)) = self.load(head).await {
             let after = || ReturnTarget::trusted(&self.settings.after_login);
@@ -390,9 +400,12 @@ impl Sessions {
 
     /// The page for a failed login; its link to try again leads to `target`.
     fn problem_page(&self, problem: Problem, target: Option<&str>) -> Response<Body> {
-        let query = target.map(|target| ReturnTarget::trusted(target).query());
-        let login = format!("{}{}", self.settings.paths.login, query.unwrap_or_default());
-        let response = self.pages.problem(problem, &login);
+        let again = target.and_then(|target| {
+            let url = self.login_url(&ReturnTarget::trusted(target), None)?;
+            url.to_str().ok().map(str::to_owned)
+        });
+        let login = again.as_deref().unwrap_or(&self.settings.paths.login);
+        let response = self.pages.problem(problem, login);
         match problem {
             Problem::Unavailable => retry_after(response, u64::from(RETRY_AFTER)),
             _ => response,

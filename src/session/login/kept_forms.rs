@@ -3,7 +3,7 @@
 //! Kept in memory until the login is done, then sent once: the browser comes
 //! back to the path of the form with a sealed cookie that names it, and the
 //! gateway puts the form in place of that request. A form belongs to the
-//! subject that posted it, and only its own path takes it.
+//! subject that posted it, and only its own host and path take it.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, Method};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -24,9 +24,14 @@ pub(crate) type FormId = [u8; 16];
 /// A form that was posted.
 pub(crate) struct KeptForm {
     pub(crate) method: Method,
-    /// Path and query.
+    /// The host that it was posted to, with its port.
+    pub(crate) host: Box<str>,
+    /// Path and query, as browsers write them.
     pub(crate) target: Box<str>,
-    pub(crate) content_type: Option<HeaderValue>,
+    /// The whole URL, where its browser is led back to.
+    pub(crate) url: Box<str>,
+    /// The fields that describe the content and the page that it was posted from.
+    pub(crate) fields: HeaderMap,
     pub(crate) content: Bytes,
     /// The subject that posted it.
     pub(crate) subject: Option<Arc<str>>,
@@ -67,6 +72,11 @@ impl KeptForms {
         until > 0 && clock.now() < Timestamp::from_nanos(until)
     }
 
+    /// Puts back a form that was taken but not sent.
+    pub(crate) fn put_back(&self, id: FormId, form: Arc<KeptForm>) {
+        self.forms.insert(id, form);
+    }
+
     /// Returns a form without taking it.
     pub(crate) fn get(&self, id: &FormId) -> Option<Arc<KeptForm>> {
         self.forms.get(id)
@@ -75,6 +85,12 @@ impl KeptForms {
     /// Takes a form: of several callers one gets it.
     pub(crate) fn take(&self, id: &FormId) -> Option<Arc<KeptForm>> {
         self.forms.remove(id)
+    }
+}
+
+impl fmt::Debug for KeptForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptForm").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -103,8 +119,10 @@ mod tests {
         assert!(!forms.is_any_waiting(&clock));
         let form = KeptForm {
             method: Method::POST,
+            host: "www.example.com".into(),
             target: "/orders".into(),
-            content_type: None,
+            url: "https://www.example.com/orders".into(),
+            fields: HeaderMap::new(),
             content: Bytes::from_static(b"a=b"),
             subject: None,
         };

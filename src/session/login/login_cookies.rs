@@ -16,7 +16,7 @@ use super::login_requirements::StepUp;
 use super::login_transaction::{LoginTransaction, TRANSACTION_LIFETIME};
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
-use crate::session::cookies::cookie::{Cookie, CookieParts};
+use crate::session::cookies::cookie::{self, Cookie, CookieParts};
 use crate::session::cookies::seal::{KeyRing, associated_data};
 use crate::session::settings;
 use crate::session::settings::{SameSite, Settings};
@@ -28,7 +28,9 @@ pub(crate) struct LoginCookies {
     base: Box<str>,
     slots: Box<[Cookie]>,
     rounds: Cookie,
-    form: Cookie,
+    /// The common beginning of the names of those that name a kept form.
+    form_base: Box<str>,
+    forms: Box<[Cookie]>,
     associated_data: Box<[u8]>,
     target_data: Box<[u8]>,
     rounds_data: Box<[u8]>,
@@ -72,6 +74,7 @@ impl LoginCookies {
         let base = format!("{}{}.login", attributes.prefix, settings.name);
         let slot =
             |name: char| Cookie::new(&attributes, &format!("{}.login.{name}", settings.name));
+        let form = |name: char| Cookie::new(&attributes, &format!("{}.form.{name}", settings.name));
         // A code of one authorization server must never be redeemed at another, even if the configuration changes.
         let bound = |purpose| {
             let parts = [&*base, purpose, &settings.name, issuer, &settings.client.id];
@@ -85,7 +88,8 @@ impl LoginCookies {
             form_data: bound("form"),
             slots: ('a'..='z').map(slot).collect(),
             rounds: Cookie::new(&attributes, &format!("{}.rounds", settings.name)),
-            form: Cookie::new(&attributes, &format!("{}.form", settings.name)),
+            form_base: format!("{}{}.form", attributes.prefix, settings.name).into(),
+            forms: ('a'..='h').map(form).collect(),
             base: base.into(),
             ring,
             max_cookie_bytes: settings.max_cookie_bytes,
@@ -94,10 +98,11 @@ impl LoginCookies {
 
     /// Whether `name` names one of them.
     pub(crate) fn owns(&self, name: &[u8]) -> bool {
-        let pending = name.strip_prefix(self.base.as_bytes());
-        pending.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
-            || self.rounds.owns(name)
-            || self.form.owns(name)
+        let is_one = |base: &str| {
+            let rest = name.strip_prefix(base.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+        };
+        is_one(&self.base) || self.rounds.owns(name) || is_one(&self.form_base)
     }
 
     /// Reads the pending logins of a request. A cookie that does not open holds none.
@@ -148,15 +153,8 @@ impl LoginCookies {
             kept = rest;
         }
         let is_kept = |slot: usize| kept.iter().any(|(taken, ..)| *taken == slot);
-        // Any free one: requests at the same time know nothing of each other's.
         let free: Vec<_> = (0..self.slots.len()).filter(|slot| !is_kept(*slot)).collect();
-        let unused: Vec<_> = free
-            .iter()
-            .copied()
-            .filter(|slot| pending.held.iter().all(|(held, _)| held != slot))
-            .collect();
-        let choice = if unused.is_empty() { &free } else { &unused };
-        let slot = choice[usize::from(random::<1>()[0]) % choice.len()];
+        let slot = any_slot(&free, |slot| pending.held.iter().any(|(held, _)| *held == slot));
         let stale = |slot| {
             let held = pending.held.iter().find(|(held, _)| *held == slot);
             held.map(|(_, parts)| *parts).unwrap_or_default()
@@ -180,9 +178,13 @@ impl LoginCookies {
     }
 
     /// Seals a target into a `state`, for a callback whose cookie is lost; `None` if it would make the `state` too long.
-    pub(crate) fn seal_target(&self, target: &str) -> Option<String> {
-        (target.len() <= MAX_TARGET_IN_STATE)
-            .then(|| self.ring.seal(&self.target_data, target.as_bytes()))
+    pub(crate) fn seal_into_state(&self, target: &str) -> Option<String> {
+        (target.len() <= MAX_TARGET_IN_STATE).then(|| self.seal_target(target))
+    }
+
+    /// Seals a target.
+    pub(crate) fn seal_target(&self, target: &str) -> String {
+        self.ring.seal(&self.target_data, target.as_bytes())
     }
 
     /// Opens the output of [`LoginCookies::seal_target`].
@@ -201,27 +203,52 @@ impl LoginCookies {
         StepUp::from_bytes(&self.ring.open(&self.step_up_data, text.as_bytes())?)
     }
 
-    /// Returns the `Set-Cookie` fields that have a kept form sent by the next request of `session` to its path.
-    pub(crate) fn release_form(&self, id: FormId, session: &str) -> Vec<HeaderValue> {
-        let text = self.ring.seal(&self.form_data, &[&id, session.as_bytes()].concat());
-        let seconds = ROUND_MEMORY.as_secs();
-        self.form.set_for(&text, CookieParts::default(), seconds).unwrap_or_default()
+    /// Returns the `Set-Cookie` fields that have a kept form sent by the next request of `session` to its address, beside
+    /// the forms that a request with these `headers` names.
+    pub(crate) fn release_form(
+        &self,
+        headers: &HeaderMap,
+        id: FormId,
+        session: &str,
+    ) -> Vec<HeaderValue> {
+        let all: Vec<_> = (0..self.forms.len()).collect();
+        let slot = any_slot(&all, |slot| !self.forms[slot].find(headers).is_empty());
+        self.set_form(slot, id, session)
     }
 
-    /// Returns the form that a request is to send, if it names one, and the session that may send it.
-    pub(crate) fn released_form(&self, headers: &HeaderMap) -> Option<(FormId, String)> {
-        let presented = self.form.find(headers);
-        let open = |text: &[u8]| {
+    /// Returns the `Set-Cookie` fields that have `form` sent by a request of another `session`.
+    pub(crate) fn carry_form_over(&self, form: &ReleasedForm, session: &str) -> Vec<HeaderValue> {
+        self.set_form(form.slot, form.id, session)
+    }
+
+    fn set_form(&self, slot: usize, id: FormId, session: &str) -> Vec<HeaderValue> {
+        let text = self.ring.seal(&self.form_data, &[&id, session.as_bytes()].concat());
+        let seconds = ROUND_MEMORY.as_secs();
+        self.forms[slot].set_for(&text, CookieParts::default(), seconds).unwrap_or_default()
+    }
+
+    /// Returns the forms that a request may be to send.
+    pub(crate) fn released_forms(&self, headers: &HeaderMap) -> Vec<ReleasedForm> {
+        if !cookie::is_any(headers, |name| name.starts_with(self.form_base.as_bytes())) {
+            return Vec::new();
+        }
+        let open = |slot, text: &[u8]| {
             let bytes = self.ring.open(&self.form_data, text)?;
             let (id, session) = bytes.split_first_chunk()?;
-            Some((*id, String::from_utf8(session.to_vec()).ok()?))
+            let session = String::from_utf8(session.to_vec()).ok()?;
+            Some(ReleasedForm { slot, id: *id, session })
         };
-        presented.texts().find_map(|text| open(&text))
+        let slots = self.forms.iter().enumerate();
+        let presented = slots.map(|(slot, cookie)| (slot, cookie.find(headers)));
+        presented
+            .filter_map(|(slot, held)| held.texts().find_map(|text| open(slot, &text)))
+            .collect()
     }
 
     /// Returns the `Set-Cookie` fields that forget a form.
-    pub(crate) fn forget_form(&self, headers: &HeaderMap) -> Vec<HeaderValue> {
-        self.form.clear(self.form.find(headers).held())
+    pub(crate) fn forget_form(&self, headers: &HeaderMap, form: &ReleasedForm) -> Vec<HeaderValue> {
+        let cookie = &self.forms[form.slot];
+        cookie.clear(cookie.find(headers).held())
     }
 
     /// Returns the number of logins that the browser has completed in the last minute, as it says.
@@ -250,6 +277,23 @@ impl LoginCookies {
     pub(crate) fn forget_completed(&self, headers: &HeaderMap) -> Vec<HeaderValue> {
         self.rounds.clear(self.rounds.find(headers).held())
     }
+}
+
+/// A form that a browser may send after a login.
+#[derive(Debug)]
+pub(crate) struct ReleasedForm {
+    slot: usize,
+    pub(crate) id: FormId,
+    /// The alias of the session that may send it.
+    pub(crate) session: String,
+}
+
+/// Returns one of the `free` slots, if possible none that the browser holds: requests at the same time know nothing of each
+/// other's.
+fn any_slot(free: &[usize], is_held: impl Fn(usize) -> bool) -> usize {
+    let unused: Vec<_> = free.iter().copied().filter(|slot| !is_held(*slot)).collect();
+    let choice = if unused.is_empty() { free } else { &unused };
+    choice[usize::from(random::<1>()[0]) % choice.len()]
 }
 
 /// Logins that one browser may have pending.

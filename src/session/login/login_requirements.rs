@@ -23,6 +23,12 @@ impl StepUp {
         level.is_met_by(principal, now)
     }
 
+    /// Whether a login that has happened at `since` counted as one that meets the demands, and the route has refused it all
+    /// the same: by its clock it was too old at once.
+    pub(crate) fn was_met_in_vain(&self, principal: &Principal, since: Timestamp) -> bool {
+        self.is_met_by(principal, since) && !self.level.is_met_by(principal, since)
+    }
+
     /// Encodes it for sealing.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let max_age = self.level.max_age.map_or(u64::MAX, |age| age.as_secs());

@@ -6,6 +6,7 @@ pub(crate) mod kept_forms;
 pub(crate) mod login_cookies;
 pub(crate) mod login_requirements;
 pub(crate) mod login_transaction;
+pub(crate) mod own_pages;
 pub(crate) mod password_login;
 pub(crate) mod return_to;
 pub(crate) mod step_up;

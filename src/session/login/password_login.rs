@@ -45,10 +45,10 @@ impl Sessions {
         if !secure && !address.is_loopback() {
             return https_required();
         }
-        let target = ReturnTarget::requested(request.uri().query(), &self.settings.return_to);
+        let target = self.requested_target(request.uri().query());
         self.pages.login(&Login {
             action: &self.settings.paths.login,
-            return_to: target.as_ref().map(ReturnTarget::as_str),
+            return_to: target.map(|target| self.return_to(&target)).as_deref(),
             user: "",
             problem: None,
         })
@@ -73,11 +73,10 @@ impl Sessions {
             Ok(submitted) => submitted,
             Err(why) => return why.response(),
         };
-        let allowed = &self.settings.return_to;
         // A page of the operator's own may post to the URL that the gateway has redirected it to.
         let target = match submitted.return_to.as_deref() {
-            Some(requested) => ReturnTarget::parse(requested, allowed),
-            None => ReturnTarget::requested(head.uri.query(), allowed),
+            Some(requested) => self.target(requested),
+            None => self.requested_target(head.uri.query()),
         };
         let responder =
             LoginResponse { session: self, head: &head, user: &submitted.username, target };
@@ -346,7 +345,7 @@ impl LoginResponse<'_> {
         let mut response = if wants_html(&self.head.headers) {
             session.pages.login(&Login {
                 action: login,
-                return_to: self.target.as_ref().map(ReturnTarget::as_str),
+                return_to: self.target.as_ref().map(|target| session.return_to(target)).as_deref(),
                 user: self.user,
                 problem: Some(why),
             })

@@ -2,10 +2,11 @@
 //!
 //! `?return_to=` is accepted only if it is unambiguous: a plain path of this
 //! origin, or a URL at an origin that the operator lists. Anything else is
-//! not repaired but ignored, and the login leads to `after_login`.
+//! not repaired but ignored, and the login leads to `after_login`. A page that
+//! the gateway itself leads back to ([`own_pages`](super::own_pages)) is sealed
+//! there if these rules refuse it.
 
 use http::HeaderValue;
-use url::form_urlencoded;
 
 use crate::session::settings::ReturnTo;
 
@@ -40,27 +41,20 @@ impl ReturnTarget {
         (clear && listed).then(|| Self(requested.into()))
     }
 
-    /// Returns the target that the query of a request names, as [`ReturnTarget::parse`] does.
-    pub(crate) fn requested(query: Option<&str>, allowed: &[ReturnTo]) -> Option<Self> {
-        let requested = form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-            .find_map(|(name, value)| (name == "return_to").then_some(value))?;
-        Self::parse(&requested, allowed)
+    /// Returns a target that no stranger has asked for: a path that the operator has configured, or one that the gateway
+    /// has sealed.
+    pub(crate) fn trusted(target: &str) -> Self {
+        Self(target.into())
     }
 
-    /// Returns a path that the operator configured as a target.
-    pub(crate) fn trusted(path: &str) -> Self {
-        Self(path.into())
+    /// Whether it is a path, of the host that the login ends at.
+    pub(crate) fn is_path(&self) -> bool {
+        self.0.starts_with('/')
     }
 
     /// The target as written into `Location`.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the query that asks a login page for this target.
-    pub(crate) fn query(&self) -> String {
-        let target: String = form_urlencoded::byte_serialize(self.0.as_bytes()).collect();
-        format!("?return_to={target}")
     }
 
     /// The target as the value of a `Location` field.
@@ -135,7 +129,7 @@ fn is_below(path: &str, only: &str, below: bool) -> bool {
 }
 
 /// Bytes of a requested target; a login keeps it in a cookie.
-const MAX_LEN: usize = 4096;
+pub(crate) const MAX_LEN: usize = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -10,14 +10,15 @@ use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, RANGE, REFERER,
 };
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::{Url, form_urlencoded};
 
-use super::kept_forms::{KeptForm, MAX_FORM};
+use super::kept_forms::{FormId, KeptForm, MAX_FORM};
 use super::login_requirements::StepUp;
+use super::own_pages::as_written;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
-use crate::session::cookies::origin::SEC_FETCH_SITE;
+use crate::session::cookies::origin::{SEC_FETCH_SITE, authority};
 use crate::session::settings::OnUnauthenticated;
 use crate::session::{LoginRedirect, Sessions, is_shown, user_agent};
 use crate::token::authentication_level::AuthenticationLevel;
@@ -38,23 +39,27 @@ impl Sessions {
             && is_shown(&head.headers);
         let mut step_up = StepUp { level: level.clone(), form: None };
         if !navigates {
-            let page = user_agent::htmx_page(&head.headers);
+            let page = user_agent::htmx_page(head);
             let return_to = page.clone().flatten().or_else(|| own_referer(head));
-            let url = self.step_up_url(return_to.as_deref(), &step_up)?;
+            let url = self.step_up_url(head, return_to.as_deref(), &step_up)?;
             return Some(match page {
                 Some(_) => LoginRedirect::Htmx(url),
                 None => LoginRedirect::Named(url),
             });
         }
         if reads {
-            return self.step_up_url(Some(target), &step_up).map(LoginRedirect::Location);
+            return self.step_up_url(head, Some(target), &step_up).map(LoginRedirect::Location);
         }
         let content = body.collect(MAX_FORM).await;
-        if let Ok(content) = content {
+        let target = as_written(target);
+        let (host, url) = (authority(&head.uri, &head.headers), self.own_pages.url(head, &target));
+        if let (Ok(content), Some(host), Some(url)) = (content, host, url) {
             let form = KeptForm {
                 method: head.method.clone(),
+                host: host.into(),
                 target: target.into(),
-                content_type: head.headers.get(CONTENT_TYPE).cloned(),
+                url: url.into(),
+                fields: fields_of_form(&head.headers),
                 content,
                 subject,
             };
@@ -63,18 +68,22 @@ impl Sessions {
             let session = &*self.settings.name;
             tracing::warn!(
                 session,
-                "Could not keep a form for the time of a login: it is too long, or did not arrive; its user has to send it again."
+                "Could not keep a form for the time of a login: it is too long, did not arrive, or names no host of the session; its user has to send it again."
             );
         }
         // Where the form came from, should it be gone when the login is done.
         let page = own_referer(head);
-        self.step_up_url(page.as_deref(), &step_up).map(LoginRedirect::Location)
+        self.step_up_url(head, page.as_deref(), &step_up).map(LoginRedirect::Location)
     }
 
-    fn step_up_url(&self, return_to: Option<&str>, step_up: &StepUp) -> Option<HeaderValue> {
+    fn step_up_url(
+        &self,
+        head: &Parts,
+        page: Option<&str>,
+        step_up: &StepUp,
+    ) -> Option<HeaderValue> {
         let sealed = self.logins.seal_step_up(step_up);
-        let return_to = return_to.unwrap_or(&self.settings.after_login);
-        self.login_url(return_to, Some(&format!("&{PARAMETER}={sealed}")))
+        self.login_url(&self.page_of(head, page), Some(&format!("&{PARAMETER}={sealed}")))
     }
 
     /// Returns the demands that the URL of a login names; `None` unless the gateway has made it.
@@ -85,23 +94,54 @@ impl Sessions {
         self.logins.open_step_up(&sealed)
     }
 
-    /// Returns the path of the form that waits for a login of `subject`, and the cookie that has it sent there by the new
-    /// `session`.
+    /// Returns the URL of the form that waits for a login of `subject`, and the cookie that has it sent there by the new
+    /// `session`. `headers` are those of the callback.
     pub(crate) fn release_form(
         &self,
+        headers: &HeaderMap,
         step_up: &StepUp,
         subject: Option<&Arc<str>>,
         session: &str,
     ) -> Option<(ReturnTarget, Vec<HeaderValue>)> {
         let id = step_up.form.as_ref()?;
-        let form = self.retained.forms.get(id)?;
+        let name = &*self.settings.name;
+        let Some(form) = self.retained.forms.get(id) else {
+            tracing::warn!(
+                session = name,
+                "A form that waited for a login is not here any more, or is at another instance; its user has to send it again."
+            );
+            return None;
+        };
         if form.subject.as_ref() != subject || subject.is_none() {
             // Another user has logged in, who must not send it.
             self.retained.forms.take(id);
+            tracing::warn!(
+                session = name,
+                "Dropped a form that waited for a login: another user has logged in."
+            );
             return None;
         }
-        let target = ReturnTarget::parse(&form.target, &self.settings.return_to)?;
-        Some((target, self.logins.release_form(*id, session)))
+        Some((ReturnTarget::trusted(&form.url), self.logins.release_form(headers, *id, session)))
+    }
+
+    /// Returns the cookies that have the forms of other tabs, which wait for their pages to load, sent by the new `session` of
+    /// the same `subject`: it has replaced the one that they were released for.
+    pub(crate) fn carry_forms_over(
+        &self,
+        headers: &HeaderMap,
+        subject: Option<&Arc<str>>,
+        session: &str,
+    ) -> Vec<HeaderValue> {
+        if !self.retained.forms.is_any_waiting(&self.clock) {
+            return Vec::new();
+        }
+        let is_its_own =
+            |form: Arc<KeptForm>| subject.is_some() && form.subject.as_ref() == subject;
+        let released = self.logins.released_forms(headers).into_iter();
+        released
+            .filter(|form| self.retained.forms.get(&form.id).is_some_and(is_its_own))
+            .flat_map(|form| self.logins.carry_form_over(&form, session))
+            .collect()
     }
 
     /// Whether a request may be one that comes back for a form: usually none is kept.
@@ -109,36 +149,67 @@ impl Sessions {
         head.method == Method::GET && self.retained.forms.is_any_waiting(&self.clock)
     }
 
-    /// Puts a form, for which its user has logged in, in place of the request that comes back to its path. Returns its
-    /// content and the cookies to set.
-    pub async fn resume_form(&self, head: &mut Parts) -> Option<(Body, Vec<HeaderValue>)> {
+    /// Puts a form, for which its user has logged in, in place of the request that comes back to its address.
+    pub async fn resume_form(&self, head: &mut Parts) -> Option<ResumedForm> {
         if !self.may_resume_form(head) {
             return None;
         }
-        let (id, session) = self.logins.released_form(&head.headers)?;
+        let host = authority(&head.uri, &head.headers)?;
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        if *self.retained.forms.get(&id)?.target != *target {
-            return None;
-        }
+        let target = as_written(target);
+        let released = self.logins.released_forms(&head.headers).into_iter().find(|released| {
+            let form = self.retained.forms.get(&released.id);
+            form.is_some_and(|form| *form.target == *target && form.host.eq_ignore_ascii_case(host))
+        })?;
         // Another user may have logged in meanwhile.
         let opened = self.storage.open(&self.presented_cookies(&head.headers)).await.ok()??;
-        if *opened.name != *session {
+        if *opened.name != *released.session {
             return None;
         }
-        let form = self.retained.forms.take(&id)?;
-        let cookies = self.logins.forget_form(&head.headers);
+        let form = self.retained.forms.take(&released.id)?;
+        let cookies = self.logins.forget_form(&head.headers, &released);
         head.method = form.method.clone();
-        for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, ORIGIN, CONTENT_TYPE] {
+        for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE].iter().chain(&OF_THE_FORM) {
             head.headers.remove(field);
         }
-        // Its page was of this origin when the form was posted.
-        head.headers.insert(SEC_FETCH_SITE, HeaderValue::from_static("same-origin"));
+        head.headers.extend(form.fields.clone());
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(form.content.len()));
-        if let Some(content_type) = &form.content_type {
-            head.headers.insert(CONTENT_TYPE, content_type.clone());
-        }
-        Some((Body::from(form.content.clone()), cookies))
+        Some(ResumedForm { id: released.id, form, cookies })
     }
+
+    /// Keeps a form again that was not sent after all: the request for it was refused before.
+    pub fn put_back_form(&self, resumed: ResumedForm) {
+        self.retained.forms.put_back(resumed.id, resumed.form);
+    }
+}
+
+/// A form in place of the request that came back for it.
+#[derive(Debug)]
+pub struct ResumedForm {
+    id: FormId,
+    form: Arc<KeptForm>,
+    /// The `Set-Cookie` fields that forget the form, once it is sent.
+    pub cookies: Vec<HeaderValue>,
+}
+
+impl ResumedForm {
+    /// Returns the content of the form.
+    pub fn content(&self) -> Body {
+        Body::from(self.form.content.clone())
+    }
+}
+
+/// Returns the fields of a form that are sent again with it.
+fn fields_of_form(headers: &HeaderMap) -> HeaderMap {
+    let values = |name: &HeaderName| {
+        let name = name.clone();
+        headers
+            .get_all(&name)
+            .iter()
+            .map(move |value| (name.clone(), value.clone()))
+            .collect::<Vec<_>>()
+    };
+    OF_THE_FORM.iter().flat_map(values).collect()
 }
 
 /// Returns path and query of the page that a request came from, if it is one of the request's host.
@@ -156,5 +227,8 @@ fn own_referer(head: &Parts) -> Option<String> {
     })
 }
 
+/// The fields that tell what a form holds, and which page has posted it: an upstream, and the protection against
+/// cross-site requests, judge the form by its own page, not by the redirect that brings its user back.
+const OF_THE_FORM: [HeaderName; 4] = [CONTENT_TYPE, ORIGIN, REFERER, SEC_FETCH_SITE];
 /// The parameter of a login's URL with the sealed demands.
 const PARAMETER: &str = "step_up";

@@ -322,7 +322,7 @@ fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
 }
 
 /// Claims about the login itself, which an ID token that a refresh brings may lack ("OpenID Connect Core" §12.2).
-const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", "auth_time"];
+pub(crate) const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", "auth_time"];
 const VERSION: u8 = 3;
 const VERSION_WITHOUT_IDENTITY: u8 = 2;
 const HEAD_LEN: usize = 1 + 16 + 6 * 8 + 1;
