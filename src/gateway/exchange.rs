@@ -45,7 +45,7 @@ use crate::base::watched_body::Watched;
 use crate::limit::{LimitState, Now};
 use crate::observe::access_log_entry::AccessLogEntry;
 use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
-use crate::session::{DeferredCookies, LoginRedirect, ResumedForm, Sessions};
+use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
 
 /// One request and its response.
@@ -335,16 +335,6 @@ impl Exchange {
             self.limited_by = name.map(|name| (name, LimitResult::Limited));
         }
         rejection
-    }
-
-    /// Forgets a form that was sent in place of this request. If the request was refused before any upstream got it, by a
-    /// limit for example, the form is kept again, for its user to load the page again.
-    pub(super) fn settle_form(&mut self, session: &Sessions, form: ResumedForm, is_refused: bool) {
-        if is_refused && self.outcome.endpoint.is_none() && self.login.is_none() {
-            session.put_back_form(form);
-        } else {
-            self.cookies.extend(form.cookies);
-        }
     }
 
     /// Returns the authentication methods of the route, for a 401.

@@ -9,6 +9,7 @@ mod drain_hold;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
+mod kept_form;
 mod policy;
 mod proxy;
 mod request;
@@ -295,9 +296,7 @@ impl Snapshot {
         let now = uptime.as_secs() + 1;
         self.last_warning.swap(now, Relaxed) != now
     }
-}
 
-impl Snapshot {
     /// Whether revocations are published to other instances.
     pub const fn is_shared(&self) -> bool {
         self.revocation_sync.is_some()
@@ -440,9 +439,7 @@ impl Peer {
             upgraded,
         }
     }
-}
 
-impl Peer {
     /// Waits until an upgraded connection has ended; returns at once for others. To be called after HTTP has ended.
     pub async fn wait_for_tunnel(&self) {
         let upgraded = self.upgraded.take();
@@ -478,18 +475,10 @@ impl Gateway {
     ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, mut body) = request.into_parts();
-        let mut resumed = None;
-        if snapshot.keeps_forms {
-            // A form that was posted before its user had to log in again, in place of the request that comes back.
-            for session in &snapshot.sessions {
-                if session.may_resume_form(&head)
-                    && let Some(form) = Box::pin(session.resume_form(&mut head)).await
-                {
-                    body = form.content();
-                    resumed = Some((session, form));
-                    break;
-                }
-            }
+        let resumed =
+            if snapshot.keeps_forms { snapshot.resume_form(&mut head).await } else { None };
+        if let Some((_, form)) = &resumed {
+            body = form.content();
         }
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         exchange.interim = interim;
@@ -509,7 +498,7 @@ impl Gateway {
             outcome = Err(Rejection::Upstream(UpstreamError::Invalid(InvalidResponse::NoUpgrade)));
         }
         if let Some((session, form)) = resumed {
-            exchange.settle_form(session, form, outcome.is_err());
+            exchange.settle_form(&session, form, outcome.is_err());
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.set_deferred_cookies().await;
