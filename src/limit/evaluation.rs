@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::charged_limit::ChargedLimit;
 use super::concurrency::{InFlightPermit, SharedPermit};
 use super::consumers::name_of;
 use super::counter::Counter;
@@ -20,7 +21,7 @@ use super::counter_table::Slot;
 use super::counters::Now;
 use super::key::{LimitKeySource, NoKey};
 use super::limit_exceeded::{LimitExceeded, Limited, first, refuse};
-use super::limit_state::{ChargedLimit, LimitState};
+use super::limit_state::LimitState;
 use super::limiter::{Balance, Limiter};
 use super::plans::PlanIndex;
 use super::shared::{Lease, LeaseSlot, SharedLimit, Ticket};

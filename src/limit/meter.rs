@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::algorithm::Algorithm;
+use super::charged_limit::ChargedLimit;
 use super::counters::Now;
+use super::decision::{Decision, Question};
 use super::limit_exceeded::{LimitExceeded, Limited, refuse};
-use super::limit_state::ChargedLimit;
 use super::limiter::Limiter;
 use super::rate::Kind;
-use super::route_limits::{Decision, Question};
 use super::shared::{SharedLimit, Ticket};
 use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::LimitResult;

@@ -31,11 +31,13 @@
 
 mod algorithm;
 mod calendar;
+mod charged_limit;
 mod concurrency;
 mod consumers;
 mod counter;
 mod counter_table;
 mod counters;
+mod decision;
 mod evaluation;
 mod fixed_window;
 mod gcra;
@@ -62,6 +64,7 @@ mod shared_request;
 
 pub use self::time_zone::{UnknownZone, Zone};
 pub use counters::Now;
+pub use decision::{Decision, Question};
 pub use key::LimitKeySource;
 pub use ledger::Usage;
 pub use limit_exceeded::{LimitExceeded, Limited};
@@ -74,7 +77,7 @@ pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};
 pub use registry::LimitRegistry;
 pub use report::{Reset, ResetTarget};
 pub use response_cost::ResponseCost;
-pub use route_limits::{Decision, Question, RouteLimits, Stage};
+pub use route_limits::{RouteLimits, Stage};
 pub use settings::{Cost, KeyPart, LimitId, OnMissing, OnStoreError, Settings, Status, Store};
 pub use shared::LimitStore;
 

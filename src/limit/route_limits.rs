@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use super::counters::Now;
+use super::decision::{Decision, Question};
 use super::evaluation::{Evaluation, LimitCheck};
 use super::key::LimitKeySource;
 use super::limit_exceeded::{LimitExceeded, Limited};
@@ -12,7 +13,6 @@ use super::limit_state::LimitState;
 use super::limiter::Limiter;
 use super::response_cost::ResponseCost;
 use super::response_headers::RateLimitFields;
-use super::shared::{self, Ticket};
 use crate::observe::metrics::Metrics;
 
 /// All limits of one route.
@@ -180,28 +180,4 @@ pub enum Stage {
     BeforeAuthentication,
     /// All other limits.
     AfterAuthorization,
-}
-
-/// A decision about the limits of one stage.
-#[derive(Debug)]
-pub enum Decision {
-    /// All limits have decided.
-    Made(Result<(), LimitExceeded>),
-    /// A store is to be asked first, for at most a few milliseconds; nothing has been charged yet.
-    Ask(Question),
-}
-
-/// The limits of a request, or of a part of its content, that only their store can decide. Dropping it gives the request
-/// up.
-#[derive(Debug)]
-pub struct Question {
-    pub(super) tickets: Vec<Ticket>,
-    pub(super) moment: Now,
-}
-
-impl Question {
-    /// Asks the store, in one round trip. Without a response in time, `settle` decides without the store.
-    pub async fn send(&mut self) {
-        shared::ask(&mut self.tickets, self.moment).await;
-    }
 }

@@ -20,7 +20,6 @@ use crate::base::clock::Clock;
 use crate::base::media_type::essence;
 use crate::gateway::drain_hold::DrainHold;
 use crate::gateway::exchange::Exchange;
-use crate::gateway::{Gateway, InFlightPermit};
 use crate::limit::{LimitState, Now};
 
 /// Asks for whole content without a coding: a client could hide its cost in any other.
@@ -30,18 +29,18 @@ pub(crate) fn request_readable(headers: &mut HeaderMap) {
     headers.remove(IF_RANGE);
 }
 
-/// Charges the costs that `response` tells to the limits that wait for them.
+/// Charges the costs that `response` tells to the limits that wait for them. A drain waits for that: `hold`.
 pub(crate) async fn settle(
     response: Response<Body>,
     exchange: &mut Exchange,
-    gateway: &Gateway,
+    hold: DrainHold,
 ) -> Response<Body> {
     let moment = Now::of(exchange.clock());
     exchange.limit_state.settle_by_head(response.headers(), moment);
     let is_success = response.status().is_success();
     let response = match exchange.limit_state.max_content_of_costs() {
         Some(max_size) if is_json(response.headers()) => {
-            read_content(response, max_size, exchange, gateway).await
+            read_content(response, max_size, exchange, hold).await
         }
         _ => response,
     };
@@ -58,7 +57,7 @@ async fn read_content(
     response: Response<Body>,
     max_size: usize,
     exchange: &mut Exchange,
-    gateway: &Gateway,
+    hold: DrainHold,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
     let is_buffered = body.is_buffered();
@@ -66,7 +65,7 @@ async fn read_content(
         limit_state: core::mem::take(&mut exchange.limit_state),
         in_flight: exchange.in_flight.take(),
         clock: exchange.clock().clone(),
-        _drain: gateway.hold_drain(),
+        _hold: hold,
     };
     let settling = settlement.settle(body, max_size);
     let settled = if is_buffered {
@@ -86,14 +85,15 @@ async fn read_content(
 }
 
 /// The charge of a cost that content tells, with all that its request holds until the content has ended.
-struct Settlement {
+struct Settlement<P> {
     limit_state: LimitState,
-    in_flight: Option<InFlightPermit>,
+    /// The permit of the request in flight.
+    in_flight: P,
     clock: Clock,
-    _drain: DrainHold,
+    _hold: DrainHold,
 }
 
-impl Settlement {
+impl<P> Settlement<P> {
     /// Reads up to `max_size` bytes of `body`, charges the costs in it if that is all, and returns the body to pass on.
     async fn settle(mut self, body: Body, max_size: usize) -> (Self, Body) {
         let read = ReadContent::read(body, max_size).await;
