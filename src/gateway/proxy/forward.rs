@@ -177,7 +177,9 @@ impl Forward {
             match mirror.receiver.identity_token(&permit, now.now) {
                 Ok(token) => {
                     let mut fields = fields.clone();
-                    token.map(|token| fields.add_owned(&IDENTITY_TOKEN, token));
+                    if let Some(token) = token {
+                        fields.add_owned(&IDENTITY_TOKEN, token);
+                    }
                     mirror.copy(head, fields, &body, &gateway.idle, mirror_key, began);
                 }
                 Err(_) => mirror.receiver.upstream.metrics().mirrored(false),

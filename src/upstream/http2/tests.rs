@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Barrier;
 
 use futures_util::future::join_all;
 use http::Request;
@@ -64,9 +65,9 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
 /// three rounds of eight connections, longer than `connect_timeout`.
 #[tokio::test]
 async fn requests_wait_while_connections_are_opened_one_after_another() {
-    const LATE: Duration = Duration::from_millis(800);
+    const LATE: Duration = Duration::from_millis(1500);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let places = acquire(listener, Duration::from_secs(2), 24, |_, mut stream| {
+    let places = acquire(listener, Duration::from_secs(4), 24, |_, mut stream| {
         std::thread::sleep(LATE);
         stream.write_all(ONE_STREAM).expect("settings");
     });
@@ -75,16 +76,27 @@ async fn requests_wait_while_connections_are_opened_one_after_another() {
     }
 }
 
-/// Each second connection fails, after the one before it has been opened.
+/// The second connection fails once the first one is open.
 #[tokio::test]
 async fn a_failed_connection_fails_no_request_while_others_are_opened() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let places = acquire(listener, Duration::from_secs(10), 8, |index, mut stream| {
-        if index % 2 == 0 {
-            stream.write_all(ONE_STREAM).expect("settings");
-        } else {
-            std::thread::sleep(Duration::from_millis(300));
+    let first_is_open = Barrier::new(2);
+    let limit = Duration::from_secs(60);
+    let places = acquire(listener, limit, 2, move |index, mut stream| {
+        if index == 1 {
+            first_is_open.wait();
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("no settings");
+            return;
+        }
+        stream.write_all(ONE_STREAM).expect("settings");
+        if index == 0 {
+            let mut received = Vec::new();
+            while !received.ends_with(ACKNOWLEDGED) {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("an acknowledgement");
+                received.extend(byte);
+            }
+            first_is_open.wait();
         }
     });
     for place in places.await {
@@ -129,3 +141,5 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 
 /// A frame of settings: one stream at a time (RFC 9113 §6.5).
 const ONE_STREAM: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+/// The frame that acknowledges settings.
+const ACKNOWLEDGED: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];
