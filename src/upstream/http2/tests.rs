@@ -76,27 +76,27 @@ async fn requests_wait_while_connections_are_opened_one_after_another() {
     }
 }
 
-/// The second connection fails once the first one is open.
+/// The first connection says that each takes one stream. Of the next two, one fails once the other is open.
 #[tokio::test]
 async fn a_failed_connection_fails_no_request_while_others_are_opened() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let first_is_open = Barrier::new(2);
+    let other_is_open = Barrier::new(2);
     let limit = Duration::from_secs(60);
-    let places = acquire(listener, limit, 2, move |index, mut stream| {
+    let places = acquire(listener, limit, 3, move |index, mut stream| {
         if index == 1 {
-            first_is_open.wait();
+            other_is_open.wait();
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("no settings");
             return;
         }
         stream.write_all(ONE_STREAM).expect("settings");
-        if index == 0 {
+        if index == 2 {
             let mut received = Vec::new();
             while !received.ends_with(ACKNOWLEDGED) {
                 let mut byte = [0];
                 stream.read_exact(&mut byte).expect("an acknowledgement");
                 received.extend(byte);
             }
-            first_is_open.wait();
+            other_is_open.wait();
         }
     });
     for place in places.await {
