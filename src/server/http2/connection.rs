@@ -4,6 +4,7 @@ use core::future::Future;
 use core::mem;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use h2::server::{self, Builder, Handshake};
@@ -14,7 +15,7 @@ use super::stream::StreamService;
 /// Serves a connection to its end.
 pub(in crate::server) struct Connection<S> {
     state: State<S>,
-    service: StreamService,
+    service: Rc<StreamService>,
 }
 
 enum State<S> {
@@ -26,7 +27,7 @@ enum State<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(in crate::server) fn new(builder: &Builder, stream: S, service: StreamService) -> Self {
         let handshake = builder.handshake(stream);
-        Self { state: State::Handshake { handshake, closes: false }, service }
+        Self { state: State::Handshake { handshake, closes: false }, service: Rc::new(service) }
     }
 
     /// Announces the end of the connection (GOAWAY); the streams that have begun are served.

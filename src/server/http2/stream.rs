@@ -29,7 +29,6 @@ use crate::server::connection_timeouts::ConnectionActivity;
 use crate::server::date;
 
 /// Serves the streams of one connection.
-#[derive(Clone)]
 pub(in crate::server) struct StreamService {
     pub(in crate::server) gateway: Gateway,
     pub(in crate::server) peer: Rc<Peer>,
@@ -40,10 +39,14 @@ pub(in crate::server) struct StreamService {
 
 impl StreamService {
     /// Begins to serve a request, in a task of its own on this thread.
-    pub(super) fn begin(&self, request: Request<RecvStream>, sender: SendResponse<Bytes>) {
+    pub(super) fn begin(
+        self: &Rc<Self>,
+        request: Request<RecvStream>,
+        sender: SendResponse<Bytes>,
+    ) {
         let progress = Rc::<StreamProgress>::default();
         let active = self.activity.begin();
-        let (service, own) = (self.clone(), Rc::clone(&progress));
+        let (service, own) = (Rc::clone(self), Rc::clone(&progress));
         // Boxed: it is several kilobytes large, and would be moved into the task.
         let serving = Box::pin(async move {
             service.serve(request, sender, &own).await;
