@@ -5,7 +5,6 @@
 //! response. Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into responses.
 
 mod compile;
-mod drain_hold;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
@@ -43,7 +42,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use tokio::task::JoinHandle;
 
 pub use self::compile::{CompileError, compile};
-use self::drain_hold::{DrainHold, DrainHolds};
 pub use self::exchange::Exchange;
 use self::exchange::panicked;
 use self::policy::authenticate::Authenticate;
@@ -62,6 +60,7 @@ use self::routing::match_route::Found;
 use self::routing::route::Router;
 pub use self::service::ClientAddress;
 use crate::base::body::Body;
+use crate::base::in_flight::InFlightCalls;
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
 use crate::config::reserved_headers::ReservedHeaders;
@@ -396,7 +395,8 @@ pub struct Gateway {
     shared: Arc<Shared>,
     idle: IdlePool,
     streams: StreamRegistry,
-    drain_holds: DrainHolds,
+    /// Work of this thread's requests that goes on when their clients have left.
+    unfinished: InFlightCalls,
 }
 
 /// The peer of one client connection.
@@ -457,7 +457,7 @@ impl Gateway {
     /// Creates the gateway of this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
         let (idle, streams) = (IdlePool::default(), StreamRegistry::default());
-        Self { shared, idle, streams, drain_holds: DrainHolds::default() }
+        Self { shared, idle, streams, unfinished: InFlightCalls::default() }
     }
 
     /// Returns the state that all threads share.
@@ -545,12 +545,7 @@ impl Gateway {
     /// Waits until all is done that requests of this thread have left to do when their clients left. To be called when
     /// no connection is open.
     pub async fn finish(&self) {
-        self.drain_holds.released().await;
-    }
-
-    /// Has [`Gateway::finish`] wait for the returned value.
-    fn hold_drain(&self) -> DrainHold {
-        self.drain_holds.hold()
+        self.unfinished.all_ended(Duration::MAX).await;
     }
 
     /// Closes idle upstream connections that are too old, and ends streams whose token has expired. To be called a

@@ -17,8 +17,8 @@ use tokio::task::spawn_local;
 
 use crate::base::body::{self, Body};
 use crate::base::clock::Clock;
+use crate::base::in_flight::InFlightCall;
 use crate::base::media_type::essence;
-use crate::gateway::drain_hold::DrainHold;
 use crate::gateway::exchange::Exchange;
 use crate::limit::{LimitState, Now};
 
@@ -29,18 +29,19 @@ pub(crate) fn request_readable(headers: &mut HeaderMap) {
     headers.remove(IF_RANGE);
 }
 
-/// Charges the costs that `response` tells to the limits that wait for them. A drain waits for that: `hold`.
+/// Charges the costs that `response` tells to the limits that wait for them. A drain waits for that, as long as it is
+/// `unfinished`.
 pub(crate) async fn settle(
     response: Response<Body>,
     exchange: &mut Exchange,
-    hold: DrainHold,
+    unfinished: InFlightCall,
 ) -> Response<Body> {
     let moment = Now::of(exchange.clock());
     exchange.limit_state.settle_by_head(response.headers(), moment);
     let is_success = response.status().is_success();
     let response = match exchange.limit_state.max_content_of_costs() {
         Some(max_size) if is_json(response.headers()) => {
-            read_content(response, max_size, exchange, hold).await
+            read_content(response, max_size, exchange, unfinished).await
         }
         _ => response,
     };
@@ -57,7 +58,7 @@ async fn read_content(
     response: Response<Body>,
     max_size: usize,
     exchange: &mut Exchange,
-    hold: DrainHold,
+    unfinished: InFlightCall,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
     let is_buffered = body.is_buffered();
@@ -65,7 +66,7 @@ async fn read_content(
         limit_state: core::mem::take(&mut exchange.limit_state),
         in_flight: exchange.in_flight.take(),
         clock: exchange.clock().clone(),
-        _hold: hold,
+        _unfinished: unfinished,
     };
     let settling = settlement.settle(body, max_size);
     let settled = if is_buffered {
@@ -90,7 +91,7 @@ struct Settlement<P> {
     /// The permit of the request in flight.
     in_flight: P,
     clock: Clock,
-    _hold: DrainHold,
+    _unfinished: InFlightCall,
 }
 
 impl<P> Settlement<P> {

@@ -212,8 +212,8 @@ impl Forward {
         let sent = self.relay_interim(sending, &interim, deadline, &permit, exchange).await;
         let (mut response, tunnel) = record(sent, began, exchange)?;
         if exchange.limit_state.has_unsettled() {
-            response =
-                Box::pin(response_cost::settle(response, exchange, gateway.hold_drain())).await;
+            let unfinished = gateway.unfinished.begin();
+            response = Box::pin(response_cost::settle(response, exchange, unfinished)).await;
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
         let streams = tunnel.is_some() || !response.body().is_buffered();
