@@ -22,6 +22,16 @@ pub enum Auth {
     },
 }
 
+impl Auth {
+    /// Returns the accepted credentials; none if every client passes.
+    pub fn ways(&self) -> &[AuthMethod] {
+        match self {
+            Self::None => &[],
+            Self::Ways { ways, .. } => ways,
+        }
+    }
+}
+
 /// One accepted credential, with the rules for its token.
 #[derive(Clone, Debug)]
 pub struct AuthMethod {

@@ -1,6 +1,6 @@
 //! The hosts on which a session's own paths take precedence over routes.
 
-use super::auth::{Auth, Credential};
+use super::auth::Credential;
 use super::route::{HostPattern, Route};
 use crate::session::Settings;
 
@@ -34,7 +34,6 @@ pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bo
 
 /// Whether `route` accepts `session`.
 pub fn takes(route: &Route, session: &Settings) -> bool {
-    let Auth::Ways { ways, .. } = &route.auth else { return false };
-    ways.iter()
-        .any(|way| matches!(&way.credential, Credential::Session(name) if *name == session.name))
+    let mut ways = route.auth.ways().iter();
+    ways.any(|way| matches!(&way.credential, Credential::Session(name) if *name == session.name))
 }

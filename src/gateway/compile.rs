@@ -84,10 +84,7 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
     routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
     Ok(Snapshot {
         router: Router::new(routes),
-        keeps_forms: config.routes.iter().any(|route| match &route.auth {
-            Auth::Ways { ways, .. } => Authenticate::keeps_forms(ways),
-            Auth::None => false,
-        }),
+        keeps_forms: config.routes.iter().any(|route| Authenticate::keeps_forms(route.auth.ways())),
         sessions: compiler.sessions.values().cloned().collect(),
         issuer_verifiers: compiler.issuer_verifiers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),

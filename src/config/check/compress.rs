@@ -61,8 +61,7 @@ impl Check<'_> {
 
 /// Whether a browser attaches the credentials of some method without a page's doing.
 fn is_sent_by_browsers(auth: &Auth) -> bool {
-    let Auth::Ways { ways, .. } = auth else { return false };
-    ways.iter().any(|way| {
+    auth.ways().iter().any(|way| {
         matches!(way.credential, Credential::Session(_) | Credential::Basic(_))
             || matches!(way.token_from, TokenSource::Cookie(_))
     })

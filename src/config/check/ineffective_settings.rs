@@ -7,7 +7,7 @@ use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Check;
-use crate::config::auth::{Auth, AuthMethod, Credential};
+use crate::config::auth::Credential;
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::fault::{Code, Position};
 use crate::config::file::limits::Limit;
@@ -217,7 +217,7 @@ impl Check<'_> {
         if self.faults.iter().any(|fault| !fault.code.is_warning()) {
             return;
         }
-        let ways = || routes.iter().flat_map(ways);
+        let ways = || routes.iter().flat_map(|route| route.auth.ways());
         for (name, keys) in entries(&file.issuers) {
             let named =
                 |names: &[std::sync::Arc<str>]| names.iter().any(|other| **other == *name.value);
@@ -326,13 +326,6 @@ fn plain_http(
         KeywordOr::Mapping(target) => target.url.get().map(|at| &at.value.0),
     };
     address.is_some_and(|address| address.scheme == Scheme::Http)
-}
-
-fn ways(route: &Route) -> &[AuthMethod] {
-    match &route.auth {
-        Auth::None => &[],
-        Auth::Ways { ways, .. } => ways,
-    }
 }
 
 fn entries<T>(section: &Field<Map<T>>) -> impl Iterator<Item = (&Spanned<String>, &Spanned<T>)> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Check;
-use crate::config::auth::{Auth, Credential, ForwardToken};
+use crate::config::auth::{Credential, ForwardToken};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
@@ -108,10 +108,7 @@ impl Used {
             signed_answers: false,
         };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
-        let ways = routes.iter().flat_map(|route| match &route.auth {
-            Auth::None => &[][..],
-            Auth::Ways { ways, .. } => ways,
-        });
+        let ways = routes.iter().flat_map(|route| route.auth.ways());
         for way in ways {
             let signed = way.forward_token == ForwardToken::Signed;
             let requires_scopes = !way.scopes.is_empty() || !way.any_scope.is_empty();

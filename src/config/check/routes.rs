@@ -20,10 +20,7 @@ use crate::limit;
 
 /// Returns the identity header fields of all routes, and the default ones.
 pub(super) fn identity_headers(routes: &[Route]) -> Vec<HeaderName> {
-    let ways = routes.iter().flat_map(|route| match &route.auth {
-        Auth::None => &[][..],
-        Auth::Ways { ways, .. } => ways,
-    });
+    let ways = routes.iter().flat_map(|route| route.auth.ways());
     let configured =
         ways.flat_map(|way| way.identity_headers.iter().map(|header| header.name.clone()));
     let mut names: Vec<_> =

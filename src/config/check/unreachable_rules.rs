@@ -10,7 +10,7 @@ use http::Method;
 
 use super::Check;
 use super::route_conflicts::{MatchSpace, spot};
-use crate::config::auth::{Auth, AuthMethod, Credential};
+use crate::config::auth::Credential;
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::de::units::listed;
 use crate::config::fault::Code;
@@ -147,7 +147,7 @@ struct Used<'f> {
 impl<'f> Used<'f> {
     fn by(file: &'f File, routes: &'f [Route]) -> Self {
         let (mut issuers, mut sessions) = (HashSet::new(), HashSet::new());
-        for way in routes.iter().flat_map(ways) {
+        for way in routes.iter().flat_map(|route| route.auth.ways()) {
             match &way.credential {
                 Credential::Jwt(names)
                 | Credential::Introspection(names)
@@ -192,13 +192,6 @@ fn upstreams(route: &Route) -> impl Iterator<Item = &str> {
     let mirror = route.mirror.as_ref().map(|mirror| &mirror.upstream);
     let split = route.split.iter().flat_map(|split| split.shares.iter().map(|(name, _)| name));
     [own, fallback, mirror].into_iter().flatten().chain(split).map(|name| &**name)
-}
-
-fn ways(route: &Route) -> &[AuthMethod] {
-    match &route.auth {
-        Auth::None => &[],
-        Auth::Ways { ways, .. } => ways,
-    }
 }
 
 fn names(route: &Route, limit: &str) -> bool {

@@ -8,7 +8,6 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, VIA};
 
 use super::{Check, cookies};
-use crate::config::auth::Auth as RouteAuth;
 use crate::config::de::field::{Map, Spanned};
 use crate::config::fault::Code;
 use crate::config::file::value::KeywordOr;
@@ -104,9 +103,8 @@ impl Check<'_> {
 
     /// Refuses edits that put a second value beside an identity header, whose name has the caller's claim.
     fn edits_beside_identity(&mut self, file: &File, route: &Route) {
-        let RouteAuth::Ways { ways, .. } = &route.auth else { return };
         let HeaderEdits { set, add, .. } = &route.request_headers;
-        let headers = || ways.iter().flat_map(|way| &way.identity_headers);
+        let headers = || route.auth.ways().iter().flat_map(|way| &way.identity_headers);
         let added = add.iter().map(|(name, _)| (name, true));
         let spelled = set.iter().map(|(name, _)| (name, false));
         let clash = added.chain(spelled).find(|(name, is_added)| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::{CompileError, Compiler, find};
-use crate::config::{self, Auth};
+use crate::config;
 use crate::gateway::proxy::fallback::Fallback;
 use crate::gateway::proxy::forward::Forward;
 use crate::gateway::proxy::identity_headers::IdentityHeaders;
@@ -47,7 +47,7 @@ impl Compiler<'_> {
                 IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
             })
         };
-        authenticators(route).iter().map(tokens).collect()
+        route.auth.ways().iter().map(tokens).collect()
     }
 
     fn fallback(
@@ -95,7 +95,9 @@ impl Compiler<'_> {
         name: &Arc<str>,
     ) -> Result<Forward, CompileError> {
         let server = &self.config.server;
-        let identity = authenticators(route)
+        let identity = route
+            .auth
+            .ways()
             .iter()
             .map(|way| IdentityHeaders::new(&way.identity_headers))
             .collect();
@@ -119,13 +121,5 @@ impl Compiler<'_> {
             websocket: route.websocket,
             close_on_expiry: route.close_on_expiry,
         })
-    }
-}
-
-/// Returns the authentication methods of a route; none if it is public.
-fn authenticators(route: &config::Route) -> &[config::AuthMethod] {
-    match &route.auth {
-        Auth::None => &[],
-        Auth::Ways { ways, .. } => ways,
     }
 }

@@ -4,9 +4,9 @@ use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
-use crate::config::auth::{Auth, TokenSource};
+use crate::config::Config;
+use crate::config::auth::TokenSource;
 use crate::config::reserved_headers::{are_alike, remove_if};
-use crate::config::{Config, Route};
 use crate::gateway::Rejection;
 use crate::session::{strip_cookies, token_cookie_may_be_used};
 
@@ -80,13 +80,9 @@ pub(crate) struct TokenPlaces {
 impl TokenPlaces {
     /// Returns the places of all routes.
     pub(crate) fn of(config: &Config) -> Self {
-        let ways = |route: &Route| match &route.auth {
-            Auth::None => Vec::new(),
-            Auth::Ways { ways, .. } => ways.iter().map(|way| way.token_from.clone()).collect(),
-        };
         let mut places = Self::default();
-        for source in config.routes.iter().flat_map(ways) {
-            match source {
+        for way in config.routes.iter().flat_map(|route| route.auth.ways()) {
+            match way.token_from.clone() {
                 TokenSource::Authorization => {}
                 TokenSource::Header(name) => places.headers.push(name),
                 TokenSource::Cookie(name) => places.cookies.push(name),

@@ -13,7 +13,7 @@ use http::Method;
 use super::action::Action;
 use super::route::CompiledRoute;
 use crate::config::route::{HostPattern, PathPattern, Segment};
-use crate::config::{Auth, Config, Route, own_path_hosts};
+use crate::config::{Config, Route, own_path_hosts};
 use crate::gateway::proxy::identity_token::JWKS_PATH;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::well_known::protected_resource::ProtectedResources;
@@ -67,8 +67,7 @@ pub(crate) fn entries<'c, R, E>(
 
 /// Whether an authentication method of `route` adds an identity token.
 pub(crate) fn wants_identity_tokens(route: &Route) -> bool {
-    let Auth::Ways { ways, .. } = &route.auth else { return false };
-    ways.iter().any(|way| way.identity_token)
+    route.auth.ways().iter().any(|way| way.identity_token)
 }
 
 /// Returns the paths of `session` on its hosts, and on any host those that no other session has.

@@ -20,7 +20,7 @@ use url::Url;
 use crate::config::auth::TokenSource;
 use crate::config::route::{Cors, HostPattern, PathPattern, Segment};
 use crate::config::server::Tls;
-use crate::config::{Auth, AuthMethod, Config, Route, TokenBinding};
+use crate::config::{AuthMethod, Config, Route, TokenBinding};
 use crate::gateway::proxy::header_edits::HeaderEditor;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::response::static_response::StaticResponse;
@@ -169,11 +169,8 @@ fn respond(document: &Value) -> Action {
 
 /// Returns the authentication methods of a route that take access tokens of the client.
 fn auth_methods(route: &Route) -> impl Iterator<Item = &AuthMethod> {
-    let ways = match &route.auth {
-        Auth::None => &[][..],
-        Auth::Ways { ways, .. } => ways,
-    };
-    ways.iter().filter(|way| !way.credential.token_issuers().is_empty())
+    let ways = route.auth.ways().iter();
+    ways.filter(|way| !way.credential.token_issuers().is_empty())
 }
 
 fn serves(route: &Route, host: &HostPattern) -> bool {
