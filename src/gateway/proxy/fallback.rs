@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
-use super::identity_token::IDENTITY_TOKEN;
 use super::outcome::Replacement;
 use super::receiver::Receiver;
 use super::stale_responses::{StaleKey, StaleResponses};
@@ -15,8 +14,8 @@ use crate::gateway::policy::authorize::Permit;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
-    Endpoint, ExtraHeaders, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel,
-    Upstream, UpstreamError, UpstreamResponse, blames_endpoint,
+    Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
+    UpstreamError, UpstreamResponse, blames_endpoint,
 };
 
 /// The fallback of a route; each part is tried in this order.
@@ -73,6 +72,11 @@ pub(crate) struct Fallible<'a> {
 }
 
 impl Fallback {
+    /// Returns the other upstream, if there is one.
+    pub(crate) fn other(&self) -> Option<&Upstream> {
+        self.upstream.as_ref().map(|receiver| &*receiver.upstream)
+    }
+
     /// Returns the response, in place of one that `upstream` has not given or that shows that it is unhealthy.
     ///
     /// # Errors
@@ -118,8 +122,10 @@ impl Fallback {
             let began = clock.uptime();
             let wait = timeout.unwrap_or(other.upstream.settings().timeout);
             let options = SendOptions { wait, began, ..options };
-            if let Ok(token) = other.identity_token(permit, now)
-                && let Ok(sent) = send_to(&other.upstream, request, token, content, options).await
+            let fields = other.own_fields(&request.fields, permit, now);
+            let request = fields.map(|fields| OutgoingRequest { fields, ..*request });
+            if let Ok(request) = request
+                && let Ok(sent) = other.upstream.send(&request, content, options).await
             {
                 let kind = FallbackKind::Upstream;
                 let is_unhealthy = replaces(sent.response.status(), method);
@@ -166,22 +172,6 @@ impl Fallback {
     fn fixed(&self) -> Option<Response<Body>> {
         self.respond.as_ref().map(StaticResponse::response)
     }
-}
-
-/// Sends a request to another upstream than it was made for, with the identity token for that one.
-async fn send_to(
-    upstream: &Upstream,
-    request: &OutgoingRequest<'_>,
-    token: Option<HeaderValue>,
-    content: RequestContent,
-    options: SendOptions<'_>,
-) -> Result<UpstreamResponse, Box<SendFailure>> {
-    let Some(token) = token else { return upstream.send(request, content, options).await };
-    let (mut head, interim) = (request.head.clone(), request.interim);
-    request.fields.clone().merge_into(&mut head.headers);
-    head.headers.insert(&IDENTITY_TOKEN, token);
-    let request = OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim };
-    upstream.send(&request, content, options).await
 }
 
 /// Whether a response shows that the upstream is unhealthy, to a request that may be repeated.

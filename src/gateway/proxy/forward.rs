@@ -116,10 +116,7 @@ impl Forward {
         };
         let key = key_of(upstream);
         let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
-        let fallback_key = self
-            .fallback
-            .as_ref()
-            .and_then(|fallback| key_of(&fallback.upstream.as_ref()?.upstream));
+        let fallback_key = self.fallback.as_ref().and_then(Fallback::other).and_then(key_of);
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
             let is_private = permit.way.is_some() || !body.is_end_stream();
@@ -174,14 +171,8 @@ impl Forward {
         }
         let began = now.uptime;
         if let Some(mirror) = mirror {
-            match mirror.receiver.identity_token(&permit, now.now) {
-                Ok(token) => {
-                    let mut fields = fields.clone();
-                    if let Some(token) = token {
-                        fields.add_owned(&IDENTITY_TOKEN, token);
-                    }
-                    mirror.copy(head, fields, &body, &gateway.idle, mirror_key, began);
-                }
+            match mirror.receiver.own_fields(&fields, &permit, now.now) {
+                Ok(fields) => mirror.copy(head, fields, &body, &gateway.idle, mirror_key, began),
                 Err(_) => mirror.receiver.upstream.metrics().mirrored(false),
             }
         }
@@ -259,10 +250,7 @@ impl Forward {
 
     /// Returns the upstream whose response the client receives: `chosen`, or the fallback.
     fn responder<'a>(&'a self, chosen: &'a Upstream, exchange: &Exchange) -> &'a Upstream {
-        let other = self
-            .fallback
-            .as_ref()
-            .and_then(|fallback| Some(&*fallback.upstream.as_ref()?.upstream));
+        let other = self.fallback.as_ref().and_then(Fallback::other);
         match exchange.outcome.fallback {
             Some(FallbackKind::Upstream) => other.unwrap_or(chosen),
             _ => chosen,
@@ -382,10 +370,7 @@ impl Forward {
         exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
         fields.add(&snapshot.server.request_id_header, &exchange.request_id);
         // Another upstream replaces the field, unless it preserves the client's too.
-        let other = self
-            .fallback
-            .as_ref()
-            .and_then(|fallback| Some(&*fallback.upstream.as_ref()?.upstream));
+        let other = self.fallback.as_ref().and_then(Fallback::other);
         let mut receivers = [Some(upstream), other].into_iter().flatten();
         if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::identity_token::IdentityTokens;
+use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use crate::base::clock::Timestamp;
 use crate::gateway::policy::authorize::Permit;
 use crate::issuer::signing_key::SigningFailed;
-use crate::upstream::Upstream;
+use crate::upstream::{ExtraHeaders, Upstream};
 
 /// An upstream that may receive a route's requests: its own, that of a split, of the fallback or of the mirror.
 #[derive(Debug)]
@@ -37,5 +37,23 @@ impl Receiver {
             let upstream = &*self.upstream.settings().name;
             tracing::error!(upstream, %error, "Could not sign an identity token; the upstream does not receive the request.");
         })
+    }
+
+    /// Returns the `fields` of a request that was made for another upstream, with the identity token for this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Receiver::identity_token`].
+    pub(crate) fn own_fields<'a>(
+        &self,
+        fields: &ExtraHeaders<'a>,
+        permit: &Permit,
+        now: Timestamp,
+    ) -> Result<ExtraHeaders<'a>, SigningFailed> {
+        let mut fields = fields.clone();
+        if let Some(token) = self.identity_token(permit, now)? {
+            fields.replace(&IDENTITY_TOKEN, token);
+        }
+        Ok(fields)
     }
 }
