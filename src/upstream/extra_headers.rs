@@ -35,12 +35,6 @@ impl<'a> ExtraHeaders<'a> {
         self.each.push((name, Cow::Owned(value)));
     }
 
-    /// Puts a field in place of the one of this name, if there is one.
-    pub fn replace(&mut self, name: &'a HeaderName, value: HeaderValue) {
-        self.each.retain(|(other, _)| *other != name);
-        self.add_owned(name, value);
-    }
-
     /// Adds fields that are encoded already.
     pub fn add_encoded(&mut self, written: &'a EncodedFields) {
         self.written = Some(written);

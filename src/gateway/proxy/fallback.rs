@@ -14,8 +14,8 @@ use crate::gateway::policy::authorize::Permit;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
-    Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
-    UpstreamError, UpstreamResponse, blames_endpoint,
+    Endpoint, ExtraHeaders, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel,
+    Upstream, UpstreamError, UpstreamResponse, blames_endpoint,
 };
 
 /// The fallback of a route; each part is tried in this order.
@@ -122,9 +122,9 @@ impl Fallback {
             let began = clock.uptime();
             let wait = timeout.unwrap_or(other.upstream.settings().timeout);
             let options = SendOptions { wait, began, ..options };
-            let fields = other.own_fields(&request.fields, permit, now);
-            let request = fields.map(|fields| OutgoingRequest { fields, ..*request });
-            if let Ok(request) = request
+            if let Ok(head) = other.own_head(request, permit, now)
+                && let fields = ExtraHeaders::default()
+                && let request = (OutgoingRequest { head: &head, fields, ..*request })
                 && let Ok(sent) = other.upstream.send(&request, content, options).await
             {
                 let kind = FallbackKind::Upstream;

@@ -170,12 +170,6 @@ impl Forward {
             handshake.request(&mut head.headers);
         }
         let began = now.uptime;
-        if let Some(mirror) = mirror {
-            match mirror.receiver.own_fields(&fields, &permit, now.now) {
-                Ok(fields) => mirror.copy(head, fields, &body, &gateway.idle, mirror_key, began),
-                Err(_) => mirror.receiver.upstream.metrics().mirrored(false),
-            }
-        }
         let options = SendOptions {
             idle: &gateway.idle,
             wait: self.own_timeout.unwrap_or(upstream.settings().timeout),
@@ -188,6 +182,9 @@ impl Forward {
         let wanted = exchange.interim.as_ref().is_some_and(|sink| sink.is_open());
         let wanted = wanted.then_some(&interim);
         let request = OutgoingRequest { head, fields, interim: wanted };
+        if let Some(mirror) = mirror {
+            mirror.copy(&request, &body, &permit, &gateway.idle, mirror_key, now);
+        }
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
             let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());

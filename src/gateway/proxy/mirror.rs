@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::Method;
-use http::request::Parts;
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -12,6 +11,8 @@ use tokio::time::timeout;
 use super::receiver::Receiver;
 use crate::base::body::Body;
 use crate::base::random::random;
+use crate::gateway::policy::authorize::Permit;
+use crate::limit::Now;
 use crate::upstream::{
     ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, is_endless,
 };
@@ -37,15 +38,16 @@ impl Mirror {
     }
 
     /// Sends a copy of a request as it is forwarded, and drops the response. `key` selects the target, where the upstream
-    /// balances by hash. A copy beyond the limit, or of content that is not in memory, is not sent.
+    /// balances by hash. A copy beyond the limit, of content that is not in memory, or without its identity token is not
+    /// sent.
     pub(crate) fn copy(
         &self,
-        head: &Parts,
-        mut fields: ExtraHeaders<'_>,
+        request: &OutgoingRequest<'_>,
         body: &Body,
+        permit: &Permit,
         idle: &IdlePool,
         key: Option<u64>,
-        now: core::time::Duration,
+        now: Now,
     ) {
         let upstream = &self.receiver.upstream;
         let metrics = upstream.metrics();
@@ -55,16 +57,19 @@ impl Mirror {
             metrics.mirrored(false);
             return;
         };
-        let mut head = head.clone();
+        let Ok(mut head) = self.receiver.own_head(request, permit, now.now) else {
+            metrics.mirrored(false);
+            return;
+        };
         head.extensions.clear();
-        fields.merge_into(&mut head.headers);
         let (upstream, idle) = (Arc::clone(upstream), idle.clone());
         spawn_local(async move {
             let request =
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
             let wait = upstream.settings().timeout;
             let (retries, has_fallback) = (None, false);
-            let options = SendOptions { idle: &idle, wait, began: now, retries, has_fallback, key };
+            let options =
+                SendOptions { idle: &idle, wait, began: now.uptime, retries, has_fallback, key };
             let sent = upstream.send(&request, RequestContent::new(content.into()), options).await;
             upstream.metrics().mirrored(sent.is_ok());
             // A stream may last for days, and its copy has no reader.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use http::request::Parts;
 
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use crate::base::clock::Timestamp;
 use crate::gateway::policy::authorize::Permit;
 use crate::issuer::signing_key::SigningFailed;
-use crate::upstream::{ExtraHeaders, Upstream};
+use crate::upstream::{OutgoingRequest, Upstream};
 
 /// An upstream that may receive a route's requests: its own, that of a split, of the fallback or of the mirror.
 #[derive(Debug)]
@@ -39,21 +40,24 @@ impl Receiver {
         })
     }
 
-    /// Returns the `fields` of a request that was made for another upstream, with the identity token for this one.
+    /// Returns the head of a request that was made for another upstream, with its further fields, and the identity token
+    /// for this one.
     ///
     /// # Errors
     ///
     /// As for [`Receiver::identity_token`].
-    pub(crate) fn own_fields<'a>(
+    pub(crate) fn own_head(
         &self,
-        fields: &ExtraHeaders<'a>,
+        request: &OutgoingRequest<'_>,
         permit: &Permit,
         now: Timestamp,
-    ) -> Result<ExtraHeaders<'a>, SigningFailed> {
-        let mut fields = fields.clone();
-        if let Some(token) = self.identity_token(permit, now)? {
-            fields.replace(&IDENTITY_TOKEN, token);
+    ) -> Result<Parts, SigningFailed> {
+        let token = self.identity_token(permit, now)?;
+        let mut head = request.head.clone();
+        request.fields.clone().merge_into(&mut head.headers);
+        if let Some(token) = token {
+            head.headers.insert(&IDENTITY_TOKEN, token);
         }
-        Ok(fields)
+        Ok(head)
     }
 }
