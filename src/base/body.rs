@@ -2,13 +2,12 @@
 
 use core::fmt;
 use core::pin::Pin;
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll};
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 /// The content of a message. Not `Send`: it stays on the thread that created it.
 #[derive(Default)]
@@ -44,7 +43,6 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
     Streaming(Pin<Box<dyn http_body::Body<Data = Bytes, Error = Error>>>),
 }
 
@@ -103,7 +101,7 @@ impl Body {
         match &self.kind {
             Kind::Empty => Some(Bytes::new()),
             Kind::Full(bytes) => Some(bytes.clone()),
-            Kind::Incoming(_) | Kind::Streaming(_) => None,
+            Kind::Streaming(_) => None,
         }
     }
 
@@ -116,7 +114,7 @@ impl Body {
         match self.kind {
             Kind::Empty => Ok(Bytes::new()),
             Kind::Full(bytes) => Ok(bytes),
-            kind => Err(Self { kind, cut: self.cut }),
+            kind @ Kind::Streaming(_) => Err(Self { kind, cut: self.cut }),
         }
     }
 
@@ -177,9 +175,6 @@ impl http_body::Body for Body {
                 this.kind = Kind::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Kind::Incoming(body) => {
-                Poll::Ready(ready!(Pin::new(body).poll_frame(cx)).map(|f| f.map_err(Into::into)))
-            }
             Kind::Streaming(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -188,7 +183,6 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => true,
             Kind::Full(_) => false,
-            Kind::Incoming(body) => body.is_end_stream(),
             Kind::Streaming(body) => body.is_end_stream(),
         }
     }
@@ -197,7 +191,6 @@ impl http_body::Body for Body {
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Incoming(body) => body.size_hint(),
             Kind::Streaming(body) => body.size_hint(),
         }
     }
@@ -221,18 +214,12 @@ impl From<&'static str> for Body {
     }
 }
 
-impl From<Incoming> for Body {
-    fn from(body: Incoming) -> Self {
-        Self::of(Kind::Incoming(body))
-    }
-}
-
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(full)",
-            Kind::Incoming(_) | Kind::Streaming(_) => "Body(streaming)",
+            Kind::Streaming(_) => "Body(streaming)",
         })
     }
 }

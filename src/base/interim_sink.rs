@@ -16,6 +16,6 @@ pub trait InterimSink: fmt::Debug {
 }
 
 /// Interim responses to one request.
-pub const MAX_INTERIM_RESPONSES: u32 = 16;
+pub const MAX_INTERIM_RESPONSES: usize = 16;
 /// Bytes of interim responses to one request that wait to be sent.
 pub const MAX_INTERIM_BYTES: usize = 32 * 1024;

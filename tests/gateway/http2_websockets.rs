@@ -114,6 +114,7 @@ fn an_extended_connect_opens_a_websocket_to_the_service() {
 
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["sec-websocket-protocol"], "chat");
+    assert!(response.headers().contains_key("date"));
     for name in ["upgrade", "connection", "sec-websocket-accept", "content-length"] {
         assert!(!response.headers().contains_key(name), "{name}");
     }

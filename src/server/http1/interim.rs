@@ -12,7 +12,7 @@ use crate::base::interim_sink::{InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESP
 pub(super) struct InterimResponses {
     heads: RefCell<Vec<u8>>,
     /// The number of further interim responses that the request may have.
-    left: Cell<u32>,
+    left: Cell<usize>,
 }
 
 impl InterimResponses {
@@ -81,7 +81,7 @@ mod tests {
             interim.send(hint("</a>"));
         }
         let one = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-        assert_eq!(interim.take(), one.repeat(MAX_INTERIM_RESPONSES as usize).as_bytes());
+        assert_eq!(interim.take(), one.repeat(MAX_INTERIM_RESPONSES).as_bytes());
         assert!(!interim.is_open());
 
         interim.start(true);

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use httparse::Status;
 use memchr::{memchr, memmem};
 
+use crate::base::content_length;
 use crate::base::raw_target::{self, BadTarget, MAX_TARGET_BYTES};
 use crate::gateway::FramingError;
 use crate::http1::{Framing, HeaderNameCache, has_no_extensions};
@@ -251,7 +252,7 @@ impl FramingFields {
     fn record(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
         match *name {
             CONTENT_LENGTH => {
-                let length = digits(value.as_bytes());
+                let length = content_length::parse(value.as_bytes());
                 let repeated = self.length.is_some();
                 self.ambiguous |= length.is_none() || (repeated && self.length != length);
                 self.length = length.or(Some(0));
@@ -328,12 +329,6 @@ impl FramingFields {
 /// Returns the members of a list field.
 fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Parses a `Content-Length`: digits and nothing else.
-fn digits(value: &[u8]) -> Option<u64> {
-    let text = core::str::from_utf8(value).ok()?;
-    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
 const TYPICAL_FIELDS: usize = 32;

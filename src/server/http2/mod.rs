@@ -15,7 +15,7 @@ mod responder;
 mod response_content;
 mod stall_timeout;
 pub(super) mod stream;
-mod tunnel;
+mod upgraded_stream;
 mod websocket;
 
 /// Bytes of the client connection preface (RFC 9113 §3.4).

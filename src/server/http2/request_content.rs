@@ -13,12 +13,13 @@ use http_body::{Frame, SizeHint};
 
 use super::responder::Responder;
 use crate::base::body::{self, Body};
+use crate::base::content_length;
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// The content of a request, which keeps its connection active until it ends: the response may end earlier.
 ///
 /// The client gets flow-control window back for what is read.
-pub(super) struct RequestContent {
+pub(super) struct ReceivedContent {
     stream: RecvStream,
     /// Whether all DATA frames were read.
     data_ended: bool,
@@ -29,7 +30,7 @@ pub(super) struct RequestContent {
     _active: ActiveRequest,
 }
 
-impl RequestContent {
+impl ReceivedContent {
     /// Returns the content that follows the head of a request.
     pub(super) fn body(
         head: &Parts,
@@ -52,7 +53,7 @@ impl RequestContent {
     }
 }
 
-impl http_body::Body for RequestContent {
+impl http_body::Body for ReceivedContent {
     type Data = Bytes;
     type Error = body::Error;
 
@@ -97,7 +98,7 @@ impl http_body::Body for RequestContent {
 /// Returns the length of the content, if all fields agree about it. `h2` refuses content of another length.
 fn declared_length(head: &Parts) -> Option<u64> {
     let fields = head.headers.get_all(CONTENT_LENGTH);
-    let mut lengths = fields.iter().map(|field| field.to_str().ok()?.parse::<u64>().ok());
+    let mut lengths = fields.iter().map(|field| content_length::parse(field.as_bytes()));
     let first = lengths.next()??;
     lengths.all(|length| length == Some(first)).then_some(first)
 }

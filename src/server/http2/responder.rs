@@ -16,7 +16,7 @@ use crate::base::interim_sink::{InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESP
 pub(super) struct Responder {
     sender: RefCell<SendResponse<Bytes>>,
     /// Further interim responses that may be sent; none after the final one.
-    interim_left: Cell<u32>,
+    interim_left: Cell<usize>,
     interim_bytes_left: Cell<usize>,
 }
 

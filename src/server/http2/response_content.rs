@@ -9,7 +9,7 @@ use h2::{Reason, SendStream};
 use http_body::Body as _;
 
 use super::stall_timeout::StreamProgress;
-use crate::base::body::{self, Body};
+use crate::base::body::Body;
 
 /// Sends `content` to its end, with its trailers. If that fails the stream is reset; if the client has reset it, the rest
 /// is dropped.
@@ -44,8 +44,8 @@ impl Sending {
             progress.frame_polled(polled.is_ready());
             let frame = match ready!(polled) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    self.stream.send_reset(reason(&error));
+                Some(Err(_)) => {
+                    self.stream.send_reset(Reason::INTERNAL_ERROR);
                     return Poll::Ready(());
                 }
                 None => {
@@ -84,16 +84,4 @@ impl Sending {
         }
         Poll::Ready(true)
     }
-}
-
-/// Returns what an upstream has reset its stream with, so that the client learns it, or an internal error.
-fn reason(error: &body::Error) -> Reason {
-    let mut cause: Option<&(dyn core::error::Error + 'static)> = Some(&**error);
-    while let Some(error) = cause {
-        if let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason) {
-            return reason;
-        }
-        cause = error.source();
-    }
-    Reason::INTERNAL_ERROR
 }

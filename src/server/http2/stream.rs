@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, Request, Response};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
-use super::request_content::RequestContent;
+use super::request_content::ReceivedContent;
 use super::responder::Responder;
 use super::stall_timeout::{StreamProgress, until_stalled};
 use super::websocket::WebSocketStream;
@@ -23,6 +23,7 @@ use super::{request_target, response_content};
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::raw_target::BadTarget;
+use crate::config::reserved_headers::{is_hop_by_hop, remove_if};
 use crate::gateway::{Gateway, Peer, Rejection};
 use crate::server::catch_panic;
 use crate::server::connection_timeouts::ConnectionActivity;
@@ -68,10 +69,10 @@ impl StreamService {
             Ok(websocket) => (Some(websocket), Body::empty()),
             Err(stream) => {
                 let active = || self.activity.begin();
-                (None, RequestContent::body(&head, stream, &responder, active))
+                (None, ReceivedContent::body(&head, stream, &responder, active))
             }
         };
-        let response = match target {
+        let mut response = match target {
             Ok(()) => {
                 let request = Request::from_parts(head, content);
                 let (peer, interim) = (Rc::clone(&self.peer), Rc::<Responder>::clone(&responder));
@@ -81,41 +82,41 @@ impl StreamService {
             }
             Err(error) => self.gateway.reject_unparsable(Rc::clone(&self.peer), &rejection(error)),
         };
+        self.complete_fields(response.headers_mut());
         let response = match websocket {
             Some(websocket) => websocket.respond(response, &responder, &self.activity),
             None => Some(response),
         };
         let Some(response) = response else { return };
         progress.response_started(response.body(), grpc::is_grpc(response.headers()));
-        self.respond(response, &responder, progress).await;
+        respond(response, &responder, progress).await;
     }
 
-    async fn respond(
-        &self,
-        response: Response<Body>,
-        responder: &Responder,
-        progress: &StreamProgress,
-    ) {
-        let (mut head, content) = response.into_parts();
-        remove_connection_fields(&mut head.headers);
-        if !head.headers.contains_key(DATE) {
+    /// Removes the fields of a connection, which HTTP/2 does not have (RFC 9113 §8.2.2), and adds the date.
+    fn complete_fields(&self, headers: &mut HeaderMap) {
+        remove_if(headers, is_hop_by_hop);
+        if !headers.contains_key(DATE) {
             let now = || self.gateway.shared().retained.clock.now();
             let date = date::with_date(self.activity.tick(), now, |date| Some(date?.clone()));
             if let Some(date) = date {
-                head.headers.insert(DATE, date);
+                headers.insert(DATE, date);
             }
         }
-        let ended = content.is_end_stream();
-        if !ended && let Some(length) = content.size_hint().exact() {
-            head.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
-        }
-        // If it fails, the client has gone.
-        let sent = responder.send_response(Response::from_parts(head, ()), ended);
-        if let Ok(stream) = sent
-            && !ended
-        {
-            response_content::send(stream, content, progress).await;
-        }
+    }
+}
+
+async fn respond(response: Response<Body>, responder: &Responder, progress: &StreamProgress) {
+    let (mut head, content) = response.into_parts();
+    let ended = content.is_end_stream();
+    if !ended && let Some(length) = content.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    // If it fails, the client has gone.
+    let sent = responder.send_response(Response::from_parts(head, ()), ended);
+    if let Ok(stream) = sent
+        && !ended
+    {
+        response_content::send(stream, content, progress).await;
     }
 }
 
@@ -135,19 +136,3 @@ fn rejection(error: BadTarget) -> Rejection {
         BadTarget::TooLong => Rejection::TargetTooLong,
     }
 }
-
-/// Removes the fields of a connection, which HTTP/2 does not have (RFC 9113 §8.2.2).
-fn remove_connection_fields(headers: &mut HeaderMap) {
-    for name in CONNECTION_FIELDS {
-        headers.remove(name);
-    }
-}
-
-const CONNECTION_FIELDS: [HeaderName; 6] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    TE,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];

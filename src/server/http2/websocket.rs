@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use h2::RecvStream;
 use h2::ext::Protocol;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
@@ -16,7 +16,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use super::responder::Responder;
-use super::tunnel::Tunnel;
+use super::upgraded_stream::UpgradedStream;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::{OpensTunnel, UnknownProtocol};
@@ -56,8 +56,8 @@ impl WebSocketStream {
         Ok(Self { receiver: stream, upgrade: sender })
     }
 
-    /// Opens the WebSocket if `response` does in HTTP/1.1: 200 opens it (RFC 8441 §5). Returns the response to send
-    /// otherwise.
+    /// Opens the WebSocket if `response`, without fields of a connection, does in HTTP/1.1: 200 opens it (RFC 8441 §5).
+    /// Returns the response to send otherwise.
     pub(super) fn respond(
         self,
         response: Response<Body>,
@@ -69,16 +69,13 @@ impl WebSocketStream {
         }
         let (mut head, _) = response.into_parts();
         head.status = StatusCode::OK;
-        for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
-            head.headers.remove(name);
-        }
+        head.headers.remove(SEC_WEBSOCKET_ACCEPT);
         // If the client has gone, the end of the upgrade ends the tunnel.
         if let Ok(sender) = responder.send_response(Response::from_parts(head, ()), false) {
             let Self { receiver, upgrade } = self;
-            let (unread, active) = (Bytes::new(), activity.begin());
-            let tunnel = Tunnel { sender, receiver, unread, is_shut_down: false, _active: active };
+            let stream = UpgradedStream::new(sender, receiver, activity.begin());
             // If the gateway does not take it, the stream is closed.
-            let _ = upgrade.send(Upgraded::new(BytesMut::new(), tunnel));
+            let _ = upgrade.send(Upgraded::new(BytesMut::new(), stream));
         }
         None
     }

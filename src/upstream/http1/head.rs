@@ -11,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use httparse::Status;
 
+use crate::base::content_length;
 use crate::base::encoded_fields::write_field_line;
 use crate::base::raw_target;
 use crate::http1::{BodyWriter, Framing, HeaderNameCache, Length};
@@ -235,7 +236,8 @@ impl HopByHop {
     ) -> Result<bool, InvalidResponse> {
         Ok(match *name {
             CONTENT_LENGTH => {
-                let length = digits(value).ok_or(InvalidResponse::Length)?;
+                let length =
+                    content_length::parse(value.as_bytes()).ok_or(InvalidResponse::Length)?;
                 // Equal repeated lengths count as one, as in requests (RFC 9112 §6.3).
                 match self.length.replace(length) {
                     None => false,
@@ -304,12 +306,6 @@ impl HopByHop {
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         Ok(if bodiless { Framing::Length(0) } else { framing })
     }
-}
-
-/// Parses a `Content-Length`: digits and nothing else.
-fn digits(value: &HeaderValue) -> Option<u64> {
-    let text = value.to_str().ok()?;
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 impl From<httparse::Error> for InvalidResponse {

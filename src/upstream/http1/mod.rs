@@ -32,6 +32,7 @@ use super::connection_gauges::Counted;
 use super::endpoint::EndpointPermit;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
+use crate::base::interim_sink::MAX_INTERIM_RESPONSES;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
 use crate::observe::metrics::UpstreamMetrics;
 
@@ -223,7 +224,7 @@ impl Connection {
                     Ok(ParseOutcome::Head(head)) => return Poll::Ready(Ok(head)),
                     Ok(ParseOutcome::Interim(response)) => {
                         *interim_bytes += unread - self.read.len();
-                        if *interim_bytes > MAX_INTERIM_BYTES {
+                        if *interim_bytes > MAX_INTERIM_HEAD_BYTES {
                             let invalid = InvalidResponse::TooManyInterim;
                             return Poll::Ready(Err(UpstreamError::Invalid(invalid)));
                         }
@@ -310,9 +311,7 @@ impl Connection {
     }
 }
 
-/// Interim responses that wait to be passed on.
-const MAX_INTERIM_RESPONSES: usize = 16;
 /// The bytes of all interim responses to one request: as many as a final head may have.
-const MAX_INTERIM_BYTES: usize = 64 * 1024;
+const MAX_INTERIM_HEAD_BYTES: usize = 64 * 1024;
 /// The most content of one TLS record (RFC 8446 §5.1): a part of a record cannot be read.
 const MAX_TLS_RECORD_BYTES: usize = 16 * 1024;

@@ -11,17 +11,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// An upgraded stream, which keeps its connection active. It is reset if it is dropped before both sides have ended.
-pub(super) struct Tunnel {
-    pub(super) sender: SendStream<Bytes>,
-    pub(super) receiver: RecvStream,
+pub(super) struct UpgradedStream {
+    sender: SendStream<Bytes>,
+    receiver: RecvStream,
     /// What was received and not read.
-    pub(super) unread: Bytes,
+    unread: Bytes,
     /// Whether the end was sent.
-    pub(super) is_shut_down: bool,
-    pub(super) _active: ActiveRequest,
+    is_shut_down: bool,
+    _active: ActiveRequest,
 }
 
-impl AsyncRead for Tunnel {
+impl UpgradedStream {
+    pub(super) const fn new(
+        sender: SendStream<Bytes>,
+        receiver: RecvStream,
+        active: ActiveRequest,
+    ) -> Self {
+        Self { sender, receiver, unread: Bytes::new(), is_shut_down: false, _active: active }
+    }
+}
+
+impl AsyncRead for UpgradedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -49,7 +59,7 @@ impl AsyncRead for Tunnel {
     }
 }
 
-impl AsyncWrite for Tunnel {
+impl AsyncWrite for UpgradedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
