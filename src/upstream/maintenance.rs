@@ -108,8 +108,8 @@ impl Upstream {
 
     /// Whether a name has no address yet.
     fn lacks_address(&self) -> bool {
-        let names = self.targets.iter().filter_map(|target| target.resolved.as_ref());
-        names.into_iter().any(|name| name.addresses().is_empty())
+        let mut names = self.targets.iter().filter_map(|target| target.resolved.as_ref());
+        names.any(|name| name.addresses().is_empty())
     }
 
     /// Probes the upstream whenever its circuit is open, and closes it.

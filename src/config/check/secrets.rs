@@ -281,7 +281,6 @@ impl Check<'_> {
     }
 }
 
-/// Returns the operating system's error text without its number.
 /// Reads a regular file of at most [`MAX_FILE_BYTES`]: a pipe could block for ever, and a device never end.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let found = fs::metadata(path)?;
@@ -299,6 +298,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The maximum size of a file that the configuration names.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
+/// Returns the operating system's error text without its number.
 fn plain(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::Check;
+use crate::base::domain::is_within;
 use crate::base::scopes::Scopes;
 use crate::config::de::field::Field;
 use crate::config::fault::Code;
@@ -28,10 +29,7 @@ impl Check<'_> {
         let Some(at) = keys.domain.get() else { return };
         let host = public_url.host_str().unwrap_or_default();
         let is_name = matches!(public_url.host(), Some(url::Host::Domain(_)));
-        let fits = is_name
-            && domain.contains('.')
-            && (host == &**domain
-                || host.strip_suffix(&**domain).is_some_and(|rest| rest.ends_with('.')));
+        let fits = is_name && domain.contains('.') && is_within(host, domain);
         if !fits {
             let message = format!("browsers refuse a cookie for {} from {host}", at.shown());
             let help = "write the host of `public_url`, or a domain above it; or take it out";
@@ -142,11 +140,6 @@ impl Check<'_> {
 /// rest of it.
 pub(super) fn cookie_bytes(head: usize) -> usize {
     head - (head / 4).min(4 << 10)
-}
-
-/// Whether `host` is `domain` or below it.
-fn is_within(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Parameters of the authorization request that the gateway sets itself, or cannot have, and what to do instead.

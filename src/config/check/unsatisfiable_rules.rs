@@ -9,6 +9,7 @@ use crate::config::auth::{AuthMethod, Credential, Expected};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
+use crate::config::file::issuers::Issuer;
 use crate::config::file::routes::{self as file};
 
 impl Check<'_> {
@@ -65,18 +66,20 @@ impl Check<'_> {
     }
 }
 
+/// Returns the keys of the issuer called `name`.
+fn issuer<'f>(file: &'f File, name: &str) -> Option<&'f Issuer> {
+    let issuers = file.issuers.get()?;
+    issuers.iter().find(|(key, _)| key.value == name).map(|(_, keys)| &**keys)
+}
+
 /// Returns the `issuer` URL of the issuer called `name`.
 fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
-    let issuers = file.issuers.get()?;
-    let (_, keys) = issuers.iter().find(|(key, _)| key.value == name)?;
-    keys.issuer.get().map(|at| at.value.as_str())
+    issuer(file, name)?.issuer.get().map(|at| at.value.as_str())
 }
 
 /// Whether the `client_id` of a token of the issuer called `name` is its client.
 fn is_client(file: &File, name: &str) -> bool {
-    let issuers = file.issuers.get();
-    let keys = issuers.and_then(|all| all.iter().find(|(key, _)| key.value == name));
-    let claims = keys.and_then(|(_, keys)| keys.client_claim.get());
+    let claims = issuer(file, name).and_then(|keys| keys.client_claim.get());
     claims.is_none_or(|list| list.items.first().is_some_and(|at| at.value == "client_id"))
 }
 

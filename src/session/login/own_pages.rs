@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use url::Url;
 
+use crate::base::domain::is_within;
 use crate::base::raw_target;
 use crate::session::cookies::origin::authority;
 use crate::session::settings::{Flow, Settings};
@@ -94,7 +95,7 @@ impl OwnPages {
 
     fn is_in_domain(&self, url: &Url) -> bool {
         let (Some(domain), Some(host)) = (&self.domain, url.domain()) else { return false };
-        host.strip_suffix(&**domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        is_within(host, domain)
     }
 }
 

@@ -52,6 +52,11 @@ pub(crate) enum SessionName {
 }
 
 impl SessionName {
+    /// Whether it is a `sid`.
+    pub(crate) const fn is_sid(&self) -> bool {
+        matches!(self, Self::Session(_))
+    }
+
     /// Returns all names that cover a session whose tokens have these `sid` and `sub`.
     pub(crate) fn all(
         sids: impl IntoIterator<Item = Arc<str>>,

@@ -231,8 +231,8 @@ impl LoadedSession {
 
     /// Whether both sessions belong to one session at the issuer, by its `sid`.
     pub(crate) fn shares_a_sid(&self, other: &Self) -> bool {
-        let sids = self.names().iter().filter(|name| matches!(name, SessionName::Session(_)));
-        sids.into_iter().any(|sid| other.names().contains(sid))
+        let mut sids = self.names().iter().filter(|name| name.is_sid());
+        sids.any(|sid| other.names().contains(sid))
     }
 
     /// Returns why the session was ended before its time, or `None`.
@@ -255,7 +255,7 @@ impl LoadedSession {
         if generation == 1 || self.live_as_generation.load(Ordering::Relaxed) == generation {
             return false;
         }
-        let has_sid = self.names().iter().any(|name| matches!(name, SessionName::Session(_)));
+        let has_sid = self.names().iter().any(SessionName::is_sid);
         let is_over = ended.matches(principal, self.state.since, has_sid);
         if !is_over {
             self.live_as_generation.store(generation, Ordering::Relaxed);
