@@ -176,6 +176,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("base", 0),
     ("disk", 1),
     ("http1", 1),
+    ("http2", 1),
     ("observe", 1),
     ("password", 1),
     ("store", 1),

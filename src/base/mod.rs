@@ -9,7 +9,6 @@ pub mod digest;
 pub mod domain;
 pub mod encoded_fields;
 pub mod grpc;
-pub mod http2_frames;
 pub mod idle_timeout;
 pub mod in_flight;
 pub mod inspected_stream;

@@ -7,7 +7,7 @@
 //! (`http1`) is written for the gateway, because it is the
 //! largest part of a request's cost: a connection belongs to the request that
 //! uses it, so there is no second task and no channel between them. In HTTP/2 (`http2`,
-//! with hyper) a connection is shared by many requests.
+//! with the `h2` crate) a connection is shared by many requests.
 
 mod attempt;
 mod attempts;
@@ -24,6 +24,7 @@ mod health;
 mod health_check;
 mod http1;
 mod http2;
+mod interim_responses;
 mod load_balancer;
 mod long_lived_response;
 mod maintenance;

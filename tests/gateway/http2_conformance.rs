@@ -1,7 +1,7 @@
 //! What RFC 9113 and RFC 7541 call an error of a stream resets that stream, what they call an error of the connection ends
 //! the connection, and what they allow is served. A case per requirement, each on a connection of its own.
 //!
-//! An error of a stream may also end the connection (RFC 9113 §5.4.2). With which code a connection ends is up to hyper:
+//! An error of a stream may also end the connection (RFC 9113 §5.4.2). With which code a connection ends is up to `h2`:
 //! often `PROTOCOL_ERROR` where the RFC has another.
 
 use std::io::{ErrorKind, Write};
@@ -79,7 +79,7 @@ fn frames_that_must_be_ignored_or_served_are() {
             Response,
         ),
         (
-            "§8.1 a pseudo-header field in trailers, which hyper drops",
+            "§8.1 a pseudo-header field in trailers, which h2 drops",
             vec![open(1), headers(1, END, b"\x82")],
             Response,
         ),

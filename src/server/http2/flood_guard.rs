@@ -16,11 +16,11 @@ use std::io;
 use tokio::time::Instant;
 
 use super::{PADDED, PREFACE_BYTES};
-use crate::base::http2_frames::{
+use crate::base::inspected_stream::Inspector;
+use crate::http2::frames::{
     CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, FrameHeaders, GOAWAY, HEADERS,
     PUSH_PROMISE, RST_STREAM, TokenBucket, WINDOW_UPDATE,
 };
-use crate::base::inspected_stream::Inspector;
 
 /// Closes a connection that floods.
 #[derive(Debug)]
@@ -223,7 +223,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::base::http2_frames::MAX_BURST_FRAMES;
+    use crate::http2::frames::MAX_BURST_FRAMES;
 
     const PING: u8 = 6;
 

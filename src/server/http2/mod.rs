@@ -1,8 +1,8 @@
 //! HTTP/2 server connections (RFC 9113). Start with [`connection::Connection`].
 //!
-//! `h2` speaks the protocol. Around it: a task for each stream (`stream`), content both ways (`request_content`,
-//! `response_content`), interim responses (`responder`), protection from frame floods and stalled streams, request
-//! targets that no `Uri` holds, and WebSockets.
+//! `h2` speaks the protocol. Around it: a task for each stream (`stream`), its content (`request_content`), interim
+//! responses (`responder`), protection from frame floods and stalled streams, request targets that no `Uri` holds, and
+//! WebSockets.
 
 pub(super) mod connection;
 pub(crate) mod flood_guard;
@@ -12,7 +12,6 @@ pub(super) mod raw_targets;
 mod request_content;
 mod request_target;
 mod responder;
-mod response_content;
 mod stall_timeout;
 pub(super) mod stream;
 mod upgraded_stream;

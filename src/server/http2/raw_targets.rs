@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::hpack::{HeaderBlocks, MAX_TABLE_SIZE, UnusualPath, UnusualPathInPieces};
 use super::{PADDED, PREFACE_BYTES, PRIORITY};
-use crate::base::http2_frames::{CONTINUATION, END_STREAM, FRAME_HEADER_BYTES, HEADERS};
 use crate::base::random::random;
+use crate::http2::frames::{CONTINUATION, END_STREAM, FRAME_HEADER_BYTES, HEADERS};
 
 /// The name of the field that carries a path.
 pub(crate) static FIELD: LazyLock<HeaderName> = LazyLock::new(|| {

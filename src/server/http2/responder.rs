@@ -8,7 +8,9 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{Response, StatusCode};
 
-use crate::base::interim_sink::{InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES};
+use crate::base::interim_sink::{
+    InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES, fields_bytes,
+};
 
 /// Sends the responses of one stream. Shared by the task of the stream and the content of its request, which asks for
 /// `100 Continue`.
@@ -75,8 +77,7 @@ impl InterimSink for Responder {
 
     fn send(&self, response: Response<()>) {
         let Some(left) = self.interim_left.get().checked_sub(1) else { return };
-        let fields = response.headers().iter();
-        let bytes = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let bytes = fields_bytes(response.headers());
         let Some(bytes_left) = self.interim_bytes_left.get().checked_sub(bytes) else { return };
         self.interim_left.set(left);
         self.interim_bytes_left.set(bytes_left);

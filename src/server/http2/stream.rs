@@ -8,23 +8,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
-use super::request_content::ReceivedContent;
+use super::request_content::RequestContent;
+use super::request_target;
 use super::responder::Responder;
 use super::stall_timeout::{StreamProgress, until_stalled};
 use super::websocket::WebSocketStream;
-use super::{request_target, response_content};
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::raw_target::BadTarget;
 use crate::config::reserved_headers::{is_hop_by_hop, remove_if};
 use crate::gateway::{Gateway, Peer, Rejection};
+use crate::http2::send_content;
 use crate::server::catch_panic;
 use crate::server::connection_timeouts::ConnectionActivity;
 use crate::server::date;
@@ -69,7 +70,7 @@ impl StreamService {
             Ok(websocket) => (Some(websocket), Body::empty()),
             Err(stream) => {
                 let active = || self.activity.begin();
-                (None, ReceivedContent::body(&head, stream, &responder, active))
+                (None, RequestContent::body(&head, stream, &responder, active))
             }
         };
         let mut response = match target {
@@ -116,7 +117,8 @@ async fn respond(response: Response<Body>, responder: &Responder, progress: &Str
     if let Ok(stream) = sent
         && !ended
     {
-        response_content::send(stream, content, progress).await;
+        let polled = |more| progress.frame_polled(more);
+        send_content(stream, content, Reason::INTERNAL_ERROR, polled).await;
     }
 }
 

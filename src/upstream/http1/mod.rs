@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use tokio::time::Instant;
 
 pub(super) use self::body::ResponseBody;
@@ -30,9 +30,9 @@ pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
 use super::endpoint::EndpointPermit;
+use super::interim_responses::InterimResponses;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
-use crate::base::interim_sink::MAX_INTERIM_RESPONSES;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
 use crate::observe::metrics::UpstreamMetrics;
 
@@ -169,9 +169,9 @@ impl Connection {
         let head_bytes = self.write.len();
         sending.resume(&mut self.write);
         self.silence.start(wait, since);
-        let (mut progress, mut interim_bytes) = (None, 0);
+        let (mut progress, mut interim) = (None, InterimResponses::new(request.interim));
         let outcome = poll_fn(|cx| {
-            let polled = self.poll_response(cx, &mut sending, request, &mut interim_bytes);
+            let polled = self.poll_response(cx, &mut sending, &head.method, &mut interim);
             if let Poll::Ready(received) = polled {
                 return Poll::Ready(received);
             }
@@ -204,13 +204,13 @@ impl Connection {
         }
     }
 
-    /// Continues sending, and reads until a final head is complete. `interim_bytes` counts those of interim responses.
+    /// Continues sending, and reads until a final head is complete.
     fn poll_response(
         &mut self,
         cx: &mut Context<'_>,
         sending: &mut BodyWriter,
-        request: &OutgoingRequest<'_>,
-        interim_bytes: &mut usize,
+        method: &Method,
+        interim: &mut InterimResponses<'_>,
     ) -> Poll<Result<head::Head, UpstreamError>> {
         // Even if sending fails, a response may arrive: an upstream that refuses
         // a body responds and closes.
@@ -220,18 +220,11 @@ impl Connection {
         loop {
             if !self.read.is_empty() {
                 let unread = self.read.len();
-                match head::parse(&mut self.read, &mut self.names, &request.head.method) {
+                match head::parse(&mut self.read, &mut self.names, method) {
                     Ok(ParseOutcome::Head(head)) => return Poll::Ready(Ok(head)),
                     Ok(ParseOutcome::Interim(response)) => {
-                        *interim_bytes += unread - self.read.len();
-                        if *interim_bytes > MAX_INTERIM_HEAD_BYTES {
-                            let invalid = InvalidResponse::TooManyInterim;
+                        if let Err(invalid) = interim.add(response, unread - self.read.len()) {
                             return Poll::Ready(Err(UpstreamError::Invalid(invalid)));
-                        }
-                        if let (Some(interim), Some(response)) = (request.interim, response)
-                            && interim.borrow().len() < MAX_INTERIM_RESPONSES
-                        {
-                            interim.borrow_mut().push(response);
                         }
                         continue;
                     }
@@ -311,7 +304,5 @@ impl Connection {
     }
 }
 
-/// The bytes of all interim responses to one request: as many as a final head may have.
-const MAX_INTERIM_HEAD_BYTES: usize = 64 * 1024;
 /// The most content of one TLS record (RFC 8446 §5.1): a part of a record cannot be read.
 const MAX_TLS_RECORD_BYTES: usize = 16 * 1024;

@@ -1,37 +1,33 @@
 //! One HTTP/2 connection, shared by the streams of one worker (RFC 9113).
 //!
 //! The windows keep streams apart: the connection's has room for those of all its streams, so that content that one
-//! client does not read blocks no other. hyper returns window to a stream as its content is passed on.
+//! client does not read blocks no other. A stream gets window back as its content is passed on.
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::future::poll_fn;
-use core::pin::Pin;
-use core::task::Poll;
+use core::pin::pin;
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use futures_util::future::select;
+use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong};
 use tokio::task::spawn_local;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::UpstreamError;
 use super::super::connect::Stream;
 use super::super::connection_gauges::Counted;
 use super::frame_monitor::{ConnectionFacts, FrameScanner};
-use super::stream::{StreamContent, StreamExecutor};
 use crate::base::inspected_stream::InspectedStream;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection that was opened, with its streams.
 pub(super) struct Connection {
-    sender: SendRequest<StreamContent>,
-    driver: SharedDriver,
+    sender: SendRequest<Bytes>,
     pub(super) facts: Rc<ConnectionFacts>,
-    pub(super) executor: StreamExecutor,
-    streams: Cell<usize>,
     /// Whether the only stream shares the connection with no other.
     alone: Cell<bool>,
     /// Requests so far, without those that were not sent or not processed because the connection was closing.
@@ -41,14 +37,7 @@ pub(super) struct Connection {
     counted: RefCell<Counted>,
 }
 
-type Driver = http2::Connection<
-    TokioIo<InspectedStream<Stream, FrameScanner>>,
-    StreamContent,
-    StreamExecutor,
->;
-
-/// `None` once the connection has ended.
-type SharedDriver = Rc<RefCell<Option<Driver>>>;
+type Driver = client::Connection<InspectedStream<Stream, FrameScanner>>;
 
 impl Connection {
     /// Begins HTTP/2 on `stream`, and waits for the settings of the upstream: they say how many streams it takes.
@@ -62,21 +51,18 @@ impl Connection {
         stream: Stream,
         metrics: Arc<UpstreamMetrics>,
     ) -> Result<Rc<Self>, UpstreamError> {
-        let (facts, executor) = (Rc::<ConnectionFacts>::default(), StreamExecutor::default());
+        let facts = Rc::<ConnectionFacts>::default();
         let inspector = FrameScanner::new(Rc::clone(&facts), Instant::now());
-        let (sender, driver) = http2::Builder::new(executor.clone())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+        let (sender, driver) = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
             .max_header_list_size(MAX_HEADER_LIST_BYTES)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(InspectedStream { stream, inspector }))
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(InspectedStream { stream, inspector })
             .await
             .map_err(|_| UpstreamError::Connect)?;
-        let driver = Rc::new(RefCell::new(Some(driver)));
-        spawn_local(drive(Rc::clone(&driver), Rc::clone(&facts)));
+        spawn_local(drive(driver, Rc::clone(&facts)));
         if !facts.settled().await {
             return Err(if facts.is_violated() {
                 UpstreamError::Protocol
@@ -86,10 +72,7 @@ impl Connection {
         }
         Ok(Rc::new(Self {
             sender,
-            driver,
             facts,
-            executor,
-            streams: Cell::new(0),
             alone: Cell::new(false),
             requests: Cell::new(0),
             idle_since: Cell::new(None),
@@ -98,16 +81,13 @@ impl Connection {
     }
 
     /// Returns a handle that sends requests.
-    pub(super) fn sender(&self) -> SendRequest<StreamContent> {
+    pub(super) fn sender(&self) -> SendRequest<Bytes> {
         self.sender.clone()
     }
 
     /// Returns the number of streams that the upstream allows at a time, up to the gateway's own limit.
     pub(super) fn max_streams(&self) -> usize {
-        // Only the driver's own poll borrows it mutably, and that opens no stream.
-        let driver = self.driver.try_borrow();
-        let max = driver.ok().and_then(|driver| Some(driver.as_ref()?.current_max_send_streams()));
-        max.unwrap_or(0).min(MAX_STREAMS)
+        self.sender.current_max_send_streams().min(MAX_STREAMS)
     }
 
     /// Returns the number of requests so far.
@@ -129,10 +109,7 @@ impl Connection {
             Sharing::Alone => self.max_streams().min(1),
             Sharing::Shared => self.max_streams(),
         };
-        self.facts.accepts_streams()
-            && !self.sender.is_closed()
-            && !self.alone.get()
-            && self.streams.get() < max_streams
+        self.facts.accepts_streams() && !self.alone.get() && self.facts.streams() < max_streams
     }
 
     /// Takes a place for one stream; `None` if there is none.
@@ -141,9 +118,9 @@ impl Connection {
             return None;
         }
         self.alone.set(sharing == Sharing::Alone);
-        let streams = self.streams.get();
+        let streams = self.facts.streams();
         let idle = streams == 0;
-        self.streams.set(streams + 1);
+        self.facts.set_streams(streams + 1);
         self.idle_since.set(None);
         if idle {
             self.counted.borrow_mut().set_idle(false);
@@ -158,7 +135,7 @@ impl Connection {
         if self.facts.is_closed() {
             return true;
         }
-        if self.streams.get() > 0 {
+        if self.facts.streams() > 0 {
             return false;
         }
         let since = self.idle_since.get().unwrap_or(now);
@@ -169,7 +146,7 @@ impl Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("streams", &self.streams.get()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("streams", &self.facts.streams()).finish_non_exhaustive()
     }
 }
 
@@ -193,8 +170,8 @@ pub(super) struct StreamSlot {
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        let streams = self.connection.streams.get() - 1;
-        self.connection.streams.set(streams);
+        let streams = self.connection.facts.streams() - 1;
+        self.connection.facts.set_streams(streams);
         self.connection.alone.set(false);
         if streams == 0 {
             self.connection.counted.borrow_mut().set_idle(true);
@@ -202,19 +179,34 @@ impl Drop for StreamSlot {
     }
 }
 
-/// Drives a connection to its end.
-async fn drive(driver: SharedDriver, facts: Rc<ConnectionFacts>) {
-    poll_fn(|cx| match &mut *driver.borrow_mut() {
-        // The streams that the end of the connection concerns are notified by hyper.
-        Some(driver) => Pin::new(driver).poll(cx).map(drop),
-        None => Poll::Ready(()),
-    })
-    .await;
+/// Drives a connection to its end, or until the upstream shows no sign of life.
+async fn drive(mut driver: Driver, facts: Rc<ConnectionFacts>) {
+    let pings = driver.ping_pong();
+    {
+        let driver = pin!(&mut driver);
+        let silence = pin!(until_dead(pings, &facts));
+        // The streams that the end of the connection concerns are notified by `h2`.
+        select(driver, silence).await;
+    }
     facts.close();
-    // hyper's end of the queue is dropped with it: requests that were queued after its last poll fail as unsent, where
-    // they would wait for ever.
-    let ended = driver.take();
-    drop(ended);
+}
+
+/// Waits until an upstream with open streams is silent, even when it is asked for a sign of life.
+async fn until_dead(pings: Option<PingPong>, facts: &ConnectionFacts) {
+    let Some(mut pings) = pings else { return core::future::pending().await };
+    loop {
+        let reads = facts.reads();
+        sleep(PING_INTERVAL).await;
+        if facts.reads() != reads || facts.streams() == 0 {
+            continue;
+        }
+        match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The end of the connection, which its driver notices.
+            Ok(Err(_)) => return core::future::pending().await,
+            Err(_) => return,
+        }
+    }
 }
 
 /// Streams of one connection at a time; further ones open another connection.

@@ -1,6 +1,6 @@
 //! Facts about one connection that only its frames tell, and limits on what a broken upstream may send.
 //!
-//! hyper hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it tells when the
+//! `h2` hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it tells when the
 //! upstream's SETTINGS arrived, which allow more than one stream; when GOAWAY arrived, after which no stream may
 //! begin; and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of
 //! proportion to the requests, end the connection (RFC 9113 §10.5).
@@ -12,13 +12,13 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::base::http2_frames::{
+use crate::base::inspected_stream::Inspector;
+use crate::http2::frames::{
     CONTINUATION, DATA, END_STREAM, Flood, FrameHeaders, GOAWAY, HEADERS, RST_STREAM, SETTINGS,
     TokenBucket, WINDOW_UPDATE,
 };
-use crate::base::inspected_stream::Inspector;
 
-/// The state of one connection as its frames tell it. Shared by the scanner and the pool.
+/// The state of one connection as its frames tell it. Shared by the scanner, the driver and the pool.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionFacts {
     settled: Cell<bool>,
@@ -26,6 +26,8 @@ pub(super) struct ConnectionFacts {
     closed: Cell<bool>,
     /// Whether the upstream sent what no upstream of HTTP/2 sends.
     violated: Cell<bool>,
+    /// Open streams.
+    streams: Cell<usize>,
     /// Reads from the connection.
     reads: Cell<u64>,
     /// Bytes that the connection has taken.
@@ -74,6 +76,16 @@ impl ConnectionFacts {
         self.closed.set(true);
         self.changed.notify_waiters();
         self.changed.notify_one();
+    }
+
+    /// Returns the number of open streams.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.get()
+    }
+
+    /// Records the number of open streams.
+    pub(super) fn set_streams(&self, streams: usize) {
+        self.streams.set(streams);
     }
 
     /// Returns a number that changes whenever something is received.
@@ -180,7 +192,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::base::http2_frames::{FRAME_HEADER_BYTES, MAX_BURST_FRAMES};
+    use crate::http2::frames::{FRAME_HEADER_BYTES, MAX_BURST_FRAMES};
 
     const PING: u8 = 6;
 

@@ -1,28 +1,22 @@
 //! Health checks in HTTP/2, each on a connection of its own: a path, or `grpc.health.v1.Health/Check`.
 //!
-//! They run on any runtime, unlike requests: the tasks that hyper needs are polled by the check itself.
+//! They run on any runtime, unlike requests: the check itself drives its connection.
 
-use core::future::{Future, poll_fn};
-use core::pin::{Pin, pin};
-use core::task::Poll;
+use core::future::poll_fn;
+use core::pin::pin;
 use core::time::Duration;
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::{Either, select};
+use h2::{RecvStream, client};
 use http::header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
 
 use super::super::connect::{Stream, connect};
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
-use crate::base::lock::IgnorePoison;
+use crate::http2::ReceivedContent;
 
 /// Asks a gRPC server whether `service` is serving, or the server as a whole if that is empty, within `limit`.
 /// False is any other answer, such as that the server does not know the service.
@@ -41,8 +35,8 @@ pub(in crate::upstream) async fn check(
         let request = Request::post(target(endpoint, endpoint.host(), CHECK)?)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
-            .body(Full::new(encode_request(service)));
-        exchange(stream, request, is_serving).await
+            .body(());
+        exchange(stream, request, encode_request(service), is_serving).await
     };
     tokio::time::timeout(limit, checking).await.unwrap_or(Err(UpstreamError::Timeout))
 }
@@ -62,8 +56,8 @@ pub(in crate::upstream) async fn status_of(
     let request = Request::get(target(endpoint, host, path)?)
         .header(USER_AGENT, "northgate-health-check")
         .header(ACCEPT, "*/*")
-        .body(Full::default());
-    exchange(stream, request, async |response| Ok(response.status().as_u16())).await
+        .body(());
+    exchange(stream, request, Bytes::new(), async |response| Ok(response.status().as_u16())).await
 }
 
 fn target(endpoint: &Endpoint, host: &HeaderValue, path: &str) -> Result<String, UpstreamError> {
@@ -71,36 +65,44 @@ fn target(endpoint: &Endpoint, host: &HeaderValue, path: &str) -> Result<String,
     Ok(format!("{}://{host}{path}", endpoint.scheme().as_str()))
 }
 
-/// Sends `request` on `stream`, and reads what matters of the response.
+/// Sends `request` with `content` on `stream`, and reads what matters of the response.
 async fn exchange<T>(
     stream: Stream,
-    request: http::Result<Request<Full<Bytes>>>,
-    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, UpstreamError>,
+    request: http::Result<Request<()>>,
+    content: Bytes,
+    read: impl AsyncFnOnce(Response<RecvStream>) -> Result<T, UpstreamError>,
 ) -> Result<T, UpstreamError> {
     if stream.selected_http2() == Some(false) {
         return Err(UpstreamError::Tls);
     }
     let request = request.map_err(|_| UpstreamError::Protocol)?;
-    let tasks = Tasks::default();
+    let mut builder = client::Builder::new();
+    let handshake = builder.enable_push(false).handshake(stream).await;
+    let (sender, connection) = handshake.map_err(|_| UpstreamError::Protocol)?;
     let asking = async {
-        let stream = TokioIo::new(stream);
-        let (mut sender, driver) =
-            http2::handshake(tasks.clone(), stream).await.map_err(|_| UpstreamError::Protocol)?;
-        // Its error is also that of the request.
-        tasks.add(async move { drop(driver.await) });
-        let response = sender.send_request(request).await.map_err(|_| UpstreamError::Reset)?;
-        read(response).await
+        let mut sender = sender.ready().await.map_err(|_| UpstreamError::Reset)?;
+        let sent = sender.send_request(request, content.is_empty());
+        let (response, mut sending) = sent.map_err(|_| UpstreamError::Reset)?;
+        if !content.is_empty() {
+            sending.send_data(content, true).map_err(|_| UpstreamError::Reset)?;
+        }
+        read(response.await.map_err(|_| UpstreamError::Reset)?).await
     };
-    tasks.run(asking).await
+    match select(pin!(asking), pin!(connection)).await {
+        Either::Left((answer, _)) => answer,
+        // The end of the connection is also that of the request.
+        Either::Right((_, asking)) => asking.await,
+    }
 }
 
-async fn is_serving(response: Response<Incoming>) -> Result<bool, UpstreamError> {
-    let (head, mut body) = response.into_parts();
+async fn is_serving(response: Response<RecvStream>) -> Result<bool, UpstreamError> {
+    let (head, stream) = response.into_parts();
     if !head.status.is_success() {
         return Ok(false);
     }
+    let mut received = ReceivedContent::new(&head.headers, stream);
     let (mut content, mut trailers) = (Vec::new(), None);
-    while let Some(part) = body.frame().await {
+    while let Some(part) = poll_fn(|cx| received.poll_frame(cx)).await {
         match part.map_err(|_| UpstreamError::Reset)?.into_data() {
             Ok(data) if content.len() + data.len() > MAX_ANSWER_BYTES => {
                 return Err(UpstreamError::Protocol);
@@ -171,44 +173,6 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
         }
     }
     None
-}
-
-/// The tasks of one connection, polled together with the request.
-#[derive(Clone, Default)]
-struct Tasks(Arc<Mutex<Vec<Task>>>);
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-impl Tasks {
-    fn add(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.lock().ignore_poison().push(Box::pin(task));
-    }
-
-    /// Polls `main` to its end, and all tasks meanwhile; then drops them.
-    async fn run<T>(&self, main: impl Future<Output = T>) -> T {
-        let mut main = pin!(main);
-        let mut running = FuturesUnordered::new();
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(output) = main.as_mut().poll(cx) {
-                    return Poll::Ready(output);
-                }
-                let added = core::mem::take(&mut *self.0.lock().ignore_poison());
-                running.extend(added);
-                while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {}
-                if self.0.lock().ignore_poison().is_empty() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.add(task);
-    }
 }
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";

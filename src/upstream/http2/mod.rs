@@ -1,6 +1,6 @@
 //! An HTTP/2 client (RFC 9113): many requests at a time per connection.
 //!
-//! hyper speaks the protocol. Around it: connections shared by the requests of a worker (`pool`, `connection`), the
+//! `h2` speaks the protocol. Around it: connections shared by the requests of a worker (`pool`, `connection`), the
 //! stream of each request (`stream`), and the question whether a request that failed was processed (`stream_error`).
 
 mod connection;
@@ -18,29 +18,32 @@ mod tests;
 mod upload;
 
 use core::future::{Future, poll_fn};
-use core::pin::pin;
+use core::pin::{Pin, pin};
 use core::task::Poll;
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Response};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use h2::RecvStream;
+use http::{HeaderValue, Request, Response};
 use tokio::time::{Instant, sleep_until};
 
+use self::connection::Connection;
 pub(super) use self::connection::Sharing;
 pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
 use self::response::{Ending, ResponseContent};
-use self::stream::{StreamContent, StreamState};
+use self::stream::StreamState;
 use self::stream_error::StreamError;
 use super::endpoint::EndpointPermit;
+use super::interim_responses::InterimResponses;
 use super::long_lived_response::is_endless;
 use super::settings::Scheme;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::idle_timeout::IdleTimeout;
+use crate::base::interim_sink::fields_bytes;
+use crate::http2::ReceivedContent;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// The head of a response, with its body.
@@ -98,22 +101,20 @@ impl Exchange<'_, '_> {
         let (connection, rested) = (Rc::clone(&place.slot.connection), place.slot.rested);
         let pool = Rc::clone(&place.pool);
         let held = Box::new((place, permit));
-        let stream = StreamState::new(connection.executor.clone(), body, held);
+        let stream = StreamState::new(body, held);
         let _cut = CutUnlessAnswered(&stream);
-        let content = StreamContent(Rc::clone(&stream));
-        let request = match request::build(self.request, self.host, self.scheme, content) {
+        let length = stream.upload.size_hint().exact();
+        let request = match request::build(self.request, self.host, self.scheme, length) {
             Ok(request) => request,
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
         connection.facts.request_sent();
         let (reads, written) = (connection.facts.reads(), connection.facts.written());
-        let mut sender = connection.sender();
-        let sending = sender.try_send_request(request);
-        match self.within_silence(&stream, sending).await {
+        let responding = self.response_to(request, &connection, &stream);
+        match self.within_silence(&stream, responding).await {
             Some(Ok(response)) => self.answered(&stream, response),
-            Some(Err(error)) => {
+            Some(Err(mut failure)) => {
                 let early = stream.upload.is_starved();
-                let mut failure = StreamError::of(error.error());
                 if failure.is_of_connection() && connection.facts.written() == written {
                     // The connection has taken nothing since: neither this request nor a part of it.
                     failure = StreamError::Unsent;
@@ -131,8 +132,6 @@ impl Exchange<'_, '_> {
                     | StreamError::Protocol
                     | StreamError::ProtocolOfConnection => false,
                 };
-                // With the request that was not sent, if that came back.
-                drop(error);
                 let connection_lost = failure.is_of_connection();
                 Err(SendError {
                     connection_lost,
@@ -147,6 +146,35 @@ impl Exchange<'_, '_> {
                 Err(lost(&stream, UpstreamError::Timeout, true, false, false))
             }
         }
+    }
+
+    /// Sends `request` on a stream of `connection`, and waits for the response head.
+    async fn response_to(
+        &self,
+        request: Request<()>,
+        connection: &Connection,
+        stream: &Rc<StreamState>,
+    ) -> Result<Response<RecvStream>, StreamError> {
+        // These fail if the connection has ended: nothing was sent.
+        let mut sender = connection.sender().ready().await.map_err(|_| StreamError::Unsent)?;
+        let ended = stream.upload.is_end_stream();
+        let opened = sender.send_request(request, ended);
+        let (mut response, sending) = opened.map_err(|_| StreamError::Unsent)?;
+        let mut sending = Some(sending).filter(|_| !ended);
+        let mut interim = InterimResponses::new(self.request.interim);
+        poll_fn(|cx| {
+            if let Some(sending) = sending.take() {
+                stream.send_content(sending, cx);
+            }
+            while let Poll::Ready(Some(received)) = response.poll_informational(cx) {
+                let received = received.map_err(|error| StreamError::of(&error))?;
+                let bytes = fields_bytes(received.headers());
+                let received = response::interim(received).map_err(|_| StreamError::Protocol)?;
+                interim.add(received, bytes).map_err(|_| StreamError::Protocol)?;
+            }
+            Pin::new(&mut response).poll(cx).map_err(|error| StreamError::of(&error))
+        })
+        .await
     }
 
     /// Awaits the response; `None` if the upstream neither reads nor responds for too long.
@@ -182,7 +210,7 @@ impl Exchange<'_, '_> {
     fn answered(
         &self,
         stream: &Rc<StreamState>,
-        mut response: Response<Incoming>,
+        mut response: Response<RecvStream>,
     ) -> Result<Reply, SendError> {
         if let Err(failure) = response::check(&mut response) {
             return Err(lost(stream, failure, true, false, false));
@@ -193,20 +221,20 @@ impl Exchange<'_, '_> {
         let endless = is_endless(response.headers());
         let ending = if is_grpc { Ending::Cut } else { Ending::Finish(self.wait) };
         let bodiless = response::is_bodiless(&self.request.head.method, response.status());
-        let response = response.map(|incoming| {
-            if bodiless || incoming.is_end_stream() {
-                ending.apply(stream);
-                return Body::empty();
-            }
+        let (head, received) = response.into_parts();
+        let body = if bodiless || received.is_end_stream() {
+            ending.apply(stream);
+            Body::empty()
+        } else {
             Body::streaming(ResponseContent {
-                incoming,
+                received: ReceivedContent::new(&head.headers, received),
                 stream: Some(Rc::clone(stream)),
                 gap: IdleTimeout::new((!endless).then_some(self.idle_timeout)),
                 ending,
                 metrics: Arc::clone(&self.metrics),
             })
-        });
-        Ok(Reply { response, early })
+        };
+        Ok(Reply { response: Response::from_parts(head, body), early })
     }
 }
 

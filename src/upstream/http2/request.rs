@@ -10,18 +10,18 @@ use super::super::settings::Scheme;
 use super::super::{OutgoingRequest, UpstreamError};
 use crate::base::raw_target;
 
-/// Builds the request with `content`. `host`, if given, replaces the `Host` field of its head; either becomes
-/// `:authority`. Fields of an HTTP/1.1 connection are left out (RFC 9113 §8.2.2); hyper adds `Content-Length`.
+/// Builds the request, with content of `length` bytes if that is known. `host`, if given, replaces the `Host` field of its
+/// head; either becomes `:authority`. Fields of an HTTP/1.1 connection are left out (RFC 9113 §8.2.2).
 ///
 /// # Errors
 ///
 /// [`UpstreamError::Protocol`] for a request that HTTP/2 cannot express, such as one without a host.
-pub(super) fn build<B>(
+pub(super) fn build(
     OutgoingRequest { head, fields, .. }: &OutgoingRequest<'_>,
     host: Option<&HeaderValue>,
     scheme: Scheme,
-    content: B,
-) -> Result<Request<B>, UpstreamError> {
+    length: Option<u64>,
+) -> Result<Request<()>, UpstreamError> {
     let host = host.or_else(|| head.headers.get(HOST)).ok_or(UpstreamError::Protocol)?;
     let authority = Authority::try_from(host.as_bytes()).map_err(|_| UpstreamError::Protocol)?;
     if head.method == Method::CONNECT {
@@ -51,12 +51,21 @@ pub(super) fn build<B>(
         headers.append(name, value.clone());
     }
     fields.append_to(&mut headers);
-    let mut request = Request::new(content);
+    // A request without content says so only where a service could expect some (RFC 9110 §8.6).
+    if let Some(length) = length.filter(|&length| length > 0 || expects_content(&head.method)) {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    let mut request = Request::new(());
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// Whether content of requests with a method has a meaning (RFC 9110 §9.3).
+fn expects_content(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
 }
 
 fn is_end_to_end(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -90,7 +99,8 @@ mod tests {
             ("x-kept", "1"),
         ]);
 
-        let built = build(&outgoing(&head), None, Scheme::Https, ()).expect("it can be expressed");
+        let built =
+            build(&outgoing(&head), None, Scheme::Https, None).expect("it can be expressed");
 
         assert_eq!(built.uri(), "https://client.example/a?b=c");
         let names: Vec<_> = built.headers().keys().map(HeaderName::as_str).collect();
@@ -101,7 +111,7 @@ mod tests {
     fn te_is_trailers_or_left_out() {
         let head = head(&[("host", "a"), ("te", "gzip")]);
 
-        let built = build(&outgoing(&head), None, Scheme::Http, ()).expect("it can be expressed");
+        let built = build(&outgoing(&head), None, Scheme::Http, None).expect("it can be expressed");
 
         assert!(built.headers().is_empty());
     }
@@ -111,9 +121,24 @@ mod tests {
         let head = head(&[]);
 
         assert_eq!(
-            build(&outgoing(&head), None, Scheme::Http, ()).err(),
+            build(&outgoing(&head), None, Scheme::Http, None).err(),
             Some(UpstreamError::Protocol)
         );
+    }
+
+    #[test]
+    fn a_request_has_the_length_of_its_content_if_that_is_known() {
+        let length = |method: &str, length| {
+            let mut head = head(&[("host", "a"), ("content-length", "7")]);
+            head.method = method.parse().expect("a method");
+            let built = build(&outgoing(&head), None, Scheme::Http, length).expect("valid");
+            built.headers().get(CONTENT_LENGTH).map(|length| length.to_str().expect("text").into())
+        };
+
+        assert_eq!(length("POST", Some(3)), Some("3".to_owned()));
+        assert_eq!(length("POST", Some(0)), Some("0".to_owned()));
+        assert_eq!(length("POST", None), None);
+        assert_eq!(length("GET", Some(0)), None);
     }
 
     fn head(fields: &[(&'static str, &'static str)]) -> Parts {

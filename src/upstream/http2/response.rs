@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::super::UpstreamError;
 use super::stream::StreamState;
@@ -21,6 +20,7 @@ use super::stream_error::StreamError;
 use super::upload::remove_forbidden;
 use crate::base::body;
 use crate::base::idle_timeout::IdleTimeout;
+use crate::http2::ReceivedContent;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// Checks a response head, and removes the fields of the upstream's connection.
@@ -40,10 +40,34 @@ pub(super) fn check<B>(response: &mut Response<B>) -> Result<(), UpstreamError> 
     {
         return Err(UpstreamError::Protocol);
     }
-    for name in HOP_BY_HOP {
-        response.headers_mut().remove(name);
-    }
+    remove_hop_by_hop(response.headers_mut());
     Ok(())
+}
+
+/// Returns an interim response without the fields of the upstream's connection, framing and cookies; `None` if it concerns
+/// that connection alone.
+///
+/// # Errors
+///
+/// [`UpstreamError::Protocol`] for `101 Switching Protocols`, which HTTP/2 does not have (RFC 9113 §8.6).
+pub(super) fn interim(mut response: Response<()>) -> Result<Option<Response<()>>, UpstreamError> {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS => return Err(UpstreamError::Protocol),
+        // The gateway itself decides when a client sends its content.
+        StatusCode::CONTINUE => return Ok(None),
+        _ => {}
+    }
+    let headers = response.headers_mut();
+    remove_hop_by_hop(headers);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(SET_COOKIE);
+    Ok(Some(response))
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
 }
 
 /// Whether a value is that of `Content-Length` (RFC 9110 §8.6).
@@ -65,7 +89,7 @@ pub(super) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
 
 /// The content of a response, with its stream.
 pub(super) struct ResponseContent {
-    pub(super) incoming: Incoming,
+    pub(super) received: ReceivedContent,
     /// `None` once the content has ended.
     pub(super) stream: Option<Rc<StreamState>>,
     /// The maximum gap in the content.
@@ -128,10 +152,10 @@ impl http_body::Body for ResponseContent {
         if this.stream.is_none() {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
+        match this.received.poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.gap.stopped();
-                let ends = frame.is_trailers() || this.incoming.is_end_stream();
+                let ends = frame.is_trailers() || this.received.is_end_stream();
                 if let Some(trailers) = frame.trailers_mut() {
                     remove_forbidden(trailers);
                 }
@@ -143,10 +167,6 @@ impl http_body::Body for ResponseContent {
             Poll::Ready(Some(Err(error))) => {
                 let failure = StreamError::of(&error).of_content();
                 Poll::Ready(Some(Err(this.fail(failure))))
-            }
-            // hyper takes a reset without an error for an end; content without END_STREAM is not whole (RFC 9113 §8.1).
-            Poll::Ready(None) if !this.incoming.is_end_stream() => {
-                Poll::Ready(Some(Err(this.fail(UpstreamError::Reset))))
             }
             Poll::Ready(None) => {
                 this.end();
@@ -165,11 +185,11 @@ impl http_body::Body for ResponseContent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_none() || self.incoming.is_end_stream()
+        self.stream.is_none() || self.received.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.stream.is_some() { self.incoming.size_hint() } else { SizeHint::with_exact(0) }
+        if self.stream.is_some() { self.received.size_hint() } else { SizeHint::with_exact(0) }
     }
 }
 

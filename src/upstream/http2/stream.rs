@@ -1,50 +1,54 @@
-//! One stream: what its request and its response share, and the tasks that hyper runs for it.
+//! One stream: what its request and its response share.
 
 use core::any::Any;
 use core::cell::RefCell;
 use core::fmt;
-use core::future::Future;
+use core::future::Future as _;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use bytes::Bytes;
+use h2::{Reason, SendStream};
 use http_body::{Frame, SizeHint};
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::upload::UploadState;
 use crate::base::body::{self, Body};
+use crate::http2::send_content;
 
 /// The state of one stream. It ends when neither the content of the request nor that of the response needs it.
 pub(super) struct StreamState {
     /// The content of the request.
     pub(super) upload: UploadState,
-    executor: StreamExecutor,
-    /// The tasks of hyper that send the content and await the response.
-    tasks: RefCell<Vec<AbortHandle>>,
+    /// The task that sends the content.
+    sending: RefCell<Option<AbortHandle>>,
     /// The permits that the stream holds.
     _held: Box<dyn Any>,
 }
 
 impl StreamState {
-    /// Creates the state of a stream on the connection of `executor`, which sends `body` and holds `held`.
-    pub(super) fn new(executor: StreamExecutor, body: Body, held: Box<dyn Any>) -> Rc<Self> {
-        let tasks = RefCell::default();
-        Rc::new(Self { upload: UploadState::new(body), executor, tasks, _held: held })
+    /// Creates the state of a stream that sends `body` and holds `held`.
+    pub(super) fn new(body: Body, held: Box<dyn Any>) -> Rc<Self> {
+        Rc::new(Self { upload: UploadState::new(body), sending: RefCell::default(), _held: held })
     }
 
-    /// Ends the stream early: what is not sent will never be. hyper resets a stream whose tasks are dropped, even if
-    /// they wait for window, where they would notice nothing else.
-    pub(super) fn cut(&self) {
-        for task in self.tasks.take() {
-            task.abort();
+    /// Sends the content on `stream`; what cannot be sent at once in a task of its own, since the response may begin and end
+    /// meanwhile.
+    pub(super) fn send_content(self: &Rc<Self>, stream: SendStream<Bytes>, cx: &mut Context<'_>) {
+        let content = StreamContent(Rc::clone(self));
+        let mut sending = Box::pin(send_content(stream, content, Reason::CANCEL, |_| ()));
+        if sending.as_mut().poll(cx).is_pending() {
+            self.sending.replace(Some(spawn_local(sending).abort_handle()));
         }
     }
 
-    /// Announces that the tasks that hyper spawns next belong to this stream.
-    fn begin_tasks(self: &Rc<Self>) {
-        self.executor.next.replace(Rc::downgrade(self));
+    /// Ends the stream early: what is not sent will never be. `h2` resets a stream of which neither side is held.
+    pub(super) fn cut(&self) {
+        if let Some(sending) = self.sending.take() {
+            sending.abort();
+        }
     }
 
     /// Lets the content of the request be sent although the response has ended; an upstream that reads nothing of it
@@ -78,9 +82,9 @@ impl fmt::Debug for StreamState {
     }
 }
 
-/// The content of a request, as hyper reads it.
+/// The content of a request, as it is read to be sent.
 #[derive(Debug)]
-pub(super) struct StreamContent(pub(super) Rc<StreamState>);
+struct StreamContent(Rc<StreamState>);
 
 impl http_body::Body for StreamContent {
     type Data = Bytes;
@@ -97,9 +101,7 @@ impl http_body::Body for StreamContent {
         self.0.upload.is_end_stream()
     }
 
-    /// Called by hyper once per request, right before it spawns the tasks of the stream.
     fn size_hint(&self) -> SizeHint {
-        self.0.begin_tasks();
         self.0.upload.size_hint()
     }
 }
@@ -107,23 +109,5 @@ impl http_body::Body for StreamContent {
 impl Drop for StreamContent {
     fn drop(&mut self) {
         self.0.upload.ended();
-    }
-}
-
-/// Runs the tasks of one connection on the worker's own thread, each known to its stream.
-#[derive(Clone, Debug, Default)]
-pub(super) struct StreamExecutor {
-    /// The stream that the next task belongs to; none for the task of the connection, which is the first.
-    next: Rc<RefCell<Weak<StreamState>>>,
-}
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, task: F) {
-        let running = spawn_local(async move {
-            task.await;
-        });
-        if let Some(stream) = self.next.borrow().upgrade() {
-            stream.tasks.borrow_mut().push(running.abort_handle());
-        }
     }
 }

@@ -1,10 +1,7 @@
 //! Classifies the errors of HTTP/2 streams: may the upstream have processed the request, and who is to blame?
 //!
-//! hyper keeps the error of the `h2` crate as its source, or that of the socket. What is none of the others is the answer
-//! that is safe: the request may have been processed. `tests/gateway/http2_services` holds the errors against real
-//! resets and GOAWAYs.
-
-use core::error::Error;
+//! What is none of the others is the answer that is safe: the request may have been processed.
+//! `tests/gateway/http2_services` holds the errors against real resets and GOAWAYs.
 
 use h2::Reason;
 
@@ -28,16 +25,8 @@ pub(super) enum StreamError {
 }
 
 impl StreamError {
-    /// Classifies an error of hyper.
-    pub(super) fn of(error: &hyper::Error) -> Self {
-        if error.is_canceled() {
-            return Self::Unsent;
-        }
-        let Some(error) = error.source().and_then(|source| source.downcast_ref::<h2::Error>())
-        else {
-            // An error of the connection, which hyper keeps as one of input and output.
-            return Self::Lost;
-        };
+    /// Classifies the error of a stream that was opened.
+    pub(super) fn of(error: &h2::Error) -> Self {
         if error.is_go_away() && error.is_remote() {
             // Only streams beyond the last one that the upstream names fail with it; the others go on.
             Self::Unsent

@@ -1,6 +1,6 @@
 //! The content of a request on its way to an HTTP/2 upstream.
 //!
-//! hyper sends it in a task of its own. What was read of it is remembered, within a limit, until the response
+//! A task of its own sends it. What was read of it is remembered, within a limit, until the response
 //! begins: a request that the upstream refused without processing it is sent again, as most of them have content
 //! (every gRPC call does).
 
@@ -31,7 +31,7 @@ pub(super) struct UploadState {
     starved: Cell<bool>,
     /// Whether the client's content ended in an error.
     failed: Cell<bool>,
-    /// Whether hyper has dropped the content: all of it was sent, or its rest never will be.
+    /// Whether the content was dropped: all of it was sent, or its rest never will be.
     over: Cell<bool>,
     /// Whether the response has begun.
     settled: Cell<bool>,
@@ -111,7 +111,7 @@ impl UploadState {
         Some(Body::streaming(Replay { read: read.into(), rest }))
     }
 
-    /// Records that hyper has dropped the content.
+    /// Records that the content was dropped by the task that sends it.
     pub(super) fn ended(&self) {
         self.over.set(true);
         // Until the response begins, the content may be needed for another attempt.

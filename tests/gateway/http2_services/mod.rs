@@ -5,6 +5,7 @@ mod connections;
 mod content;
 mod grpc;
 mod hostile;
+mod interim;
 mod resent;
 
 use crate::support::Http2Service;

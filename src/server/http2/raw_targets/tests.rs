@@ -113,11 +113,11 @@ fn a_block_too_long_to_be_held_passes_unless_its_path_is_unusual() {
     }
     outcome.expect("frames");
     let pieces = frames.rewrite(&mut continuation(END_HEADERS, b"\xbe"));
-    assert!(pieces.is_err(), "hyper would serve the placeholder");
+    assert!(pieces.is_err(), "h2 would serve the placeholder");
 }
 
 #[test]
-fn a_frame_within_a_block_lets_hyper_see_what_is_wrong() {
+fn a_frame_within_a_block_lets_h2_see_what_is_wrong() {
     let mut of_another = continuation(END_HEADERS, b"\x02/#");
     of_another[8] = 3;
     for within in [data(b"x"), of_another.clone(), headers(END_HEADERS, b"\x82")] {
@@ -216,7 +216,7 @@ async fn a_reader_gets_the_rest_of_a_stream_that_ends_within_a_frame() {
 }
 
 proptest! {
-    /// However reads split the frames of a client, hyper reads the same bytes.
+    /// However reads split the frames of a client, h2 reads the same bytes.
     #[test]
     fn pieces_do_not_matter(
         paths in prop::collection::vec("/[a\"<{#]{0,6}", 1..6), indexed in any::<bool>(), piece in 1_usize..60, room in 1_usize..40,
@@ -253,7 +253,7 @@ proptest! {
     }
 }
 
-/// Returns the bytes that hyper reads without the appended field, and the value of that.
+/// Returns the bytes that h2 reads without the appended field, and the value of that.
 fn rewritten(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let mut frames = after_preface();
     assert_eq!(frames.rewrite(&mut frame.to_vec()).ok(), Some(0));

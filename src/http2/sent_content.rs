@@ -1,4 +1,4 @@
-//! The content of the response on one stream, as its client grants window (RFC 9113 §5.2).
+//! The content that is sent on a stream, as the peer grants window (RFC 9113 §5.2).
 
 use core::future::poll_fn;
 use core::pin::Pin;
@@ -6,28 +6,36 @@ use core::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body as _;
+use http_body::Body;
 
-use super::stall_timeout::StreamProgress;
-use crate::base::body::Body;
-
-/// Sends `content` to its end, with its trailers. If that fails the stream is reset; if the client has reset it, the rest
-/// is dropped.
-pub(super) async fn send(stream: SendStream<Bytes>, content: Body, progress: &StreamProgress) {
+/// Sends `content` to its end, with its trailers. If the content fails, the stream is reset with `failed`; if the peer has
+/// reset it, the rest is dropped. `polled` is told whenever the peer has granted window, and whether there is more to send
+/// at once.
+pub async fn send_content<B: Body<Data = Bytes> + Unpin>(
+    stream: SendStream<Bytes>,
+    content: B,
+    failed: Reason,
+    mut polled: impl FnMut(bool),
+) {
     let mut sending = Sending { stream, content, unsent: None };
-    poll_fn(|cx| sending.poll(progress, cx)).await;
+    poll_fn(|cx| sending.poll(failed, &mut polled, cx)).await;
 }
 
-struct Sending {
+struct Sending<B> {
     stream: SendStream<Bytes>,
-    content: Body,
+    content: B,
     /// Data for which there is no window yet, and whether the stream ends with it.
     unsent: Option<(Bytes, bool)>,
 }
 
-impl Sending {
+impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
     /// Ready once the stream has ended, well or not.
-    fn poll(&mut self, progress: &StreamProgress, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(
+        &mut self,
+        failed: Reason,
+        polled: &mut impl FnMut(bool),
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
             if self.stream.poll_reset(cx).is_ready() {
                 return Poll::Ready(());
@@ -40,12 +48,12 @@ impl Sending {
             {
                 return Poll::Ready(());
             }
-            let polled = Pin::new(&mut self.content).poll_frame(cx);
-            progress.frame_polled(polled.is_ready());
-            let frame = match ready!(polled) {
+            let frame = Pin::new(&mut self.content).poll_frame(cx);
+            polled(frame.is_ready());
+            let frame = match ready!(frame) {
                 Some(Ok(frame)) => frame,
                 Some(Err(_)) => {
-                    self.stream.send_reset(Reason::INTERNAL_ERROR);
+                    self.stream.send_reset(failed);
                     return Poll::Ready(());
                 }
                 None => {
@@ -73,7 +81,7 @@ impl Sending {
         }
     }
 
-    /// Waits until the client grants window for the data that is unsent; `false` if the stream has ended.
+    /// Waits until the peer grants window for the data that is unsent; `false` if the stream has ended.
     fn poll_capacity(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let is_empty = self.unsent.as_ref().is_none_or(|(data, _)| data.is_empty());
         while !is_empty && self.stream.capacity() == 0 {

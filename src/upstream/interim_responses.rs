@@ -1,0 +1,48 @@
+//! Interim responses (RFC 9110 §15.2), on their way from an upstream to the client.
+
+use core::cell::RefCell;
+
+use http::Response;
+
+use super::InvalidResponse;
+use crate::base::interim_sink::MAX_INTERIM_RESPONSES;
+
+/// The interim responses to one request.
+#[derive(Debug)]
+pub(super) struct InterimResponses<'a> {
+    /// Where they wait to be passed on; without it they are dropped.
+    place: Option<&'a RefCell<Vec<Response<()>>>>,
+    /// Bytes so far.
+    bytes: usize,
+}
+
+impl<'a> InterimResponses<'a> {
+    pub(super) const fn new(place: Option<&'a RefCell<Vec<Response<()>>>>) -> Self {
+        Self { place, bytes: 0 }
+    }
+
+    /// Adds a response of `bytes`; `None` is one that does not concern the client.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidResponse::TooManyInterim`] if the upstream sends them without end.
+    pub(super) fn add(
+        &mut self,
+        response: Option<Response<()>>,
+        bytes: usize,
+    ) -> Result<(), InvalidResponse> {
+        self.bytes += bytes;
+        if self.bytes > MAX_INTERIM_HEAD_BYTES {
+            return Err(InvalidResponse::TooManyInterim);
+        }
+        if let (Some(place), Some(response)) = (self.place, response)
+            && place.borrow().len() < MAX_INTERIM_RESPONSES
+        {
+            place.borrow_mut().push(response);
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of all interim responses to one request: as many as a final head may have.
+const MAX_INTERIM_HEAD_BYTES: usize = 64 * 1024;
