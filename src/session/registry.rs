@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::cookies::seal::KeyRing;
+use super::login::code_redemptions::CodeRedemptions;
 use super::login::issuer_observations::IssuerObservations;
 use super::login::kept_forms::KeptForms;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
@@ -34,6 +35,8 @@ use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, Revoc
 pub struct SessionRegistry {
     revocations: RevocationList,
     retained: Arc<WeakMap<Key, RetainedState>>,
+    /// Data learned from the logins of one client.
+    observations: WeakMap<ClientKey, IssuerObservations>,
     throttles: Arc<LoginThrottles>,
     redis: ArcSwapOption<Redis>,
     under_way: InFlightCalls,
@@ -45,8 +48,16 @@ impl SessionRegistry {
     /// Failed logins are counted in `throttles`.
     pub fn new(revocations: RevocationList, throttles: Arc<LoginThrottles>) -> Self {
         let redis = ArcSwapOption::empty();
-        let (retained, under_way, pending_revocations) = Default::default();
-        Self { revocations, retained, throttles, redis, under_way, pending_revocations }
+        let (retained, observations, under_way, pending_revocations) = Default::default();
+        Self {
+            revocations,
+            retained,
+            observations,
+            throttles,
+            redis,
+            under_way,
+            pending_revocations,
+        }
     }
 
     /// Waits until no call is under way whose loss would end a session, but no longer than `patience`.
@@ -97,15 +108,22 @@ impl SessionRegistry {
         control: &Handle,
     ) -> Arc<RetainedState> {
         self.revocations.retain_at_least(settings.absolute_timeout);
-        self.retained.get_or_insert_with(key(settings, issuer), || {
+        let key = key(settings, issuer);
+        let (_, name, identifier, client) = key.clone();
+        let logins = || {
+            let of_client = (name, identifier, client);
+            self.observations.get_or_insert_with(of_client, IssuerObservations::new)
+        };
+        self.retained.get_or_insert_with(key, || {
             let ending = Arc::new(EndedState {
                 issuer: Arc::clone(&settings.issuer),
                 identifier: Arc::clone(issuer),
                 results: Arc::new(RefreshResults::new(control.clone(), self.under_way.clone())),
                 ended: Arc::new(EndedSessions::new(self.revocations.clone())),
                 watchers: Arc::default(),
-                logins: IssuerObservations::new(),
+                logins: logins(),
                 forms: KeptForms::new(),
+                codes: CodeRedemptions::new(control.clone(), self.under_way.clone()),
                 sessions: OnceLock::new(),
             });
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
@@ -139,10 +157,12 @@ pub(super) struct EndedState {
     pub(super) results: Arc<RefreshResults>,
     pub(super) ended: Arc<EndedSessions>,
     pub(super) watchers: Arc<SessionWatchers>,
-    /// Data about the issuer learned from logins.
-    pub(super) logins: IssuerObservations,
+    /// Data about the issuer learned from the logins of all sessions of this client.
+    pub(super) logins: Arc<IssuerObservations>,
     /// Forms whose users have to log in again.
     pub(super) forms: KeptForms,
+    /// Authorization codes that are being redeemed, or were a moment ago.
+    pub(super) codes: CodeRedemptions,
     sessions: OnceLock<Arc<Visits>>,
 }
 
@@ -223,6 +243,9 @@ impl RetainedState {
 /// Session, the issuer's name and identifier, and client: a change of one of these makes another session, so that
 /// tokens are never sent to another issuer.
 pub(super) type Key = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
+
+/// The issuer's name and identifier, and client.
+type ClientKey = (Arc<str>, Arc<str>, Arc<str>);
 
 fn key(settings: &Settings, identifier: &Arc<str>) -> Key {
     let Settings { name, issuer, client, .. } = settings;

@@ -154,6 +154,22 @@ async fn an_unknown_sid_ends_the_subjects_sessions_without_sid() {
     }
 }
 
+/// An issuer knows one address for the logout tokens of a client.
+#[tokio::test]
+async fn a_logout_token_is_accepted_for_a_sid_of_another_session_of_the_client() {
+    let mut gate = Gate::start();
+    let other = gate.another(|settings| settings.name = "admin".into());
+    let alice = gate.alice().await;
+    let token = sign(&gate, json!({}), json!({ "sid": sid(&gate, &alice).await, "sub": null }));
+
+    let own = core::mem::replace(&mut gate.session, other);
+    let (status, _, told) = tell(&gate, &token).await;
+
+    assert_eq!(status, StatusCode::OK, "{told}");
+    gate.session = own;
+    assert!(gate.present(&alice).await.is_err());
+}
+
 #[tokio::test]
 async fn a_session_without_an_id_token_is_named_by_its_access_token() {
     let gate = Gate::with(|settings| settings.scopes = Scopes::parse("orders:read offline_access"));

@@ -1,11 +1,17 @@
-//! A slow issuer: it has rotated the refresh token all the same.
+//! A slow issuer: it has taken the code, or rotated the refresh token, all the same.
 
 use core::time::Duration;
 
 use crate::fault_injection::{Endpoint, Fault};
+use http::StatusCode;
+use northgate::base::body::Body;
 use northgate::dev::issuer::DevIssuerConfig;
+use northgate::issuer;
 use northgate::session::Reason;
+use url::Url;
 
+use crate::code::{code, location};
+use crate::issuer_pages::walk;
 use crate::support::{Browser, Gate};
 
 /// A gateway with a short timeout, and an issuer whose next response takes longer.
@@ -47,4 +53,64 @@ async fn while_a_token_response_is_late_a_valid_token_serves_without_waiting_twi
     gate.advance(60);
     gate.ask(&mut browser).await.expect("the new token has come");
     assert_eq!(gate.issuer.count(Endpoint::Token), asked + 1);
+}
+
+/// A gateway, a browser that the issuer has redirected back, and its way back.
+async fn returning(settings: impl FnOnce(&mut issuer::Settings)) -> (Gate, Browser, Url) {
+    let gate = Gate::asking(DevIssuerConfig::default(), settings, code);
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
+    let back = walk(&away, "allow").await;
+    (gate, browser, back)
+}
+
+#[tokio::test]
+async fn a_callback_that_is_reloaded_while_the_issuer_is_slow_redeems_its_code_once() {
+    let (gate, mut browser, back) = returning(|_| {}).await;
+    let paused = gate.issuer.pause(Endpoint::Token);
+    let mut impatient = browser.clone();
+    tokio::select! {
+        _ = gate.come_back(&mut impatient, &back) => panic!("the issuer has not responded"),
+        () = gate.issuer.wait_for_calls(Endpoint::Token, 1) => {}
+    }
+
+    let (response, ()) = tokio::join!(gate.come_back(&mut browser, &back), async { drop(paused) });
+
+    assert_eq!(location(&response).path(), "/app");
+    assert_eq!(gate.issuer.count(Endpoint::Token), 1);
+    gate.ask(&mut browser).await.expect("the reload has a session");
+}
+
+#[tokio::test]
+async fn a_callback_whose_response_was_lost_leads_to_the_same_session_until_its_logout() {
+    let (gate, mut browser, back) = returning(|_| {}).await;
+    let before = browser.clone();
+    gate.come_back(&mut browser.clone(), &back).await;
+
+    gate.come_back(&mut browser, &back).await;
+
+    let first = gate.ask(&mut browser).await.expect("the second response has a session");
+    gate.come_back(&mut browser.clone(), &back).await;
+    let again = gate.ask(&mut browser).await.expect("a further one does not end it");
+    assert_eq!((first.session, gate.issuer.count(Endpoint::Token)), (again.session, 1));
+    let mut request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+    request.headers_mut().insert("origin", "https://localhost:8443".parse().unwrap());
+    gate.serve(&mut browser, request).await;
+    let response = gate.come_back(&mut before.clone(), &back).await;
+    assert_eq!(location(&response).path(), "/authorize", "the session is over");
+}
+
+#[tokio::test]
+async fn a_callback_that_waited_too_long_finds_its_session_when_it_is_reloaded() {
+    let patience = Duration::from_millis(1500);
+    let (gate, mut browser, back) = returning(|asked| asked.timeout = patience).await;
+    let paused = gate.issuer.pause(Endpoint::Token);
+
+    let late = gate.come_back(&mut browser, &back).await;
+    drop(paused);
+    let response = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(location(&response).path(), "/app");
+    assert_eq!(gate.issuer.count(Endpoint::Token), 1);
 }

@@ -9,6 +9,7 @@
 
 mod back_channel;
 mod basic;
+mod clocks;
 mod code;
 mod cookies;
 #[path = "../support/fault_injection.rs"]

@@ -94,10 +94,15 @@ impl Gate {
 
     /// Reads the configuration again, with `change`.
     pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.session = self.another(change);
+    }
+
+    /// Another session of the same configuration, with `change`.
+    pub(crate) fn another(&self, change: impl FnOnce(&mut Settings)) -> Sessions {
         let mut settings = self.session.settings().clone();
         change(&mut settings);
-        let Self { asked, verifier, clock, metrics, kept, .. } = &*self;
-        self.session = session(settings, asked, verifier, clock, metrics, kept);
+        let Self { asked, verifier, clock, metrics, kept, .. } = self;
+        session(settings, asked, verifier, clock, metrics, kept)
     }
 
     /// Reads the configuration again: by the same name there is another's issuer now.

@@ -15,20 +15,20 @@ use http::{HeaderValue, Request, Response};
 use serde_json::Value;
 use url::form_urlencoded;
 
+use super::code_redemptions::RedemptionError;
 use super::login_cookies::PendingLogins;
 use super::login_transaction::{LoginIntent, LoginTransaction, restarts};
 use super::password_login::{NewSession, Person};
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
-use crate::issuer::{Grant, GrantError, Tokens};
 use crate::observe::metrics::LoginResult;
 use crate::session::Sessions;
 use crate::session::authenticate::{RETRY_AFTER, ResumedSession};
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
-use crate::session::store::state::ABOUT_THE_LOGIN;
+use crate::session::store::state::{ABOUT_THE_LOGIN, SessionState};
 use crate::token::TokenError;
 use crate::token::received_tokens::payload;
 
@@ -86,6 +86,11 @@ impl Sessions {
                 let response = self.login_failed(result, problem, target);
                 return with_cookies(response, self.logins.clear_finished(&pending));
             }
+            Err(CallbackError::Late) => {
+                // The login stays pending: the same request, repeated, finds the outcome.
+                let target = login.intent.target.as_deref();
+                return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
+            }
             Err(CallbackError::Transient) => login.intent.restarts < MAX_TRANSIENT_RESTARTS,
             Err(CallbackError::Refused) => {
                 // A callback that was loaded twice: the first has logged in.
@@ -94,9 +99,11 @@ impl Sessions {
                     return with_cookies(response, self.logins.clear_finished(&pending));
                 }
                 self.metrics.login(LoginResult::Rejected);
-                // A code that may have expired while the user was away. One that is fresh is refused again: its user, and
-                // the log, are told at once.
-                login.intent.restarts == 0 && now.since(login.began()) >= FRESH_CODE
+                // A code that may have expired while the user was away, or that another instance has redeemed. Any other is
+                // refused again: its user, and the log, are told at once.
+                let may_be_used = self.refresher.sharing.is_some();
+                let may_be_late = now.since(login.began()) >= FRESH_CODE;
+                login.intent.restarts == 0 && (may_be_used || may_be_late)
             }
         };
         if restart {
@@ -220,22 +227,10 @@ impl Sessions {
                 return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch));
             }
         };
-        let grant = Grant::Code {
-            code: &code,
-            redirect_uri: &self.redirect_uri(),
-            verifier: &login.verifier(),
-            resource: self.settings.resource.as_ref(),
-        };
-        let tokens = match self.issuer.grant(grant, &self.settings.client).await {
-            Ok(tokens) => tokens,
-            Err(GrantError::InvalidGrant) => return Err(CallbackError::Refused),
-            Err(GrantError::Unavailable | GrantError::NotAsked) => {
-                return Err(CallbackError::Failed(LoginResult::Error, Problem::Unavailable));
-            }
-        };
+        let state = self.redeem(code, login).await?;
         if self.wants_id_token() {
             let now = self.clock.now();
-            let token = tokens.id_token.as_ref();
+            let token = state.id_token.as_ref();
             self.relying_party.check_login(&self.issuer, token, &login.nonce(), now).await.map_err(
                 |error| {
                     let session = &*self.settings.name;
@@ -247,9 +242,9 @@ impl Sessions {
                 },
             )?;
         }
-        let userinfo = self.userinfo(&tokens).await?;
+        let userinfo = self.userinfo(&state).await?;
         let person = Person { is_verified: self.wants_id_token() || userinfo.is_some(), userinfo };
-        let new_session = self.begin(tokens, person, &head.headers).await;
+        let new_session = self.begin(SessionState::clone(&state), person, &head.headers).await;
         let new_session =
             new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
         let NewSession { loaded, principal, cookies } = new_session;
@@ -273,18 +268,18 @@ impl Sessions {
 
     /// Reads claims about the user, if they are wanted. They must be those of the ID token's subject ("OpenID Connect Core"
     /// §5.3.2); servers without ID tokens call the subject `id`.
-    async fn userinfo(&self, tokens: &Tokens) -> Result<Option<String>, CallbackError> {
+    async fn userinfo(&self, state: &SessionState) -> Result<Option<String>, CallbackError> {
         if !self.settings.userinfo {
             return Ok(None);
         }
         let failed = |problem| CallbackError::Failed(LoginResult::Error, problem);
-        let claims = self.issuer.userinfo(&tokens.access_token).await;
+        let claims = self.issuer.userinfo(&state.access_token).await;
         let mut claims = claims.map_err(|_| failed(Problem::Unavailable))?;
         // Userinfo tells of a person, not of this login: only a token can prove how and when that was.
         for claim in ABOUT_THE_LOGIN {
             claims.remove(claim);
         }
-        let own = tokens.id_token.as_ref().and_then(payload).and_then(|mut own| own.remove("sub"));
+        let own = state.id_token.as_ref().and_then(payload).and_then(|mut own| own.remove("sub"));
         let subject = match (claims.get("sub"), claims.get("id")) {
             (Some(Value::String(sub)), _) => Some(sub.clone()),
             (None, Some(Value::String(id))) if own.is_none() => Some(id.clone()),
@@ -413,7 +408,7 @@ impl Sessions {
     }
 
     /// The redirect URI, exactly as registered at the issuer.
-    fn redirect_uri(&self) -> String {
+    pub(crate) fn redirect_uri(&self) -> String {
         let mut url = self.settings.public_url.clone();
         url.set_path(&self.settings.paths.callback);
         url.into()
@@ -428,10 +423,23 @@ impl Sessions {
 enum CallbackError {
     /// The issuer refused the code (`invalid_grant`).
     Refused,
-    /// The issuer did not log in for now, or needs to ask the user.
+    /// The issuer did not log in for now, or needs to ask the user; or the session has ended since.
     Transient,
+    /// The issuer has not responded yet.
+    Late,
     /// The login failed; the user sees an error page.
     Failed(LoginResult, Problem),
+}
+
+impl From<RedemptionError> for CallbackError {
+    fn from(error: RedemptionError) -> Self {
+        match error {
+            RedemptionError::Refused => Self::Refused,
+            RedemptionError::Unavailable => Self::Failed(LoginResult::Error, Problem::Unavailable),
+            RedemptionError::Late => Self::Late,
+            RedemptionError::Over => Self::Transient,
+        }
+    }
 }
 
 /// The parameters of an authorization response (RFC 6749 §4.1.2, RFC 9207).

@@ -13,7 +13,7 @@ use crate::session::logout::ended_sessions::bounded;
 use crate::session::store::loaded_session::LoadedSession;
 use crate::token::Principal;
 
-/// The `sid` values of recent logins at one issuer, and the skew of its clock.
+/// The `sid` values of recent logins of one client at its issuer, and the skew of the issuer's clock.
 pub(crate) struct IssuerObservations {
     /// The `sid` of recent logins.
     sessions: Cache<Arc<str>, ()>,

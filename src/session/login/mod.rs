@@ -1,6 +1,7 @@
 //! Logging in: the form, the authorization code flow, and the limits on failed attempts.
 
 pub(crate) mod authorization_code;
+pub(crate) mod code_redemptions;
 pub(crate) mod issuer_observations;
 pub(crate) mod kept_forms;
 pub(crate) mod login_cookies;

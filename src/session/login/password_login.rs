@@ -86,13 +86,16 @@ impl Sessions {
         let began = self.clock.uptime();
         let result = self.password_grant(credentials, address).await;
         match result {
-            Ok(tokens) => match self.begin(tokens, Person::default(), &head.headers).await {
-                Ok(new_session) => responder.granted(new_session),
-                Err(problem) => {
-                    self.metrics.login(LoginResult::Error);
-                    responder.refused(problem)
+            Ok(tokens) => {
+                let state = SessionState::begin(tokens, self.clock.now());
+                match self.begin(state, Person::default(), &head.headers).await {
+                    Ok(new_session) => responder.granted(new_session),
+                    Err(problem) => {
+                        self.metrics.login(LoginResult::Error);
+                        responder.refused(problem)
+                    }
                 }
-            },
+            }
             Err(LoginError::TooMany(TooMany { retry_after: seconds })) => {
                 self.metrics.login(LoginResult::Limited);
                 retry_after(responder.refused(Problem::TooMany), seconds)
@@ -148,21 +151,20 @@ impl Sessions {
         call.await.unwrap_or(Err(LoginError::Unavailable))
     }
 
-    /// Begins a new session with `tokens`, and ends the one that the browser had before.
+    /// Begins a new session in `state`, and ends the one that the browser had before.
     pub(in crate::session) async fn begin(
         &self,
-        tokens: Tokens,
+        state: SessionState,
         person: Person,
         headers: &HeaderMap,
     ) -> Result<NewSession, Problem> {
         let presented = self.presented_cookies(headers);
-        let now = self.clock.now();
         let has_identity = person.is_verified;
         let state = SessionState {
             home: self.refresher.me(),
-            is_opaque: has_identity && self.is_opaque(&tokens.access_token),
+            is_opaque: has_identity && self.is_opaque(&state.access_token),
             userinfo: person.userinfo,
-            ..SessionState::begin(tokens, now)
+            ..state
         };
         let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         let session = &*self.settings.name;
@@ -266,7 +268,8 @@ impl Sessions {
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
     async fn replace(&self, earlier: &Arc<LoadedSession>, loaded: &LoadedSession) {
-        if self.is_left_behind(earlier).await {
+        // The response to another request with the same authorization code has brought it.
+        if earlier.name == loaded.name || self.is_left_behind(earlier).await {
             return;
         }
         let latest = self.refresher.latest(earlier).await;

@@ -1,0 +1,147 @@
+//! The redemption of authorization codes: once for each, however often its callback is requested.
+//!
+//! Users reload a page that is slow to come. An issuer takes a code once, and may take a second use for theft
+//! (RFC 6749 §4.1.2). So requests with one code share one call (a flight, on the control runtime: no disconnect cancels
+//! it), and its session is retained for a while: the response of the first request may have reached no browser.
+
+use core::fmt;
+use std::sync::Arc;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+
+use super::login_transaction::LoginTransaction;
+use crate::base::digest::sha256;
+use crate::base::in_flight::InFlightCalls;
+use crate::base::secret::Secret;
+use crate::base::single_flight::SingleFlight;
+use crate::issuer::{Grant, GrantError};
+use crate::session::Sessions;
+use crate::session::store::loaded_session::LoadedSession;
+use crate::session::store::state::{GRACE, SessionState};
+
+impl Sessions {
+    /// Redeems the `code` that the issuer has returned for `login`, or returns the session of another request that did.
+    ///
+    /// A request waits no longer than for any call; the call continues, and a request that repeats this one finds its
+    /// session.
+    pub(crate) async fn redeem(
+        &self,
+        code: Secret<String>,
+        login: &LoginTransaction,
+    ) -> Result<Arc<SessionState>, RedemptionError> {
+        let (issuer, client) = (Arc::clone(&self.issuer), self.settings.client.clone());
+        let (resource, clock) = (self.settings.resource.clone(), self.clock.clone());
+        let (redirect_uri, verifier) = (self.redirect_uri(), login.verifier());
+        let key = RedemptionKey::new(&code, &verifier);
+        let redeem = || async move {
+            let (redirect_uri, resource) = (&*redirect_uri, resource.as_ref());
+            let grant = Grant::Code { code: &code, redirect_uri, verifier: &verifier, resource };
+            let tokens = issuer.grant_with_extended_timeout(grant, &client).await?;
+            Ok(SessionState::begin(tokens, clock.now()))
+        };
+        let redeemed = self.retained.codes.run(key, redeem);
+        let state = match tokio::time::timeout(self.issuer.settings().timeout, redeemed).await {
+            Ok(Ok(state)) => state,
+            Ok(Err(GrantError::InvalidGrant)) => return Err(RedemptionError::Refused),
+            Ok(Err(GrantError::Unavailable | GrantError::NotAsked)) => {
+                return Err(RedemptionError::Unavailable);
+            }
+            Err(_) => return Err(RedemptionError::Late),
+        };
+        let loaded = LoadedSession::new(SessionState::clone(&state), self.settings.forward);
+        match loaded.end_reason(&self.retained.ended) {
+            Some(_) => Err(RedemptionError::Over),
+            None => Ok(state),
+        }
+    }
+}
+
+/// The reason why a code leads to no session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum RedemptionError {
+    /// The issuer refused the code (`invalid_grant`).
+    Refused,
+    /// The issuer is unavailable.
+    Unavailable,
+    /// The issuer has not responded yet. The call continues.
+    Late,
+    /// The session that an earlier request began has ended.
+    Over,
+}
+
+/// The redemptions under way, and the sessions of recent ones. Survive a reload.
+pub(crate) struct CodeRedemptions {
+    flight: SingleFlight<RedemptionKey, Result<Arc<SessionState>, GrantError>>,
+    recent: Cache<RedemptionKey, Arc<SessionState>>,
+    under_way: InFlightCalls,
+}
+
+impl CodeRedemptions {
+    /// Returns an empty set; calls run on `control`, and are counted in `under_way`.
+    pub(crate) fn new(control: Handle, under_way: InFlightCalls) -> Self {
+        let recent = Cache::builder().max_capacity(MAX_RECENT).time_to_live(GRACE);
+        // The newest is the one that is needed: none is refused admission.
+        let recent = recent.eviction_policy(EvictionPolicy::lru()).build();
+        Self { flight: SingleFlight::new(control), recent, under_way }
+    }
+
+    /// Returns the session that `redeem` begins, or that of an earlier or concurrent request with the same `key`. Failures
+    /// are shared by concurrent requests only.
+    ///
+    /// # Errors
+    ///
+    /// Those of `redeem`; [`GrantError::Unavailable`] if it panicked.
+    pub(crate) async fn run<F>(
+        &self,
+        key: RedemptionKey,
+        redeem: impl FnOnce() -> F,
+    ) -> Result<Arc<SessionState>, GrantError>
+    where
+        F: Future<Output = Result<SessionState, GrantError>> + Send + 'static,
+    {
+        let call = || {
+            // A shutdown waits for the session, although requests may not.
+            let (recent, under_way) = (self.recent.clone(), self.under_way.begin());
+            let redeem = redeem();
+            async move {
+                let _under_way = under_way;
+                // Another flight may have landed since the check.
+                if let Some(state) = recent.get(&key) {
+                    return Ok(state);
+                }
+                let state = Arc::new(redeem.await?);
+                recent.insert(key, Arc::clone(&state));
+                Ok(state)
+            }
+        };
+        match self.recent.get(&key) {
+            Some(state) => Ok(state),
+            None => {
+                self.flight.run(key, call).await.map_or(Err(GrantError::Unavailable), |(r, _)| r)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CodeRedemptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CodeRedemptions")
+            .field("under_way", &self.under_way)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The digest of a code and of its login's verifier: a stolen code shares nothing with the login that it was issued to.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct RedemptionKey([u8; 32]);
+
+impl RedemptionKey {
+    pub(crate) fn new(code: &Secret<String>, verifier: &Secret<String>) -> Self {
+        Self(sha256(&[verifier.expose().as_bytes(), b".", code.expose().as_bytes()]))
+    }
+}
+
+/// Sessions of recent redemptions, each about the size of its tokens.
+const MAX_RECENT: u64 = 10_000;
