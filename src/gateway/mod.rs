@@ -507,8 +507,20 @@ impl Gateway {
 
     /// Responds to input that could not be parsed as a request.
     pub fn reject_unparsable(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
+        self.reject_head(peer, HeaderMap::new(), rejection)
+    }
+
+    /// Responds to a request head that could not be parsed. `fields` are those that could be read all the same: browsers get
+    /// a page.
+    pub fn reject_head(
+        &self,
+        peer: Rc<Peer>,
+        fields: HeaderMap,
+        rejection: &Rejection,
+    ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
-        let (head, ()) = Request::new(()).into_parts();
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.headers = fields;
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         exchange.mark_parse_failure();
         let response = exchange.reject(rejection);

@@ -153,22 +153,25 @@ fn sizes_are_bounded_as_in_http_1() {
 
 /// Cookies come with every request: without the field their owner would get nothing but 431 from then on.
 #[test]
-fn a_browser_with_too_many_cookies_is_told_to_delete_them() {
+fn a_browser_with_too_many_cookies_is_told_to_delete_them_on_a_page() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
 
     for length in [33_000, 60_000, 120_000] {
         let cookie = format!("a={}", "x".repeat(length));
         let head = Http2Client::run(&gateway, async |client| {
-            let request = Request::get("http://a/").header("cookie", &cookie).body(());
+            let request = Request::get("http://a/").header("accept", "text/html");
+            let request = request.header("cookie", &cookie).body(());
             client.begin(request.expect("a request"), true).await.0.await.expect("a response")
         });
         assert_eq!(head.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "{length}");
         assert_eq!(head.headers()["clear-site-data"], "\"cookies\"", "{length}");
+        assert_eq!(head.headers()["content-type"], "text/html; charset=utf-8", "{length}");
     }
-    let large = format!("Cookie: a={}\r\n", "x".repeat(120_000));
+    let large = format!("Accept: text/html\r\nCookie: a={}\r\n", "x".repeat(120_000));
     let answer = gateway.get("/", &large);
     assert_eq!((answer.status, answer.field("clear-site-data")), (431, Some("\"cookies\"")));
+    assert_eq!(answer.field("content-type"), Some("text/html; charset=utf-8"));
     assert!(service.seen().is_empty());
 }
 

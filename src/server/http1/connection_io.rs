@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::request_head::{Head, HeadLimits, HeadParser, ParseError};
+use super::request_head::{Head, HeadLimits, HeadParser, RefusedHead};
 use crate::base::body;
 use crate::http1::{ChunkEvent, Decoder, Framing, ReadBufferSize};
 
@@ -125,7 +125,7 @@ impl<S: Socket> ConnectionIo<S> {
         &mut self,
         bounds: HeadLimits,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Head, ParseError>>> {
+    ) -> Poll<Option<Result<Head, RefusedHead>>> {
         loop {
             if !self.discard_body() {
                 return Poll::Ready(None);

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 pub(super) use self::connection_io::Socket;
 use self::connection_io::{ConnectionIo, Incoming, Writing};
 use self::interim::InterimResponses;
-use self::request_head::{Head, HeadLimits, ParseError};
+use self::request_head::{Head, HeadLimits, ParseError, RefusedHead};
 use self::response_head::ResponseFraming;
 use self::upgraded_socket::UpgradedSocket;
 use super::connection_timeouts::ConnectionActivity;
@@ -92,7 +92,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             served = true;
             let after = match next {
                 Ok(head) => self.handle(head).await,
-                Err(error) => self.reject(error).await,
+                Err(refused) => self.reject(refused).await,
             };
             match after {
                 AfterResponse::Next => {}
@@ -104,8 +104,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
         self.close().await;
     }
 
-    /// Reads the head of the next request, or the parse error; `None` if the connection is to end.
-    async fn next(&self, served: bool) -> Option<Result<Head, ParseError>> {
+    /// Reads the head of the next request, or one that is refused; `None` if the connection is to end.
+    async fn next(&self, served: bool) -> Option<Result<Head, RefusedHead>> {
         let mut polled_again = false;
         loop {
             let next = poll_fn(|cx| {
@@ -218,14 +218,14 @@ impl<S: Socket + Send + 'static> Connection<S> {
     }
 
     /// Responds to input that is not a request.
-    async fn reject(&self, error: ParseError) -> AfterResponse {
+    async fn reject(&self, refused: RefusedHead) -> AfterResponse {
         let _active = self.activity.begin();
-        let rejection = match error {
+        let rejection = match refused.error {
             ParseError::Malformed => Rejection::BadRequest,
             ParseError::TooLarge => Rejection::HeadTooLarge,
             ParseError::TargetTooLong => Rejection::TargetTooLong,
         };
-        let response = self.gateway.reject_unparsable(Rc::clone(&self.peer), &rejection);
+        let response = self.gateway.reject_head(Rc::clone(&self.peer), refused.fields, &rejection);
         let framing = ResponseFraming { http10: false, to_head: false, trailers: false };
         self.write(response, framing, false).await
     }

@@ -2,8 +2,8 @@
 
 use core::mem::MaybeUninit;
 
-use bytes::{Buf, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use httparse::Status;
@@ -51,6 +51,15 @@ pub(super) enum ParseError {
     TargetTooLong,
 }
 
+/// A request head that was not accepted.
+#[derive(Debug)]
+pub(super) struct RefusedHead {
+    pub(super) error: ParseError,
+    /// The fields that can be read all the same, as far as the head has arrived: they tell in which format the client
+    /// reads the response.
+    pub(super) fields: HeaderMap,
+}
+
 /// Parses heads from the buffer of a connection.
 #[derive(Debug, Default)]
 pub(super) struct HeadParser {
@@ -64,8 +73,17 @@ impl HeadParser {
     ///
     /// # Errors
     ///
-    /// [`ParseError`]
+    /// [`RefusedHead`], whose bytes remain.
     pub(super) fn parse(
+        &mut self,
+        read: &mut BytesMut,
+        bounds: HeadLimits,
+    ) -> Result<Option<Head>, RefusedHead> {
+        self.parse_strictly(read, bounds)
+            .map_err(|error| RefusedHead { error, fields: readable_fields(read, bounds.fields) })
+    }
+
+    fn parse_strictly(
         &mut self,
         read: &mut BytesMut,
         bounds: HeadLimits,
@@ -142,11 +160,25 @@ impl HeadParser {
             return Err(ParseError::TooLarge);
         }
         let bytes = read.split_to(located.length).freeze();
+        let head = self.read_fields(located, &bytes, spans);
+        if head.is_err() {
+            *read = BytesMut::from(&*bytes);
+        }
+        head.map(Some)
+    }
+
+    /// Reads the head in `bytes`, whose parts are `located`.
+    fn read_fields(
+        &mut self,
+        located: &FieldSpan,
+        bytes: &Bytes,
+        spans: &[Span],
+    ) -> Result<Head, ParseError> {
         let part = |start: u32, length: u32| start as usize..(start + length) as usize;
         let target = bytes.slice(part(located.target[0], located.target[1]));
         // A line that ends in LF alone, or a fragment, is parsed differently by different servers (RFC 9112 §2.2,
         // §3.2).
-        let ambiguous = has_no_extensions(&bytes) || memchr(b'#', &target).is_some();
+        let ambiguous = has_no_extensions(bytes) || memchr(b'#', &target).is_some();
         let mut framing_fields = FramingFields { ambiguous, ..FramingFields::default() };
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.version = located.version;
@@ -170,7 +202,7 @@ impl HeadParser {
                 headers.try_append(name, value).map_err(|_| ParseError::TooLarge)?;
             }
         }
-        Ok(Some(framing_fields.head(parts, headers)))
+        Ok(framing_fields.head(parts, headers))
     }
 }
 
@@ -178,6 +210,26 @@ impl HeadParser {
 fn too_large(read: &[u8]) -> ParseError {
     let ended = memchr(b'\n', read).is_some();
     if ended { ParseError::TooLarge } else { ParseError::TargetTooLong }
+}
+
+/// Returns up to `limit` fields of a head that may be malformed, too large or incomplete, without its cookies.
+fn readable_fields(read: &[u8], limit: usize) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    // The last line may be incomplete.
+    let lines = read.split_inclusive(|byte| *byte == b'\n').skip(1).take(limit);
+    let lines = lines.map_while(|line| line.strip_suffix(b"\n")).map(<[u8]>::trim_ascii_end);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let Some(colon) = memchr(b':', line) else { continue };
+        let (name, value) =
+            (HeaderName::from_bytes(&line[..colon]), line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value))
+            && name != COOKIE
+            && fields.try_append(name, value).is_err()
+        {
+            break;
+        }
+    }
+    fields
 }
 
 /// Start and length of a field's name and value.
@@ -472,6 +524,25 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_head_has_the_fields_that_can_be_read() {
+        let accept = "Accept: text/html\r\n";
+        for text in [
+            format!("GET / HTTP/1.1\r\n{accept}{}\r\n", "A: b\r\n".repeat(BOUNDS.fields + 1)),
+            format!("GET / HTTP/1.1\r\n{accept}Cookie: {}\r\n\r\n", "b".repeat(BOUNDS.size)),
+            format!("GET / HTTP/1.1\r\n{accept}Cookie: {}", "b".repeat(BOUNDS.size)),
+            format!("GET /{} HTTP/1.1\r\n{accept}\r\n", "b".repeat(BOUNDS.size)),
+            format!("GET http://h/{} HTTP/1.1\r\n{accept}\r\n", "{".repeat(BOUNDS.size)),
+            format!("GET / HTTP/1.1\r\nA : b\r\n{accept}\r\nAccept: text/plain\r\n"),
+            format!("GET http://[/ HTTP/1.1\r\n{accept}\r\n"),
+        ] {
+            let refused = HeadParser::default().parse(&mut BytesMut::from(&*text), BOUNDS).err();
+            let fields = refused.expect("refused").fields;
+            assert_eq!((fields.get_all("accept").iter().count(), fields.get("cookie")), (1, None));
+            assert_eq!(fields["accept"], "text/html", "{text:.60}");
+        }
+    }
+
+    #[test]
     fn a_head_that_arrives_byte_by_byte_is_parsed_when_complete() {
         let text = "GET /a HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n";
         let (mut heads, mut read) = (HeadParser::default(), BytesMut::new());
@@ -487,7 +558,8 @@ mod tests {
     }
 
     fn whole(text: &str) -> Result<Head, ParseError> {
-        let head = HeadParser::default().parse(&mut BytesMut::from(text), BOUNDS)?;
+        let head = HeadParser::default().parse(&mut BytesMut::from(text), BOUNDS);
+        let head = head.map_err(|refused| refused.error)?;
         Ok(head.expect("it is all there"))
     }
 
