@@ -231,7 +231,7 @@ impl TokenCheck<'_> {
                 settings.name,
                 display::list(&rules.algorithms)
             ),
-            TokenError::Malformed => self.malformed(credential, rules),
+            TokenError::Malformed | TokenError::TooLarge => self.malformed(credential, rules),
             TokenError::Claim => format!(
                 "{} missing or empty, {} wants {}",
                 are(&lacking(&claims, rules)),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::base::strict_json;
 use crate::token::ValidationRules;
-use crate::token::principal::claim_at;
+use crate::token::principal::written_claim_at;
 
 /// Returns why `token` is malformed by the `rules` of its issuer; `None` if it can be parsed.
 pub(super) fn describe(token: &str, rules: &ValidationRules) -> Option<String> {
@@ -36,8 +36,11 @@ fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
     for name in ["kid", "typ"] {
         must_be("string", name, header.get(name), Value::is_string)?;
     }
-    for name in ["iss", "sub", "sid", "jti"] {
+    for name in ["iss", "sub"] {
         must_be("string", name, claims.get(name), Value::is_string)?;
+    }
+    for name in ["sid", "jti"] {
+        must_be("string", name, written_claim_at(&claims, name), Value::is_string)?;
     }
     for name in ["exp", "nbf", "iat"] {
         must_be("number of seconds since 1970", name, claims.get(name), is_date)?;
@@ -47,13 +50,14 @@ fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
         value => value.is_string(),
     };
     must_be("string or list of strings", "aud", claims.get("aud"), names)?;
-    let scopes = rules.scope_claim.iter().find_map(|path| Some((path, claim_at(&claims, path)?)));
+    let written = |path| Some((path, written_claim_at(&claims, path)?));
+    let scopes = rules.scope_claim.iter().find_map(|path| written(&**path));
     if let Some((path, value)) =
-        scopes.filter(|(path, value)| &***path == "scope" || !value.is_object())
+        scopes.filter(|(path, value)| *path == "scope" || !value.is_object())
     {
         must_be("string or list of strings", path, Some(value), names)?;
     }
-    let client = rules.client_claim.iter().find_map(|path| Some((path, claim_at(&claims, path)?)));
+    let client = rules.client_claim.iter().find_map(|path| written(&**path));
     if let Some((path, value)) = client {
         must_be("name", path, Some(value), |value| {
             value.as_str().is_some_and(|name| !name.is_empty())

@@ -7,10 +7,13 @@ use crate::observe::metrics::AuthResult;
 /// no input reaches a response or the log through it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TokenError {
-    /// The token is malformed: segments, base64url, JSON, duplicate members, wrong types, too large.
+    /// The token is malformed: segments, base64url, JSON, duplicate members, wrong types.
     /// 401 like the others: RFC 6750 §3.1 counts it under `invalid_token`.
     #[error("the token is malformed")]
     Malformed,
+    /// The token is larger than the issuer's `max_token_size`, and was not read.
+    #[error("the token is larger than the issuer's `max_token_size`")]
+    TooLarge,
     /// `alg` is not allowed, or does not match the key.
     #[error("the token's algorithm is not accepted")]
     Algorithm,
@@ -62,7 +65,7 @@ impl TokenError {
     /// Returns the label of the error in metrics and the log.
     pub const fn result(self) -> AuthResult {
         match self {
-            Self::Malformed => AuthResult::Malformed,
+            Self::Malformed | Self::TooLarge => AuthResult::Malformed,
             Self::Algorithm => AuthResult::Algorithm,
             Self::Critical => AuthResult::Critical,
             Self::Expired => AuthResult::Expired,

@@ -174,7 +174,7 @@ impl IssuerVerifier {
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         let ring = self.rules.decryption.as_ref()?;
         if token.len() > self.rules.max_token_size {
-            return Some(Err(TokenError::Malformed));
+            return Some(Err(TokenError::TooLarge));
         }
         let inner = match ring.open(token) {
             Ok(inner) => inner,

@@ -140,6 +140,14 @@ pub(crate) fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option
     })
 }
 
+/// Returns the claim at `path`, as [`claim_at`] does, unless it is `null`: some issuers write absent claims so.
+pub(crate) fn written_claim_at<'a>(
+    claims: &'a Map<String, Value>,
+    path: &str,
+) -> Option<&'a Value> {
+    claim_at(claims, path).filter(|claim| !claim.is_null())
+}
+
 /// The approximate size of an object's members, in bytes: a map reserves more slots than it uses.
 fn members(object: &Map<String, Value>) -> usize {
     object.iter().map(|(name, value)| CLAIM_OVERHEAD_BYTES + name.len() + bytes(value)).sum()

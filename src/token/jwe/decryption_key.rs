@@ -140,8 +140,11 @@ impl DecryptionKey {
         use KeyManagement as K;
         let fits = match (&self.material, algorithm) {
             (Material::Rsa(_), K::RsaOaep | K::RsaOaep256)
-            | (Material::Ec(..), K::EcdhEs | K::EcdhEsA128Kw | K::EcdhEsA256Kw)
-            | (Material::Secret(_), K::Direct) => true,
+            | (Material::Ec(..), K::EcdhEs | K::EcdhEsA128Kw | K::EcdhEsA256Kw) => true,
+            (Material::Secret(secret), K::Direct) => {
+                let length = secret.expose().len();
+                ContentEncryption::ALL.iter().any(|(_, content)| content.key_len() == length)
+            }
             (Material::Secret(secret), K::A128Kw) => secret.expose().len() == 16,
             (Material::Secret(secret), K::A256Kw) => secret.expose().len() == 32,
             _ => false,

@@ -160,6 +160,9 @@ fn keys_for_another_use_or_without_private_part_are_refused() {
     let direct = serde_json::json!({ "kty": "oct", "k": to_base64url(&[9; 32]), "alg": "A256GCM" });
     let direct = DecryptionKey::from_jwk(direct.as_object().unwrap()).unwrap();
     assert!(direct.supports(KeyManagement::Direct) && !direct.supports(KeyManagement::A256Kw));
+    let short = serde_json::json!({ "kty": "oct", "k": to_base64url(&[9; 10]) });
+    let short = DecryptionKey::from_jwk(short.as_object().unwrap()).unwrap();
+    assert!(!short.supports(KeyManagement::Direct), "no content encryption has such a key");
 }
 
 #[test]

@@ -21,6 +21,14 @@ pub(super) fn text<'a>(
     }
 }
 
+/// Returns a claim that is a string, or that is `null` because its issuer writes absent claims so.
+pub(super) fn optional_text<'a>(
+    claims: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'a str>, TokenError> {
+    if claims.get(name).is_some_and(Value::is_null) { Ok(None) } else { text(claims, name) }
+}
+
 /// One string or many (RFC 7519 §4.1.3).
 pub(super) fn texts(value: &Value) -> Result<Box<[Box<str>]>, TokenError> {
     let values = match value {

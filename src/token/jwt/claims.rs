@@ -2,20 +2,21 @@
 //!
 //! Shared by signed tokens and introspection responses. A claim of the wrong
 //! JSON type is never taken for an absent one (CVE-2026-25537): it makes the
-//! token malformed.
+//! token malformed. So does `null`, but for the claims that tokens need not have
+//! and no check relies on: `sid`, `jti`, the client and the scopes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::claim_types::{confirmation, date, is_for_dpop, text, texts};
+use super::claim_types::{confirmation, date, is_for_dpop, optional_text, text, texts};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::issuer::Settings;
 use crate::token::TokenError;
 use crate::token::principal::{
-    Confirmation, IdentityFields, Principal, TokenFormat, claim_at, names,
+    Confirmation, IdentityFields, Principal, TokenFormat, claim_at, names, written_claim_at,
 };
 use crate::token::token_digests::TokenDigests;
 use crate::token::validation::{Audience, ValidationRules};
@@ -122,11 +123,11 @@ impl Claims {
         names: TokenDigests,
         rules: &ValidationRules,
     ) -> Result<Principal, TokenError> {
-        let shared = |name| Ok::<_, TokenError>(text(&self.all, name)?.map(Arc::from));
+        let shared = |name| Ok::<_, TokenError>(optional_text(&self.all, name)?.map(Arc::from));
         let confirmation = self.confirmation()?;
         let mut client = None;
         for path in &rules.client_claim {
-            client = match claim_at(&self.all, path) {
+            client = match written_claim_at(&self.all, path) {
                 None => continue,
                 Some(Value::String(name)) if !name.is_empty() => Some(Arc::from(&**name)),
                 Some(_) => return Err(TokenError::Malformed),
@@ -137,7 +138,7 @@ impl Claims {
             form,
             namespace: rules.namespace(&issuer, self.issuer.as_deref()),
             issuer,
-            subject: shared("sub")?,
+            subject: text(&self.all, "sub")?.map(Arc::from),
             client,
             session: shared("sid")?,
             id: shared("jti")?,
@@ -195,7 +196,8 @@ impl Claims {
         if let Some(named) = self.audience.as_deref().filter(|named| !named.is_empty()) {
             return Ok(Cow::Borrowed(named));
         }
-        let substitute = rules.audience_claim.iter().find_map(|path| claim_at(&self.all, path));
+        let mut paths = rules.audience_claim.iter();
+        let substitute = paths.find_map(|path| written_claim_at(&self.all, path));
         Ok(Cow::Owned(substitute.map(texts).transpose()?.unwrap_or_default().into_vec()))
     }
 
@@ -245,7 +247,8 @@ fn check_audience(
 /// The scopes of the first claim that is present: a space-separated string, an array of strings, or an object
 /// whose members are named by them, unless it is `scope` itself, which is never one (RFC 8693 §4.2).
 fn scopes(claims: &Map<String, Value>, rules: &ValidationRules) -> Result<Scopes, TokenError> {
-    let found = rules.scope_claim.iter().find_map(|path| Some((&**path, claim_at(claims, path)?)));
+    let written = |path| Some((path, written_claim_at(claims, path)?));
+    let found = rules.scope_claim.iter().find_map(|path| written(&**path));
     match found {
         None => Ok(Scopes::default()),
         Some((_, Value::String(list))) => Ok(Scopes::parse(list)),

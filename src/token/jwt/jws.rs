@@ -34,7 +34,8 @@ impl<'t> Jws<'t> {
     /// # Errors
     ///
     /// [`TokenError::Malformed`] if it is not three parts of canonical base64url
-    /// with a JSON object in front, or larger than 16 KiB;
+    /// with a JSON object in front;
+    /// [`TokenError::TooLarge`] if it is larger than 16 KiB;
     /// [`TokenError::Algorithm`] if `alg` is not a supported algorithm;
     /// [`TokenError::Critical`] if it requires an extension.
     pub(crate) fn parse(token: &'t str) -> Result<Self, TokenError> {
@@ -49,7 +50,7 @@ impl<'t> Jws<'t> {
     pub(crate) fn parse_within(token: &'t str, max_size: usize) -> Result<Self, TokenError> {
         // Before anything is decoded.
         if token.len() > max_size {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::TooLarge);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
@@ -276,9 +277,9 @@ mod tests {
 
         assert!(good.len() <= DEFAULT_MAX_TOKEN_SIZE && large.len() > DEFAULT_MAX_TOKEN_SIZE);
         assert!(Jws::parse(&good).is_ok());
-        assert_eq!(Jws::parse(&large).err(), Some(TokenError::Malformed));
+        assert_eq!(Jws::parse(&large).err(), Some(TokenError::TooLarge));
         assert!(Jws::parse_within(&large, large.len()).is_ok());
-        assert_eq!(Jws::parse(&".".repeat(10_000_000)).err(), Some(TokenError::Malformed));
+        assert_eq!(Jws::parse(&".".repeat(10_000_000)).err(), Some(TokenError::TooLarge));
     }
 
     proptest! {

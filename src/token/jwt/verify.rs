@@ -102,7 +102,7 @@ impl<'t> Unverified<'t> {
         now: Timestamp,
     ) -> Result<(), TokenError> {
         if self.token.len() > rules.max_token_size {
-            return Err(TokenError::Malformed);
+            return Err(TokenError::TooLarge);
         }
         if !rules.token_types.iter().any(|accepted| **accepted == *self.jws.typ) {
             return Err(TokenError::Type);

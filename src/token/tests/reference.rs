@@ -234,7 +234,7 @@ async fn a_token_too_large_for_its_issuer_is_refused_and_never_introspected() {
 
     let verified = bench.verifier(TokenUse::Bearer).verify(&token, bench.clock.now(), None).await;
 
-    assert_eq!(verified.err(), Some(TokenError::Malformed));
+    assert_eq!(verified.err(), Some(TokenError::TooLarge));
     assert_eq!(bench.server.count(INTROSPECT), 0);
 }
 
