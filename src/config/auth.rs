@@ -168,6 +168,16 @@ pub enum Expected {
     Contains(serde_json::Value),
 }
 
+impl Expected {
+    /// Returns the values, of which one is enough.
+    pub fn values(&self) -> &[serde_json::Value] {
+        match self {
+            Self::Contains(value) => core::slice::from_ref(value),
+            Self::OneOf(values) => values,
+        }
+    }
+}
+
 /// A claim that the upstream receives as a header field.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IdentityHeader {

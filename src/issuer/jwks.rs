@@ -90,6 +90,12 @@ impl Jwks {
         self.secret || self.keys.iter().any(|key| kid.is_none() || key.kid() == kid)
     }
 
+    /// Returns the algorithms that a key verifies.
+    pub fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        let supports = |algorithm: &Algorithm| self.keys.iter().any(|key| key.supports(*algorithm));
+        Algorithm::ALL.into_iter().filter(supports)
+    }
+
     /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()

@@ -7,9 +7,10 @@ use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Check;
-use crate::config::auth::Credential;
+use crate::config::auth::{Credential, ForwardToken};
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::fault::{Code, Position};
+use crate::config::file::issuers::Issuer;
 use crate::config::file::limits::Limit;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, routes as file};
@@ -41,7 +42,7 @@ impl Check<'_> {
             self.uncounted(keys, &seen);
         }
         self.of_upstreams(file);
-        self.of_issuers(file, routes);
+        self.of_issuers(file, server, routes);
         if let Some(logging) = file.logging.get() {
             let recorded = logging.access.get().map_or(Access::All, |at| at.value.0);
             if let Some(sample) = logging.sample.get().filter(|_| recorded != Access::All) {
@@ -212,7 +213,7 @@ impl Check<'_> {
         }
     }
 
-    fn of_issuers(&mut self, file: &File, routes: &[Route]) {
+    fn of_issuers(&mut self, file: &File, server: &Server, routes: &[Route]) {
         // While a route is invalid, the usage of an issuer is unknown.
         if self.faults.iter().any(|fault| !fault.code.is_warning()) {
             return;
@@ -236,9 +237,38 @@ impl Check<'_> {
                 |way| matches!(&way.credential, Credential::Basic(other) if **other == *name.value),
             );
             let unused = keys.revocation_check.is_absent() && !introspects;
-            if let Some(at) = place(&keys.introspection).filter(|_| unused) {
-                let why = "here: no route asks this issuer about tokens";
-                self.means_nothing(at, "introspection", why);
+            let given = [
+                (place(&keys.introspection), "introspection"),
+                (place(&keys.on_unavailable), "on_unavailable"),
+                (place(&keys.stale_for), "stale_for"),
+            ];
+            for (at, key) in given {
+                if let Some(at) = at.filter(|_| unused) {
+                    self.means_nothing(at, key, "here: no route asks this issuer about tokens");
+                }
+            }
+            // Those that the gateway obtains itself, with ID tokens beside them, may be signed as well.
+            let logs_in = entries(&file.sessions)
+                .any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == name.value));
+            let obtains = logs_in || exchanges;
+            let presented = ways().any(|way| match &way.credential {
+                Credential::Jwt(names) | Credential::Bearer(names) => named(names),
+                Credential::Introspection(names) => {
+                    way.forward_token == ForwardToken::Signed && named(names)
+                }
+                Credential::Basic(_) | Credential::Session(_) => false,
+            });
+            if introspects && !presented && !obtains {
+                self.of_signed_tokens(keys);
+            }
+            if let Some(at) = keys.max_token_size.get()
+                && !obtains
+                && at.value.0.0 > server.max_header_size as u64
+            {
+                let message =
+                    "no request carries a token of this size: `server.max_header_size` is smaller";
+                let help = "raise server.max_header_size as well, or take it out";
+                self.fault(Code::C110, at.at, message, help);
             }
             if let Some(at) = place(&keys.password_grant).filter(|_| !exchanges) {
                 let why = "here: no route takes `basic` credentials of this issuer";
@@ -260,6 +290,25 @@ impl Check<'_> {
             && !ways().any(|way| way.identity_token)
         {
             self.means_nothing(at, "identity_keys", "without a route that has `identity_token`");
+        }
+    }
+}
+
+impl Check<'_> {
+    /// Warns of keys of an issuer that only matter to signed tokens.
+    fn of_signed_tokens(&mut self, keys: &Issuer) {
+        let given = [
+            (place(&keys.algorithms), "algorithms"),
+            (place(&keys.token_types), "token_types"),
+            (place(&keys.required_claims), "required_claims"),
+            (place(&keys.jwt_cache), "jwt_cache"),
+            (place(&keys.max_token_size), "max_token_size"),
+        ];
+        for (at, key) in given {
+            if let Some(at) = at {
+                let why = "here: tokens of this issuer are introspected, and no route verifies signed ones";
+                self.means_nothing(at, key, why);
+            }
         }
     }
 }

@@ -89,6 +89,8 @@ pub(super) struct Used {
     pub(super) introspection: bool,
     /// Routes that take its tokens require scopes.
     pub(super) scopes: bool,
+    /// Routes that take its tokens name clients.
+    pub(super) clients: bool,
     grants: bool,
     /// Users log in at its authorization endpoint.
     authorization: bool,
@@ -102,6 +104,7 @@ impl Used {
             jwt: false,
             introspection: false,
             scopes: false,
+            clients: false,
             grants: false,
             authorization: false,
             userinfo: false,
@@ -114,6 +117,7 @@ impl Used {
             let requires_scopes = !way.scopes.is_empty() || !way.any_scope.is_empty();
             if let Credential::Jwt(names) | Credential::Bearer(names) = &way.credential {
                 used.scopes |= requires_scopes && among(names);
+                used.clients |= !way.clients.is_empty() && among(names);
             }
             match &way.credential {
                 Credential::Jwt(names) => used.jwt |= among(names),

@@ -17,9 +17,10 @@ use crate::config::file::File;
 use crate::config::file::issuers::{self as file, OnUnavailable as Away};
 use crate::config::file::value::Value;
 use crate::issuer::{
-    Discovery, Endpoints, Introspection, Jwks, OnUnavailable, PasswordGrant, Settings,
+    Algorithm, Discovery, Endpoints, Introspection, Jwks, OnUnavailable, PasswordGrant, Settings,
 };
 use crate::limit::Rate;
+use crate::token::{Audience, ValidationRules};
 
 impl Check<'_> {
     pub(super) fn issuers(&mut self, file: &File) -> BTreeMap<Arc<str>, Issuer> {
@@ -109,7 +110,10 @@ impl Check<'_> {
         let path = keys.jwks_file.get()?;
         let text = String::from_utf8(self.file(path)?).unwrap_or_default();
         let (message, help) = match Jwks::parse(text.as_bytes(), |_, _| {}) {
-            Ok(keys) if !keys.is_empty() => return Some(text.into()),
+            Ok(jwks) if !jwks.is_empty() => {
+                self.algorithms_of_file(keys, path, &jwks);
+                return Some(text.into());
+            }
             Ok(_) => (
                 format!("{} holds no key that verifies a signature", path.shown()),
                 "write the issuer's public keys into it, as its `jwks_uri` publishes them",
@@ -121,6 +125,28 @@ impl Check<'_> {
         };
         self.fault(Code::C108, path.at, message, help);
         None
+    }
+
+    /// Warns of algorithms that no key of the file verifies.
+    fn algorithms_of_file(
+        &mut self,
+        keys: &Spanned<file::Issuer>,
+        path: &Spanned<String>,
+        jwks: &Jwks,
+    ) {
+        let (at, accepted) = match keys.algorithms.get() {
+            Some(list) => (list.at, list.items.iter().map(|at| at.value.0).collect()),
+            None => (path.at, ValidationRules::new(Audience::Any).algorithms),
+        };
+        if keys.algorithms.is_bad() || jwks.algorithms().any(|usable| accepted.contains(&usable)) {
+            return;
+        }
+        let names = |list: Vec<Algorithm>| {
+            list.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ")
+        };
+        let message = format!("no key of {} verifies {}", path.shown(), names(accepted));
+        let help = format!("write algorithms: [{}]", names(jwks.algorithms().collect()));
+        self.fault(Code::C110, at, message, help);
     }
 
     fn jwks_refresh(&mut self, set: &Value<Duration>) -> Duration {

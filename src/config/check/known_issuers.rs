@@ -3,9 +3,9 @@
 
 use super::Check;
 use super::issuer_requirements::Used;
-use crate::config::de::field::Spanned;
+use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
-use crate::config::file::issuers as file;
+use crate::config::file::issuers::{self as file, RevocationCheck};
 
 impl Check<'_> {
     /// Warns of the peculiarities of a known issuer, and refuses a name that none of its tokens says.
@@ -14,6 +14,7 @@ impl Check<'_> {
         let Some(address) = Address::of(&issuer.value) else { return };
         if address.is_entra() {
             self.entra(issuer, &address);
+            self.entra_tenants(keys);
         }
         if let Some((message, help)) = address.mismatch().filter(|_| keys.discovery.is_absent()) {
             self.fault(Code::C110, issuer.at, message, help);
@@ -48,6 +49,28 @@ impl Check<'_> {
             let help = "let people log in by a session, or take ID tokens: `jwt`, and the client's id under audience";
             self.fault(Code::C110, issuer.at, message, help);
         }
+        let asks = used.introspection
+            || keys
+                .revocation_check
+                .get()
+                .is_some_and(|at| at.value.0 == RevocationCheck::Introspection);
+        let own = keys.endpoints.get().map(|endpoints| &endpoints.introspection);
+        if let Some(product) = address.product_without_introspection().filter(|_| asks)
+            && own.is_none_or(Field::is_absent)
+        {
+            let message =
+                format!("{product} has no introspection: only signed tokens can be verified");
+            let help = "write jwt in place of introspection and bearer, and no revocation_check";
+            self.fault(Code::C110, issuer.at, message, help);
+        }
+        if let Some((product, claim)) = address.client_claim().filter(|_| used.clients)
+            && keys.client_claim.is_absent()
+        {
+            let message = format!(
+                "tokens of {product} have neither `client_id` nor `azp`, which `clients` of routes with this issuer compare"
+            );
+            self.fault(Code::C110, issuer.at, message, format!("write client_claim: {claim}"));
+        }
         if let Some((product, claim)) = address.scope_claim().filter(|_| used.scopes)
             && keys.scope_claim.is_absent()
         {
@@ -78,6 +101,25 @@ impl Check<'_> {
             let message = "tokens of Entra ID name the tenant by its id, not by its domain";
             let help = "write the id in its place, from the tenant's overview";
             self.fault(Code::C110, issuer.at, message, help);
+        }
+    }
+
+    /// Warns of tenants of Entra ID that are not spelled as its tokens spell them.
+    fn entra_tenants(&mut self, keys: &Spanned<file::Issuer>) {
+        for tenant in keys.tenants.get().into_iter().flat_map(|list| &list.items) {
+            if tenant.value.contains('.') {
+                let message = "tokens of Entra ID name the tenant by its id, not by its domain";
+                self.fault(
+                    Code::C110,
+                    tenant.at,
+                    message,
+                    "write the id from the tenant's overview",
+                );
+            } else if tenant.value.contains(|c: char| c.is_ascii_uppercase()) {
+                let message = "tokens of Entra ID name the tenant in lower case";
+                let help = format!("write {}", tenant.value.to_ascii_lowercase());
+                self.fault(Code::C110, tenant.at, message, help);
+            }
         }
     }
 }
@@ -112,6 +154,10 @@ impl<'a> Address<'a> {
         .contains(&self.host)
     }
 
+    fn is_entra_v1(&self) -> bool {
+        self.host == "sts.windows.net"
+    }
+
     fn is_cognito(&self) -> bool {
         self.host.starts_with("cognito-idp.")
             && self.is_within(&["amazonaws.com", "amazonaws.com.cn"])
@@ -127,6 +173,34 @@ impl<'a> Address<'a> {
 
     fn is_okta(&self) -> bool {
         self.is_within(&["okta.com", "oktapreview.com", "okta-emea.com"])
+    }
+
+    /// Returns the product, if none of its tokens can be introspected.
+    fn product_without_introspection(&self) -> Option<&'static str> {
+        if self.is_cognito() {
+            Some("Cognito")
+        } else if self.is_entra() || self.is_entra_v1() {
+            Some("Entra ID")
+        } else if self.is_within(&["auth0.com"]) {
+            Some("Auth0")
+        } else {
+            match self.host {
+                "securetoken.google.com" => Some("Firebase"),
+                "token.actions.githubusercontent.com" => Some("GitHub Actions"),
+                _ => None,
+            }
+        }
+    }
+
+    /// Returns the product and the claim that names the client, if that is neither `client_id` nor `azp`.
+    fn client_claim(&self) -> Option<(&'static str, &'static str)> {
+        if self.is_okta() {
+            Some(("Okta", "cid"))
+        } else if self.is_entra_v1() {
+            Some(("version 1 of Entra ID", "appid"))
+        } else {
+            None
+        }
     }
 
     /// Returns why no token says this name, and what to write.
@@ -156,7 +230,7 @@ impl<'a> Address<'a> {
 
     /// Returns the product and the claim that has the scopes or roles, if that is not `scope`.
     fn scope_claim(&self) -> Option<(&'static str, &'static str)> {
-        if self.is_entra() || self.host == "sts.windows.net" {
+        if self.is_entra() || self.is_entra_v1() {
             Some(("Entra ID", "[scp, roles]"))
         } else if self.is_okta() {
             Some(("Okta", "scp"))

@@ -9,7 +9,7 @@ use crate::config::auth::{AuthMethod, Credential, Expected};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
-use crate::config::file::issuers::Issuer;
+use crate::config::file::issuers::{Issuer, RevocationCheck};
 use crate::config::file::routes::{self as file};
 
 impl Check<'_> {
@@ -26,10 +26,24 @@ impl Check<'_> {
             let Some(rule) = way.claims.iter().find(|rule| *rule.path == *path.value) else {
                 continue;
             };
+            let is_text = rule.expected.values().iter().any(Json::is_string);
+            if &*path.value == "acr" && !is_text {
+                let message = "`acr` is a text in tokens (\"OpenID Connect Core\" §2)";
+                self.fault(Code::C110, path.at, message, "write it in quotes");
+            }
             if let Some(why) = contradiction(file, way, &path.value, &rule.expected) {
                 let message = format!("no token can satisfy this: {why}");
                 self.fault(Code::C106, path.at, message, "take it out, or write what tokens say");
             }
+        }
+        if let Some(at) = inner.max_staleness.get()
+            && let Credential::Jwt(names) = &way.credential
+            && !names.iter().any(|name| checks_revocation(file, name))
+        {
+            let message =
+                "`max_staleness` means nothing here: no issuer is asked about signed tokens";
+            let help = "write revocation_check: introspection into the issuer, or take it out";
+            self.fault(Code::C110, at.key_at, message, help);
         }
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
         let both = way.any_scope.iter().find(|scope| way.scopes.contains(scope));
@@ -77,6 +91,12 @@ fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
     issuer(file, name)?.issuer.get().map(|at| at.value.as_str())
 }
 
+/// Whether the issuer called `name` is also asked about signed tokens.
+fn checks_revocation(file: &File, name: &str) -> bool {
+    let check = issuer(file, name).and_then(|keys| keys.revocation_check.get());
+    check.is_some_and(|at| at.value.0 == RevocationCheck::Introspection)
+}
+
 /// Whether the `client_id` of a token of the issuer called `name` is its client.
 fn is_client(file: &File, name: &str) -> bool {
     let claims = issuer(file, name).and_then(|keys| keys.client_claim.get());
@@ -85,10 +105,7 @@ fn is_client(file: &File, name: &str) -> bool {
 
 /// Returns why no token can have the expected value in the claim at `path`.
 fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
-    let values = match expected {
-        Expected::Contains(value) => core::slice::from_ref(value),
-        Expected::OneOf(values) => values,
-    };
+    let values = expected.values();
     let disjoint = |allowed: &[&str]| {
         !values.iter().any(|value| value.as_str().is_some_and(|text| allowed.contains(&text)))
     };
