@@ -268,6 +268,18 @@ impl Directory {
         fs::remove_file(self.0.join(name))
     }
 
+    /// Removes the file `name`, if it exists.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    pub fn remove_if_exists(&self, name: &str) -> io::Result<()> {
+        match self.remove(name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
     }

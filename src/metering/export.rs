@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
@@ -12,18 +13,35 @@ use tokio::task::spawn_blocking;
 
 use super::event::Batch;
 use super::settings::{HttpDestination, Settings};
+use crate::base::lock::IgnorePoison as _;
 use crate::tls::{self, TlsError};
 
-/// The destinations of one configuration.
+/// A destination of one configuration.
+#[derive(Debug)]
+pub(super) enum Destination {
+    /// Log lines with the target `northgate::usage`.
+    Log,
+    /// A file, one event per line.
+    File(UsageFile),
+    /// A server that receives batches.
+    Http(Box<HttpDestination>, reqwest::Client),
+}
+
+/// A file to which events are appended.
 #[derive(Clone, Debug)]
-pub(super) struct Exporter {
-    settings: Settings,
-    client: Option<reqwest::Client>,
+pub(super) struct UsageFile {
+    path: Arc<Path>,
+    /// The length of the file after the last append of this process.
+    end: Arc<Mutex<Option<u64>>>,
 }
 
 /// The reason why a batch was not exported.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExportError {
+    #[error("cannot read the batch in `server.state_dir`")]
+    Read(#[source] io::Error),
+    #[error("the export ended early")]
+    Task(#[source] tokio::task::JoinError),
     #[error("cannot append to the file")]
     File(#[source] io::Error),
     #[error("the server cannot be reached")]
@@ -32,50 +50,53 @@ pub(super) enum ExportError {
     Status(http::StatusCode),
 }
 
-impl Exporter {
+impl Destination {
     /// Prepares the destinations without connecting.
     ///
     /// # Errors
     ///
     /// [`TlsError`] if the authority's certificates cannot be used.
-    pub(super) fn new(settings: Settings) -> Result<Self, TlsError> {
-        let client = settings.http.as_ref().map(client).transpose()?;
-        Ok(Self { settings, client })
+    pub(super) fn all(settings: Settings) -> Result<Vec<Self>, TlsError> {
+        let http = settings.http.map(|http| {
+            let client = client(&http)?;
+            Ok(Self::Http(Box::new(http), client))
+        });
+        let log = settings.log.then_some(Self::Log);
+        let file = settings.file.map(|path| Self::File(UsageFile::at(&path)));
+        Ok(log.into_iter().chain(file).chain(http.transpose()?).collect())
     }
 
-    /// Exports `batch` to each destination that lacks it. Those that have it now are in `batch.done`.
+    /// Returns the destination's name, as in the files of the outbox.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::File(_) => "file",
+            Self::Http(..) => "http",
+        }
+    }
+
+    /// Exports `batch`, which another process may have begun to export if it `is_adopted`.
     ///
     /// # Errors
     ///
-    /// The last failure; the batch is to be exported again.
-    pub(super) async fn export(&self, batch: &mut Batch) -> Result<(), ExportError> {
-        let mut outcome = Ok(());
-        if self.settings.log && !batch.done.iter().any(|done| done == LOG) {
-            for event in batch.events() {
-                let (id, data) = (&event["id"], &event["data"]);
-                tracing::info!(target: "northgate::usage", %id, usage = %data, "Usage.");
+    /// [`ExportError`]; the batch is to be exported again.
+    pub(super) async fn export(&self, batch: &Batch, is_adopted: bool) -> Result<(), ExportError> {
+        match self {
+            Self::Log => {
+                for event in batch.events() {
+                    let (id, data) = (&event["id"], &event["data"]);
+                    tracing::info!(target: "northgate::usage", %id, usage = %data, "Usage.");
+                }
+                Ok(())
             }
-            batch.done.push(LOG.to_owned());
-        }
-        if let Some(path) = self.settings.file.clone()
-            && !batch.done.iter().any(|done| done == FILE)
-        {
-            let events = batch.events();
-            let appended = spawn_blocking(move || append(&path, &events)).await;
-            match appended.unwrap_or_else(|failed| Err(io::Error::other(failed))) {
-                Ok(()) => batch.done.push(FILE.to_owned()),
-                Err(error) => outcome = Err(ExportError::File(error)),
+            Self::File(file) => {
+                let (file, events) = (file.clone(), batch.events());
+                let appended = spawn_blocking(move || file.append(&events, is_adopted)).await;
+                let appended = appended.unwrap_or_else(|failed| Err(io::Error::other(failed)));
+                appended.map_err(ExportError::File)
             }
+            Self::Http(http, client) => send(client, http, batch).await,
         }
-        if let (Some(client), Some(http)) = (&self.client, &self.settings.http)
-            && !batch.done.iter().any(|done| done == HTTP)
-        {
-            match send(client, http, batch).await {
-                Ok(()) => batch.done.push(HTTP.to_owned()),
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome
     }
 }
 
@@ -101,20 +122,31 @@ async fn send(
     }
 }
 
-/// Appends events that the file does not have yet, one per line, durably.
-fn append(path: &Path, events: &[Value]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-    let known = known_ids(&mut file)?;
-    let mut lines = Vec::new();
-    for event in events {
-        if !event["id"].as_str().is_some_and(|id| known.contains(id)) {
-            lines.extend(event.to_string().into_bytes());
-            lines.push(b'\n');
-        }
+impl UsageFile {
+    fn at(path: &Path) -> Self {
+        Self { path: path.into(), end: Arc::default() }
     }
-    file.write_all(&lines)?;
-    file.sync_all()
+
+    /// Appends events that the file does not have yet, one per line, durably. The end of the file is read only if some of
+    /// them may be there: in a batch that `is_adopted`, and after a failure or the append of another process.
+    fn append(&self, events: &[Value], is_adopted: bool) -> io::Result<()> {
+        let mut end = self.end.lock().ignore_poison();
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        let is_same = end.take() == Some(file.metadata()?.len());
+        let known = if is_same && !is_adopted { HashSet::new() } else { known_ids(&mut file)? };
+        let mut lines = Vec::new();
+        for event in events {
+            if !event["id"].as_str().is_some_and(|id| known.contains(id)) {
+                lines.extend(event.to_string().into_bytes());
+                lines.push(b'\n');
+            }
+        }
+        file.write_all(&lines)?;
+        file.sync_all()?;
+        *end = Some(file.metadata()?.len());
+        Ok(())
+    }
 }
 
 /// Returns the ids at the end of the file, where a batch is whose append was interrupted. A last line that is not whole
@@ -147,9 +179,6 @@ fn client(http: &HttpDestination) -> Result<reqwest::Client, TlsError> {
         .map_err(|_| TlsError::Setup)
 }
 
-const LOG: &str = "log";
-const FILE: &str = "file";
-const HTTP: &str = "http";
 /// The end of the file in which events of an interrupted append are looked for: more than a batch.
 const MAX_TAIL_BYTES: u64 = 64 << 20;
 
@@ -166,12 +195,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("usage.jsonl");
         let events: Vec<_> = (0..3).map(|n| json!({ "id": format!("a-0-{n}"), "n": n })).collect();
-        append(&path, &events[..1]).unwrap();
+        UsageFile::at(&path).append(&events[..1], false).unwrap();
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(br#"{"id":"a-0-1","#).unwrap();
 
-        append(&path, &events).unwrap();
-        append(&path, &events).unwrap();
+        let next = UsageFile::at(&path);
+        next.append(&events, false).unwrap();
+        next.append(&events, true).unwrap();
 
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<Value> =

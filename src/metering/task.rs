@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use serde_json::{Value, json};
-use tokio::task::{JoinHandle, spawn_blocking};
+use serde_json::Value;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::event::{Batch, Record};
-use super::export::{ExportError, Exporter};
+use super::delivery::{Delivery, Outcome};
+use super::event::Record;
+use super::export::Destination;
 use super::outbox::Outbox;
 use super::settings::Settings;
 use crate::base::clock::Clock;
@@ -25,7 +26,6 @@ use crate::tls::TlsError;
 pub struct Metering {
     outbox: Arc<Mutex<Outbox>>,
     interval: Duration,
-    exporter: Exporter,
     clock: Clock,
     metrics: Metrics,
     state: tokio::sync::Mutex<State>,
@@ -36,11 +36,7 @@ pub struct Metering {
 struct State {
     collected: Instant,
     looked: Instant,
-    /// The batch on its way, with what came of it.
-    export: Option<JoinHandle<(Batch, Result<(), ExportError>)>>,
-    /// When the next export may begin, after a failure.
-    not_before: Instant,
-    failures: u32,
+    deliveries: Vec<Delivery>,
     is_due: bool,
     has_failed: bool,
 }
@@ -68,23 +64,22 @@ impl Metering {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Self, MeteringError> {
-        let outbox = Outbox::open(Directory::at(dir)).map_err(MeteringError::Outbox)?;
         let interval = settings.interval;
+        let destinations = Destination::all(settings)?;
+        let names = destinations.iter().map(Destination::name);
+        let outbox = Outbox::open(Directory::at(dir), names).map_err(MeteringError::Outbox)?;
         let now = Instant::now();
         let state = State {
             collected: now,
             // Files of earlier processes are looked for at once.
             looked: now.checked_sub(LOOK_INTERVAL).unwrap_or(now),
-            export: None,
-            not_before: now,
-            failures: 0,
+            deliveries: destinations.into_iter().map(Delivery::new).collect(),
             is_due: true,
             has_failed: false,
         };
         Ok(Self {
             outbox: Arc::new(Mutex::new(outbox)),
             interval,
-            exporter: Exporter::new(settings)?,
             clock,
             metrics,
             state: tokio::sync::Mutex::new(state),
@@ -104,7 +99,7 @@ impl Metering {
     pub async fn finish(&self, limits: &LimitRegistry) {
         self.round(limits, true).await;
         let exported = async {
-            while self.waiting() > 0 && self.state.lock().await.failures == 0 {
+            while self.can_export(&*self.state.lock().await) {
                 sleep(FINISH_POLL_INTERVAL).await;
                 self.round(limits, false).await;
             }
@@ -115,13 +110,14 @@ impl Metering {
 
     /// Returns what waits, for operators.
     pub fn status(&self) -> Value {
-        let outbox = self.outbox.lock().ignore_poison();
-        let events: usize = outbox.batches.iter().map(|batch| batch.records.len()).sum();
-        json!({ "waiting_batches": outbox.batches.len(), "waiting_events": events })
+        Value::Object(self.outbox.lock().ignore_poison().status())
     }
 
-    fn waiting(&self) -> usize {
-        self.outbox.lock().ignore_poison().batches.len()
+    /// Whether a destination lacks a batch, and took the last one.
+    fn can_export(&self, state: &State) -> bool {
+        let outbox = self.outbox.lock().ignore_poison();
+        let lacks = |delivery: &Delivery| !outbox.due(delivery.name(), 0).is_empty();
+        state.is_due || state.deliveries.iter().any(|one| !one.has_failed() && lacks(one))
     }
 
     async fn round(&self, limits: &LimitRegistry, collect: bool) {
@@ -135,7 +131,7 @@ impl Metering {
                 tracing::error!(%error, "Could not take over the usage of earlier processes; trying again.");
             }
         }
-        self.exported(&mut state).await;
+        self.end_exports(&mut state).await;
         if collect || state.collected.elapsed() >= self.interval {
             state.collected = Instant::now();
             let records: Vec<Record> =
@@ -154,48 +150,33 @@ impl Metering {
             state.is_due = saved.is_err();
             Self::log_save(&mut state, saved.err());
         }
-        self.metrics.process().usage_waiting(self.waiting());
-        // Only what is on disk: its ids must be the same after a restart.
-        if !state.is_due && state.export.is_none() && Instant::now() >= state.not_before {
-            self.export_next(&mut state);
+        let outbox = self.outbox.lock().ignore_poison();
+        self.metrics.process().usage_waiting(outbox.waiting());
+        for delivery in state.deliveries.iter_mut().filter(|delivery| delivery.is_ready()) {
+            let due = outbox.due(delivery.name(), MAX_EXPORTED_EVENTS);
+            if !due.is_empty() {
+                delivery.begin(outbox.files().clone(), due);
+            }
         }
     }
 
-    /// Begins the export of the oldest batch.
-    fn export_next(&self, state: &mut State) {
-        let first = self.outbox.lock().ignore_poison().batches.front().cloned();
-        let Some(mut batch) = first else { return };
-        let exporter = self.exporter.clone();
-        state.export = Some(tokio::runtime::Handle::current().spawn(async move {
-            let outcome = exporter.export(&mut batch).await;
-            (batch, outcome)
-        }));
-    }
-
-    /// Records the end of an export.
-    async fn exported(&self, state: &mut State) {
-        let Some(export) = state.export.take_if(|export| export.is_finished()) else { return };
-        let outcome = export.await;
-        let mut outbox = self.outbox.lock().ignore_poison();
-        let process = self.metrics.process();
-        match outcome {
-            Ok((batch, Ok(()))) => {
-                outbox.batches.retain(|waiting| waiting.id != batch.id);
-                process.usage_exported(true, batch.records.len());
-                (state.failures, state.is_due) = (0, true);
-            }
-            Ok((batch, Err(error))) => {
-                tracing::warn!(error = %chain(&error), waiting = outbox.batches.len(), "Could not export usage; it stays on disk and is tried again.");
-                process.usage_exported(false, batch.records.len());
-                // A destination that has the batch is not asked again.
-                if let Some(waiting) = outbox.batches.iter_mut().find(|one| one.id == batch.id) {
-                    waiting.done = batch.done;
+    /// Records the exports that have ended.
+    async fn end_exports(&self, state: &mut State) {
+        let State { deliveries, is_due, .. } = state;
+        for delivery in deliveries {
+            let Some(Outcome { exported, failed }) = delivery.ended().await else { continue };
+            let mut outbox = self.outbox.lock().ignore_poison();
+            let process = self.metrics.process();
+            for number in exported {
+                if let Some(events) = outbox.exported(delivery.name(), number) {
+                    process.usage_exported(true, events);
                 }
-                state.delay();
+                *is_due = true;
             }
-            Err(error) => {
-                tracing::error!(%error, "The export of usage failed; it is tried again.");
-                state.delay();
+            if let Some((events, error)) = failed {
+                let to = delivery.name();
+                tracing::warn!(to, error = %chain(&error), waiting = outbox.waiting(), "Could not export usage; it stays on disk and is tried again.");
+                process.usage_exported(false, events);
             }
         }
     }
@@ -224,16 +205,6 @@ impl Metering {
     }
 }
 
-impl State {
-    /// Waits longer after each failure.
-    fn delay(&mut self) {
-        self.is_due = true;
-        self.failures = self.failures.saturating_add(1);
-        let delay = Duration::from_secs(1 << self.failures.min(6)).min(MAX_DELAY);
-        self.not_before = Instant::now() + delay;
-    }
-}
-
 /// Returns an error with its causes.
 fn chain(error: &dyn core::error::Error) -> String {
     let causes = core::iter::successors(error.source(), |cause| cause.source());
@@ -243,6 +214,7 @@ fn chain(error: &dyn core::error::Error) -> String {
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 /// The time between two looks for files of processes that have ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-const MAX_DELAY: Duration = Duration::from_secs(60);
+/// The events that an export takes at once, if it has more than one batch: they are found again at the end of a file.
+const MAX_EXPORTED_EVENTS: usize = 10_000;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 const FINISH_POLL_INTERVAL: Duration = Duration::from_millis(50);
