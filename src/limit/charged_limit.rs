@@ -42,8 +42,8 @@ impl ChargedLimit {
             let now = shared.now(moment);
             return shared.with(self.key, |lease, slot| {
                 let exact = limiter.settings().store.is_exact();
-                shared.charge(lease, slot, now, cost.saturating_sub(reserved), exact);
-                lease.refund(reserved.saturating_sub(cost));
+                let limit = limiter.amount(self.plan).whole();
+                shared.settle((lease, slot), now, (reserved, cost), limit, exact);
                 self.meter(None, moment, units);
                 limiter.shared_balance(self.plan, lease, now)
             });

@@ -181,13 +181,13 @@ impl<'a, 's> Evaluation<'a, 's> {
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             let refusal = self.ask(others, refused);
+            let name = || limiter.shared_name(self.subject);
             if refusal.is_none() && self.asks {
-                let name = || limiter.shared_name(self.subject);
                 self.tickets.extend(request.ticket(course, lease, slot, now, name));
                 return None;
             }
             if refusal.is_none() {
-                request.charge(course, lease, slot, now, &mut self.tickets);
+                request.charge(course, (lease, slot), now, &mut self.tickets, name);
                 self.admitted_shared(check, shared, (lease, slot), course);
                 let balance = limiter.shared_balance(plan, lease, now);
                 limiter.note_shared_consumer((key, plan), balance, cost, self.subject);

@@ -177,12 +177,12 @@ impl Growth {
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             self.charge(others)?;
+            let name = || first.shared_name.to_string();
             if self.asks {
-                let name = || first.shared_name.to_string();
                 self.tickets.extend(request.ticket(course, lease, slot, now, name));
                 return Ok(());
             }
-            request.charge(course, lease, slot, now, &mut self.tickets);
+            request.charge(course, (lease, slot), now, &mut self.tickets, name);
             first.meter(None, self.moment, cost.cast_signed());
             Ok(())
         })

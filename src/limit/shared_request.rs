@@ -100,19 +100,21 @@ impl SharedRequest<'_> {
         }
     }
 
-    /// Charges what was admitted to its lease.
+    /// Charges what was admitted to its lease; `name` is that of its counter.
     pub(super) fn charge(
         &self,
         course: SharedCourse,
-        lease: &mut Lease,
-        slot: LeaseSlot,
+        (lease, slot): (&mut Lease, LeaseSlot),
         now: u64,
         tickets: &mut [Ticket],
+        name: impl FnOnce() -> String,
     ) {
         if let Some(ticket) = tickets.iter_mut().find(|ticket| ticket.place == self.place) {
             ticket.take(lease);
         }
         if let SharedCourse::Alone(own_until) = course {
+            // The store is told afterwards, also of a counter that it was never asked about.
+            self.shared.name(lease, || slot.name(name));
             lease.charge_alone(now, self.cost, own_until);
         } else {
             let exact = self.limiter.settings().store.is_exact();

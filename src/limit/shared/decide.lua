@@ -2,7 +2,8 @@
 --
 -- KEYS: one hash per counter, all in one slot. Fields: u (end of the window, or the theoretical arrival time),
 -- e (generation: changes when the counter begins anew), t (granted to all gateways), f (a lower bound of t after the
--- server has lost data), x (when the first lease expires), and one field per gateway: "granted sequence", with a lease
+-- server has lost data), x (when the first lease expires), of a window with debts d (what the next ones owe) and l (the
+-- limit that it exceeds), and one field per gateway: "granted sequence", with a lease
 -- "granted sequence used expiry", for slots "granted sequence expiry". A lease that its gateway does not renew expires:
 -- of what was granted, its gateway keeps what it has reported as used.
 -- Amounts of a gateway are absolute: a repeated message changes nothing, and a lost response is made up for by the next.
@@ -10,7 +11,7 @@
 --
 -- ARGV: the gateway's id, "all" or "each", the gateway's time if this server does not tell its own; then per key the
 -- fields of `Message`. Returns the time, and per key: status, generation, until, total, granted, wait.
-local BASE, FIELDS = 1700000000000000, 17
+local BASE, FIELDS = 1700000000000000, 19
 local me, all = ARGV[1], ARGV[2] == 'all'
 local clock = redis.pcall('TIME')
 local now = clock.err and tonumber(ARGV[3]) or clock[1] * 1000000 + clock[2] - BASE
@@ -30,14 +31,16 @@ local function read(i)
     limit = number(5), one = number(6), two = number(7), three = number(8),
     used = number(9), pending = number(10), mine = number(11), target = number(12), shares = number(13),
     gen = number(14), seen = number(15), seen_total = number(16), lifetime = number(17),
+    excess = number(18), excess_limit = number(19),
   }
 end
 
 local function load(it)
-  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', 'x', it.field)
+  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', 'x', it.field, 'd', 'l')
   it.u, it.e, it.t, it.f = tonumber(h[1]), tonumber(h[2]), tonumber(h[3]) or 0, tonumber(h[4]) or 0
   it.x = tonumber(h[5])
   if it.x == 0 then it.x = nil end
+  it.d, it.l = tonumber(h[7]), tonumber(h[8])
   local granted, seq, used, expires = string.match(h[6] or '', '^(%S+) (%S+) ?(%S*) ?(%S*)')
   it.g, it.last = tonumber(granted), tonumber(seq) or 0
   it.kept, it.expires = tonumber(used) or it.g, tonumber(expires)
@@ -69,6 +72,13 @@ local function expire(it)
   return amount
 end
 
+-- Returns what the next window owes: of what requests turned out to cost, the part above their limit that has not been given
+-- back. Use within the larger limit of another plan is no debt. A window of an earlier version has no account of it.
+local function owed(it)
+  local above = math.max(0, math.max(it.t, it.f) - (it.l or it.limit))
+  return math.min(it.d or above, above)
+end
+
 -- A quota in windows. one: end of the window around the gateway's now, or 0; two: end of the next, or the length of a
 -- window that begins with the first request; three: the longest time that a window may last from now.
 local function window(it)
@@ -76,7 +86,7 @@ local function window(it)
   local lasts = it.u and it.u > now
   if not lasts then
     -- What exceeded the last window is owed by this one.
-    local owed = it.debts and it.u and math.max(0, math.max(it.t, it.f) - it.limit) or 0
+    local rest = it.debts and it.u and owed(it) or 0
     local ends = it.one == 0 and now + it.two or (now < it.one and it.one or it.two)
     if it.seen > now and it.seen <= now + it.three then
       -- The server has lost a window that a gateway remembers.
@@ -84,7 +94,8 @@ local function window(it)
     else
       it.u, it.e = ends, now
     end
-    it.t, it.f, it.g, it.last, it.fresh, it.changed = owed, owed, nil, 0, true, owed > 0
+    it.t, it.f, it.g, it.last, it.fresh, it.changed = rest, rest, nil, 0, true, rest > 0
+    it.d, it.l = math.max(0, rest - it.limit), it.limit
     it.x, it.kept, it.expires = nil, nil, nil
   else
     if it.u > now + it.three then
@@ -92,6 +103,7 @@ local function window(it)
       it.u = it.one == 0 and now + it.two or it.one
     end
     expire(it)
+    it.d, it.l = owed(it), it.l or it.limit
   end
   local applies = it.gen == it.e or (it.gen == 0 and it.seen > now)
   if not applies then it.used, it.mine = 0, 0 end
@@ -102,7 +114,13 @@ local function window(it)
     g = it.mine
   end
   if it.used > g then
-    it.t, it.f, it.changed = it.t + it.used - g, it.f + it.used - g, true
+    local before, more, limit = owed(it), it.used - g, it.excess_limit
+    local excess = math.min(more, it.excess)
+    if excess > 0 then
+      local counted = math.min(math.max(it.t, it.f) + more - excess, limit + before)
+      it.d, it.l = math.max(before, counted + excess - limit), limit
+    end
+    it.t, it.f, it.changed = it.t + more, it.f + more, true
     g = it.used
   end
   it.g = g
@@ -225,9 +243,10 @@ for i, it in ipairs(items) do
       end
       redis.call('HSET', it.key, 'u', fine(it.u), 'e', fine(it.e), 't', whole(it.t), 'f', whole(it.f),
         'x', whole(it.x or 0), it.field, own)
+      if it.debts then redis.call('HSET', it.key, 'd', whole(it.d or 0), 'l', whole(it.l or it.limit)) end
       if close then redis.call('HDEL', it.key, it.field) end
       ttl = math.max(it.u - now, 0) / 1000 + (it.kind == 'w' and 1000 or 10000)
-      if it.debts and math.max(it.t, it.f) > it.limit then ttl = ttl + it.three / 1000 end
+      if it.debts and owed(it) > 0 then ttl = ttl + it.three / 1000 end
     end
     redis.call('PEXPIRE', it.key, math.ceil(ttl))
   end

@@ -22,6 +22,9 @@ pub(in crate::limit) struct Lease {
     pub(super) granted: u64,
     /// All that this gateway has admitted; of requests in flight, those that still are.
     pub(super) used: u64,
+    /// The part of the use beyond the grants that responses told afterwards, and the limit of the last such request.
+    excess: u64,
+    excess_limit: u64,
     /// The cost of requests that wait for the store.
     pub(super) pending: u64,
     /// The generation of the counter; zero before the first response.
@@ -151,6 +154,16 @@ impl Lease {
     pub(in crate::limit) fn charge(&mut self, now: u64, cost: u64) {
         self.used = self.used.saturating_add(cost);
         self.last_use = now;
+    }
+
+    /// Records that of what is charged next, to a caller with `limit` units, the part beyond the grants is owed.
+    pub(super) fn exceed(&mut self, cost: u64, limit: u64) {
+        let paid = self.granted.max(self.used);
+        let excess = self.used.saturating_add(cost).saturating_sub(paid);
+        if excess > 0 {
+            self.excess = self.excess.saturating_add(excess);
+            self.excess_limit = limit;
+        }
     }
 
     /// Holds the place of a request that asks the store.
@@ -307,6 +320,8 @@ impl Lease {
             generation: self.generation,
             until: self.until,
             total: self.total,
+            excess: self.excess,
+            excess_limit: self.excess_limit,
         }
     }
 
@@ -332,6 +347,7 @@ impl Lease {
         let was_used_up = self.granted <= self.used;
         (self.generation, self.until) = (reply.generation, reply.until);
         (self.total, self.granted) = (reply.total, reply.granted);
+        self.excess = self.excess.min(self.used.saturating_sub(self.granted));
         let is_refused = message.purpose.ask && reply.status == Status::Refused;
         let limit = message.shape.capacity();
         if is_refused && !matches!(message.shape, Shape::Slots { .. }) {

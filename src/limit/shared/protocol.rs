@@ -104,6 +104,10 @@ pub(super) struct Message {
     pub(super) until: u64,
     /// All that the store has granted to all gateways, as far as this gateway knows.
     pub(super) total: u64,
+    /// The part of the use beyond the grants that responses told afterwards: above the limit, it is owed.
+    pub(super) excess: u64,
+    /// The limit of the last request that cost more than was granted.
+    pub(super) excess_limit: u64,
 }
 
 impl Message {
@@ -161,7 +165,9 @@ impl Message {
         ] {
             put(number.to_string());
         }
-        put(self.shape.lease_lifetime().to_string());
+        for number in [self.shape.lease_lifetime(), self.excess, self.excess_limit] {
+            put(number.to_string());
+        }
     }
 }
 

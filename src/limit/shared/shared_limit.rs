@@ -116,6 +116,21 @@ impl SharedLimit {
         }
     }
 
+    /// Charges what a request of a caller with `limit` units cost beyond `reserved`, or gives the rest of that back.
+    pub(in crate::limit) fn settle(
+        &self,
+        (lease, slot): (&mut Lease, LeaseSlot),
+        now: u64,
+        (reserved, cost): (u64, u64),
+        limit: u64,
+        exact: bool,
+    ) {
+        let more = cost.saturating_sub(reserved);
+        lease.exceed(more, limit);
+        self.charge(lease, slot, now, more, exact);
+        lease.refund(reserved.saturating_sub(cost));
+    }
+
     /// Holds a place for a request that asks the store, and returns its message.
     pub(super) fn ask(
         &self,
@@ -170,7 +185,11 @@ impl SharedLimit {
     }
 
     /// Returns the store's key of a counter whose name is `name`, and has the lease remember it.
-    pub(super) fn name(&self, lease: &mut Lease, name: impl FnOnce() -> String) -> Arc<str> {
+    pub(in crate::limit) fn name(
+        &self,
+        lease: &mut Lease,
+        name: impl FnOnce() -> String,
+    ) -> Arc<str> {
         Arc::clone(lease.key.get_or_insert_with(|| self.key(&name())))
     }
 

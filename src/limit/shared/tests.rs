@@ -98,6 +98,24 @@ async fn an_outage_is_bridged_by_each_gateways_share_and_told_afterwards() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn use_before_the_first_contact_is_told_to_the_store_without_another_request() {
+    let mut fleet = Fleet::new(2, quota(60, Window::Flexi));
+    fleet.model.fails.store(true, Relaxed);
+    for _ in 0..10 {
+        assert!(fleet.request(0).await);
+    }
+
+    fleet.model.fails.store(false, Relaxed);
+    fleet.pass(1_000).await;
+    let mut after = 0;
+    for _ in 0..100 {
+        after += usize::from(fleet.request(1).await);
+    }
+
+    assert_eq!(after, 50);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_operator_decides_what_an_outage_does() {
     for (on_error, expected) in
         [(OnStoreError::Allow, 50), (OnStoreError::Deny, 0), (OnStoreError::Local, 20)]

@@ -325,6 +325,66 @@ async fn a_lease_that_its_gateway_does_not_renew_returns_to_the_others() {
     assert!((least..=most).contains(&tally.admitted), "{} of at most {most}", tally.admitted);
 }
 
+#[test]
+fn use_within_another_plan_is_no_debt_and_an_excess_is() {
+    let Some(redis) = Redis::begin("limits: debts of plans") else { return };
+    for (limit, granted) in [(10, 0), (1_000, 1)] {
+        let _: String = redis.ask(&["FLUSHALL"]);
+        let first = decide(&redis, Message { limit: 1_000, pending: 500, ..Message::default() });
+        let charged = Message { seq: 2, limit: 10, used: 525, window: first, ..Message::default() };
+        decide(&redis, Message { granted: 500, excess: 25, ..charged });
+        let _: u64 = redis.ask(&["HSET", "{limits}:a", "u", "1"]);
+
+        let next = decide(&redis, Message { seq: 3, limit, pending: 1, ..Message::default() });
+
+        assert_eq!((next.total, next.granted), (25 + granted, granted), "owed of {limit} units");
+    }
+}
+
+/// A message about a window with debts, as the gateway `me` sends it.
+#[derive(Clone, Copy)]
+struct Message {
+    seq: u64,
+    limit: u64,
+    used: u64,
+    pending: u64,
+    granted: u64,
+    excess: u64,
+    /// The window as the gateway knows it.
+    window: Reply,
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        let window = Reply { generation: 0, until: 0, total: 0, granted: 0 };
+        Self { seq: 1, limit: 1, used: 0, pending: 0, granted: 0, excess: 0, window }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Reply {
+    generation: u64,
+    until: u64,
+    total: u64,
+    granted: u64,
+}
+
+/// Has Redis decide about `message` by the script of the gateway.
+fn decide(redis: &Redis, message: Message) -> Reply {
+    let Message { seq, limit, used, pending, granted, excess, window } = message;
+    let hour = 3_600_000_000_u64;
+    let before = [limit, 0, hour, hour, used, pending, granted, 0, 1];
+    let after = [window.generation, window.until, window.total, 0, excess, 10];
+    let numbers = before.iter().chain(&after).map(ToString::to_string);
+    let named = ["w".to_owned(), "1".to_owned(), seq.to_string(), "ad".to_owned()];
+    let args: Vec<String> = named.into_iter().chain(numbers).collect();
+    let script = include_str!("../../../src/limit/shared/decide.lua");
+    let call = ["EVAL", script, "1", "{limits}:a", "me", "all", "0"];
+    let call: Vec<&str> = call.into_iter().chain(args.iter().map(String::as_str)).collect();
+    let numbers: Vec<u64> = redis.ask(&call);
+    Reply { generation: numbers[2], until: numbers[3], total: numbers[4], granted: numbers[5] }
+}
+
 /// Returns the number of calls of `command` in the section `commandstats`.
 fn calls_of(stats: &str, command: &str) -> u64 {
     let line = stats.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
