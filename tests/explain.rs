@@ -41,6 +41,7 @@ Then, in this order:
   1  spike arrest  spike: 10/s, 1 at once, by ip
   2  let in        a signed token (JWT) of main, with every scope of orders:read
   3  limit         daily: 10000/day (calendar UTC), by client
+                   a request without client counts by its address instead
   4  rewrite       /orders/%37 becomes /v1/orders/%37
   5  upstream      a: http://10.0.0.1, within 30s
 "
@@ -59,12 +60,47 @@ fn a_shared_limit_is_explained_with_its_bound() {
 
     let lines = "
   2  limit     daily: 100000/day (calendar UTC), by header:x-key
+               a request without header:x-key counts by its address instead
                shared through Redis, and not exceeded while it responds
                if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
                while it does not respond within `redis.timeout`, at most 5 ms, each gateway gives out its share: up to the limit once more
   3  rewrite   none: the upstream receives /orders/7
 ";
     assert!(text.contains(lines), "{text}");
+}
+
+#[test]
+fn a_limit_is_explained_with_its_costs_and_all_else_that_it_has() {
+    let limits = "
+  a: { rate: 100/s, by: ip, cost: 2, max_keys: 5, response: { status: 503, retry_jitter: 3s } }
+  b: { quota: 9/day, by: [client, route], on_missing: reject, cost: request_size/1000, headers: false }
+  c: { quota: { claim: plan, values: { gold: 5/day }, clients: { app: gold } }, by: [header:x-a, ip], on_missing: skip, methods: [GET], cost: { response_json: /n, default: 3 }, metered: true }
+";
+    let billed = "server: { state_dir: . }\nmetering: { log: true }\n";
+    let file = FILE.replace("limits:\n", &format!("{billed}limits:{limits}"));
+    let file = file.replace("limits: [spike, daily]", "limits: [a, b, c]");
+    let file = file.replace("    limits: [daily]\n", "    limits: [daily, spike]\n");
+
+    let text = northgate_with(&file, &["explain", "http://h/orders"]);
+
+    for lines in [
+        "
+  1  spike arrest  a: 100/s, 10 at once, by ip, at a cost of 2
+                   5 keys have counters of their own, all others share one
+                   refuses with 503
+                   Retry-After is up to 3s longer, at random
+",
+        "
+  3  limit         b: 9/day (calendar UTC), by client and route, at a cost of 1 per 1000 bytes of the request's content
+                   a request without client is refused with 400
+                   no header field tells what is left, or when to return
+  4  limit         c: by the plan that the client, or else the claim plan, names: gold 5/day (calendar UTC); any other 403, by header:x-a and ip, GET only, at the cost at /n of the response, in up to 1048576 bytes of JSON; 3 until then, and if none is told
+                   a request without header:x-a is not counted
+                   its usage is collected for bills
+",
+    ] {
+        assert!(text.contains(lines), "{text}");
+    }
 }
 
 #[test]

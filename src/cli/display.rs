@@ -3,9 +3,12 @@
 use core::fmt::Display;
 use std::sync::Arc;
 
+use http::StatusCode;
+
+use crate::config::format_duration;
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
-use crate::limit::{self, Kind, OnStoreError, ResponseCost};
+use crate::limit::{self, Cost, KeyPart, Kind, OnMissing, OnStoreError, ResponseCost};
 
 /// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
@@ -79,7 +82,7 @@ pub(super) fn auth_method(way: &AuthMethod) -> String {
     words
 }
 
-/// Returns a limit's amount, cost and key: `10/s, 10 at once, by ip`.
+/// Returns a limit's amount, key and cost: `10/s, 10 at once, by ip`.
 pub(super) fn limit(settings: &limit::Settings) -> String {
     let mut words = settings.plans.as_ref().map_or_else(
         || amount(&settings.kind),
@@ -95,7 +98,11 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
             } else {
                 "any other 403".to_owned()
             });
-            let named_by = claim.unwrap_or_else(|| "the client".to_owned());
+            let named_by = match claim {
+                Some(claim) if plans.clients.is_empty() => claim,
+                Some(claim) => format!("the client, or else {claim},"),
+                None => "the client".to_owned(),
+            };
             format!("by the plan that {named_by} names: {}", amounts.join("; "))
         },
     );
@@ -107,19 +114,90 @@ pub(super) fn limit(settings: &limit::Settings) -> String {
     if let Some(methods) = &settings.methods {
         words = format!("{words}, {} only", list(&**methods));
     }
-    match &settings.response_cost {
-        Some(ResponseCost::Header(name)) => {
-            words = format!("{words}, at the cost in {name} of the response");
-        }
-        Some(ResponseCost::Json { pointer, .. }) => {
-            words = format!("{words}, at the cost at {pointer} of the response");
-        }
-        None => {}
+    if let Some(cost) = cost(settings) {
+        words = format!("{words}, {cost}");
     }
     if settings.dry_run {
         words.push_str(", refusing nothing (dry run)");
     }
     words
+}
+
+/// Returns what a request costs; `None` for one unit.
+fn cost(settings: &limit::Settings) -> Option<String> {
+    if matches!(settings.kind, Kind::Concurrency(_)) {
+        return None;
+    }
+    let told = match &settings.response_cost {
+        Some(ResponseCost::Header(name)) => format!("in {name} of the response"),
+        Some(ResponseCost::Json { pointer, max_size }) => {
+            format!("at {pointer} of the response, in up to {max_size} bytes of JSON")
+        }
+        None => match settings.cost {
+            Cost::Fixed(cost) if cost.get() == 1 => return None,
+            Cost::Fixed(cost) => return Some(format!("at a cost of {cost}")),
+            Cost::RequestSize(bytes) => {
+                return Some(format!("at a cost of 1 per {bytes} bytes of the request's content"));
+            }
+        },
+    };
+    let until_then = match settings.cost {
+        Cost::Fixed(cost) => cost.to_string(),
+        Cost::RequestSize(bytes) => format!("1 per {bytes} bytes"),
+    };
+    Some(format!("at the cost {told}; {until_then} until then, and if none is told"))
+}
+
+/// Returns what else a limit does, one line each: with a request that lacks a part of its key, and in other ways than by
+/// default.
+pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
+    // Without `..`: a new setting is told here or above.
+    let limit::Settings {
+        name,
+        kind,
+        plans: _,
+        by,
+        on_missing,
+        max_keys,
+        cost: _,
+        response_cost: _,
+        methods: _,
+        status,
+        headers,
+        retry_jitter,
+        dry_run,
+        store: _,
+        metered,
+    } = settings;
+    let default = limit::Settings::new(name, kind.clone());
+    let mut notes = Vec::new();
+    let may_lack = |part: &&KeyPart| part.needs_principal() || matches!(part, KeyPart::Header(_));
+    let missing = by.iter().filter(may_lack).collect::<Vec<_>>();
+    if !missing.is_empty() {
+        let then = match on_missing {
+            OnMissing::Ip => "counts by its address instead",
+            OnMissing::Shared => "counts together with all others without",
+            OnMissing::Reject => "is refused with 400",
+            OnMissing::Skip => "is not counted",
+        };
+        notes.push(format!("a request without {} {then}", joined(missing, " or ")));
+    }
+    if *max_keys != default.max_keys {
+        notes.push(format!("{max_keys} keys have counters of their own, all others share one"));
+    }
+    if *status != default.status {
+        notes.push(format!("refuses with {}", StatusCode::from(*status).as_u16()));
+    }
+    if !headers && !dry_run {
+        notes.push("no header field tells what is left, or when to return".to_owned());
+    } else if !retry_jitter.is_zero() {
+        let most = format_duration(*retry_jitter);
+        notes.push(format!("Retry-After is up to {most} longer, at random"));
+    }
+    if *metered {
+        notes.push("its usage is collected for bills".to_owned());
+    }
+    notes
 }
 
 /// Returns by how much a limit that gateways share may be exceeded, and when, one case per line; nothing for a limit of

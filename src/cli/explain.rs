@@ -15,6 +15,7 @@ use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route, format_duration};
 use crate::gateway::Rejection;
 use crate::gateway::view::explain::{Candidate, Decision, Destination, RouteExplainer};
+use crate::limit;
 
 /// The arguments of `northgate explain`: the request to explain.
 #[derive(Debug, clap::Args)]
@@ -209,10 +210,7 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
                 _ => &[],
             };
             for limit in limits.iter().filter_map(|name| config.limits.get(name)) {
-                let how = format!("{}: {}", limit.name, display::limit(limit));
-                steps.push(["limit".to_owned(), how]);
-                let overrun = display::overrun(limit).into_iter();
-                steps.extend(overrun.map(|line| [String::new(), line]));
+                steps.extend(limit_steps("limit", limit));
             }
             steps.push(["served by".to_owned(), destination_text(destination)]);
         }
@@ -231,6 +229,14 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
     format!("Then, in this order:\n{}", display::align(&numbered))
 }
 
+/// Returns the step at a limit, with lines about it.
+fn limit_steps(what: &str, limit: &limit::Settings) -> Vec<[String; 2]> {
+    let how = format!("{}: {}", limit.name, display::limit(limit));
+    let lines = display::limit_notes(limit).into_iter().chain(display::overrun(limit));
+    let lines = lines.map(|line| [String::new(), line]);
+    core::iter::once([what.to_owned(), how]).chain(lines).collect()
+}
+
 fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut Vec<[String; 2]>) {
     let mut step = |what: &str, how: String| steps.push([what.to_owned(), how]);
     if let Some(cors) = &route.cors {
@@ -246,9 +252,8 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     }
     let limits = || route.limits.iter().filter_map(|name| config.limits.get(name));
     for limit in limits().filter(|limit| limit.runs_before_authentication()) {
-        step("spike arrest", format!("{}: {}", limit.name, display::limit(limit)));
-        for overrun in display::overrun(limit) {
-            step("", overrun);
+        for [what, how] in limit_steps("spike arrest", limit) {
+            step(&what, how);
         }
     }
     match &route.auth {
@@ -263,9 +268,8 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
         }
     }
     for limit in limits().filter(|limit| !limit.runs_before_authentication()) {
-        step("limit", format!("{}: {}", limit.name, display::limit(limit)));
-        for overrun in display::overrun(limit) {
-            step("", overrun);
+        for [what, how] in limit_steps("limit", limit) {
+            step(&what, how);
         }
     }
     match &route.action {
