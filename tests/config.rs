@@ -1,5 +1,8 @@
 //! What is written in documents and examples loads, and means what it says.
 
+#[path = "config/effective_keys.rs"]
+mod effective_keys;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -198,7 +198,7 @@ impl TokenCheck<'_> {
             header.get(name).map_or_else(|| "absent".to_owned(), |value| shown(name, value))
         };
         let Some(issuer) = self.issuer(credential, &claims) else { return rejection.to_string() };
-        let config::Issuer { settings, rules } = issuer;
+        let config::Issuer { settings, rules, .. } = issuer;
         let leeway = format_duration(rules.leeway);
         let detail = match error {
             TokenError::Expired => format!("exp is {}, leeway {leeway}", says("exp")),

@@ -85,6 +85,7 @@ impl Config {
             "idle_timeout": format_duration(server.idle_timeout),
             "max_header_size": format!("{}B", server.max_header_size),
             "max_headers": server.max_headers,
+            "max_body_size": format!("{}B", server.max_body_size.unwrap_or(0)),
             "max_connections": server.max_connections,
             "max_connections_per_ip": server.max_connections_per_ip.unwrap_or(0),
             "max_requests_in_flight": server.max_requests_in_flight.unwrap_or(0),

@@ -13,7 +13,8 @@ use crate::limit::Unit;
 use crate::token::Audience;
 
 /// Returns an issuer under the keys of the file.
-pub(super) fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
+pub(super) fn issuer_of(issuer: &Issuer) -> Value {
+    let Issuer { settings, rules, hmac_secret_encoding } = issuer;
     let Endpoints {
         authorization,
         token,
@@ -36,6 +37,7 @@ pub(super) fn issuer_of(Issuer { settings, rules }: &Issuer) -> Value {
         "audience_claim": rules.audience_claim,
         "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
         "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
+        "hmac_secret_encoding": settings.hmac_secret.as_ref().and(hmac_secret_encoding.word()),
         "token_types": rules.token_types,
         "leeway": format_duration(rules.leeway),
         "required_claims": rules.required_claims,
@@ -89,7 +91,11 @@ pub(super) fn client_of(client: &Client) -> Value {
         ClientAuth::PrivateKeyJwt(_) | ClientAuth::TlsClientAuth { .. } => (None, Some(HIDDEN)),
         ClientAuth::None => (None, None),
     };
-    json!({ "id": client.id, "auth": client.auth.name(), "secret": secret, "key": key })
+    let kid = match &client.auth {
+        ClientAuth::PrivateKeyJwt(key) => key.kid(),
+        _ => None,
+    };
+    json!({ "id": client.id, "auth": client.auth.name(), "secret": secret, "key": key, "kid": kid })
 }
 
 fn url(url: Option<&url::Url>) -> Option<&str> {

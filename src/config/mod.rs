@@ -34,6 +34,7 @@ mod yaml_writer;
 
 use self::auth::TokenSource;
 use self::de::deserializer;
+use self::file::issuers::SecretEncoding;
 use self::reserved_headers::ReservedHeaders;
 use std::collections::BTreeMap;
 use std::fs;
@@ -112,6 +113,8 @@ pub struct Issuer {
     pub settings: issuer::Settings,
     /// Validation rules for its tokens.
     pub rules: token::ValidationRules,
+    /// How the file writes the secret of `HS*` tokens.
+    pub(crate) hmac_secret_encoding: SecretEncoding,
 }
 
 /// Loads the file at `path`, with the files that it names: secrets, certificates, keys.

@@ -90,6 +90,8 @@ pub struct Server {
     pub max_header_size: usize,
     /// Maximum number of header fields of a request; 431 above. Default 100.
     pub max_headers: usize,
+    /// Maximum content of a request in bytes, on routes without their own; `None` is off. Default 10 MiB.
+    pub max_body_size: Option<u64>,
     /// Maximum number of connections, at least 1; accepting pauses above. Default 10 000.
     pub max_connections: usize,
     /// Maximum number of connections per IP address; further ones are closed at once. `None`, the default, is off.

@@ -184,7 +184,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn issuers(&mut self) -> Result<(), CompileError> {
-        for (name, config::Issuer { settings, rules }) in &self.config.issuers {
+        for (name, config::Issuer { settings, rules, .. }) in &self.config.issuers {
             let (issuer, issuer_verifier) = compile_issuer(name, settings, rules, self.retained)?;
             self.issuers.insert(Arc::clone(name), issuer);
             self.issuer_verifiers.insert(Arc::clone(name), issuer_verifier);

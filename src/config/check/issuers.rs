@@ -63,7 +63,9 @@ impl Check<'_> {
         settings.ca = self.authorities(&keys.ca_file);
         settings.on_unavailable = self.on_unavailable(keys);
         let rules = self.rules(keys);
-        url.map(|_| Issuer { settings, rules })
+        let hmac_secret_encoding =
+            keys.hmac_secret_encoding.get().map(|at| at.value.0).unwrap_or_default();
+        url.map(|_| Issuer { settings, rules, hmac_secret_encoding })
     }
 
     /// Refuses a URL over which others on the network could read or change secrets.
@@ -264,7 +266,7 @@ fn set_namespaces(issuers: &mut BTreeMap<Arc<str>, Issuer>) {
     };
     let ambiguous: Vec<_> = issuers.iter().filter_map(is_ambiguous).collect();
     for name in ambiguous {
-        if let Some(Issuer { settings, rules }) = issuers.get_mut(&name) {
+        if let Some(Issuer { settings, rules, .. }) = issuers.get_mut(&name) {
             rules.namespace = Some(Arc::clone(&settings.issuer));
         }
     }

@@ -79,14 +79,14 @@ pub(crate) fn check(
     let admin = check.admin(file, &listeners);
     let mut issuers = check.issuers(file);
     for issuer in issuers.values_mut() {
-        issuer.settings.state_dir.clone_from(&server.settings.state_dir);
+        issuer.settings.state_dir.clone_from(&server.state_dir);
     }
     let redis = check.redis(file);
     let limits = check.limits(file);
     let metering = check.metering(file);
     let mut sessions = check.sessions(file, &issuers, &limits);
     for session in sessions.values_mut() {
-        session.max_cookie_bytes = session_login::cookie_bytes(server.settings.max_header_size);
+        session.max_cookie_bytes = session_login::cookie_bytes(server.max_header_size);
     }
     let upstreams = check.upstreams(file);
     let routes = check.routes(file, &server, &limits);
@@ -96,11 +96,11 @@ pub(crate) fn check(
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);
-    check.written_fields(file, &server.settings, &identity_headers, &sessions, &routes);
-    check.ineffective(file, &server.settings, &identity_headers, &routes);
+    check.written_fields(file, &server, &identity_headers, &sessions, &routes);
+    check.ineffective(file, &server, &identity_headers, &routes);
     Config {
         listeners,
-        server: server.settings,
+        server,
         dpop_nonce_keys,
         admin,
         logging: check.logging(file),

@@ -7,7 +7,6 @@ use http::HeaderName;
 
 use super::headers::methods;
 use super::layers::Layers;
-use super::server::CheckedListeners;
 use super::{Check, MAX_DURATION, auth, defined_names};
 use crate::config::auth::Auth;
 use crate::config::de::field::{Field, OneOrMany, Spanned};
@@ -16,6 +15,7 @@ use crate::config::de::units::Scalar;
 use crate::config::fault::{Code, Position};
 use crate::config::file::{File, routes as file};
 use crate::config::route::{Action, PathPattern, Rewrite, Route};
+use crate::config::server::Server;
 use crate::limit;
 
 /// Returns the identity header fields of all routes, and the default ones.
@@ -34,7 +34,7 @@ impl Check<'_> {
     pub(super) fn routes(
         &mut self,
         file: &File,
-        server: &CheckedListeners,
+        server: &Server,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Vec<Route> {
         self.names(&file.policies);
@@ -185,7 +185,7 @@ impl Check<'_> {
         file: &File,
         keys: &Spanned<file::Route>,
         layers: &Layers<'_>,
-        server: &CheckedListeners,
+        server: &Server,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Option<Route> {
         let help = "write where it is, such as path: /orders/**";
@@ -252,7 +252,7 @@ impl Check<'_> {
             max_body_size: self.body_size(size, server.max_body_size),
             min_body_rate: rate
                 .get()
-                .map_or(server.settings.min_body_rate, |at| Some(at.value.0.0))
+                .map_or(server.min_body_rate, |at| Some(at.value.0.0))
                 .filter(|rate| *rate > 0),
             cors: layers.given(|keys| &keys.cors).and_then(|cors| self.cors(cors)),
             security_headers: layers

@@ -23,13 +23,6 @@ use crate::observe;
 use crate::observe::log::{self, Level};
 use crate::tls;
 
-/// The `server` section, and the body limit that routes inherit.
-pub(super) struct CheckedListeners {
-    pub(super) settings: Server,
-    /// Maximum size of a request body in bytes; `None` is no limit.
-    pub(super) max_body_size: Option<u64>,
-}
-
 impl Check<'_> {
     pub(super) fn listeners(&mut self, file: &File) -> Vec<Listener> {
         let help = "write where clients connect, such as `listen: 0.0.0.0:8080`";
@@ -255,13 +248,13 @@ impl Check<'_> {
         all
     }
 
-    pub(super) fn server(&mut self, file: &File) -> CheckedListeners {
+    pub(super) fn server(&mut self, file: &File) -> Server {
         let absent = server::Server::default();
         let keys = file.server.get().map_or(&absent, |server| &server.value);
         let seconds = Duration::from_secs;
         let workers = keys.workers.get().map(|_| self.number(&keys.workers, 1..=1024, 1));
         let off = |number: u64| (number > 0).then(|| usize::try_from(number).unwrap_or(usize::MAX));
-        let settings = Server {
+        Server {
             workers: workers.and_then(|n| NonZeroUsize::new(n as usize)),
             header_timeout: self.time(&keys.header_timeout, seconds(10), MAX_DURATION),
             body_timeout: self.time(&keys.body_timeout, seconds(30), MAX_DURATION),
@@ -269,6 +262,7 @@ impl Check<'_> {
             idle_timeout: self.time(&keys.idle_timeout, seconds(75), MAX_DURATION),
             max_header_size: self.head_size(&keys.max_header_size),
             max_headers: self.number(&keys.max_headers, 1..=10_000, 100) as usize,
+            max_body_size: self.body_size(&keys.max_body_size, Some(10 << 20)),
             max_connections: self.number(&keys.max_connections, 1..=10_000_000, 10_000) as usize,
             max_connections_per_ip: off(self.number(
                 &keys.max_connections_per_ip,
@@ -299,9 +293,7 @@ impl Check<'_> {
             identity_keys: self.identity_keys(&keys.identity_keys),
             server_header: keys.server_header.get().and_then(|at| at.value.0.0.clone()),
             request_id_header: self.request_id_header(&keys.request_id_header),
-        };
-        let max_body_size = self.body_size(&keys.max_body_size, Some(10 << 20));
-        CheckedListeners { settings, max_body_size }
+        }
     }
 
     fn identity_keys(&mut self, set: &Field<OneOrMany<String>>) -> Vec<Arc<SigningKey>> {
