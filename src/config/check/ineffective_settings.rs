@@ -12,6 +12,7 @@ use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::fault::{Code, Position};
 use crate::config::file::issuers::Issuer;
 use crate::config::file::limits::Limit;
+use crate::config::file::upstreams::Target;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, routes as file};
 use crate::config::reserved_headers::{ReservedHeaders, is_forwarded_as, is_hop_by_hop};
@@ -19,7 +20,7 @@ use crate::config::route::{Route, ValueMatch};
 use crate::config::server::Server;
 use crate::limit::KeyPart;
 use crate::observe::log::Access;
-use crate::upstream::Scheme;
+use crate::upstream::{Address, Scheme};
 
 impl Check<'_> {
     /// Warns of keys that have no effect.
@@ -367,17 +368,22 @@ fn gateway_values(name: &HeaderName) -> Option<&'static [&'static str]> {
     })
 }
 
-fn plain_http(
-    target: &KeywordOr<crate::upstream::Address, crate::config::file::upstreams::Target>,
-) -> bool {
-    let address = match target {
-        KeywordOr::Scalar(address) => Some(&address.0),
-        KeywordOr::Mapping(target) => target.url.get().map(|at| &at.value.0),
-    };
-    address.is_some_and(|address| address.scheme == Scheme::Http)
+fn plain_http(target: &KeywordOr<Address, Target>) -> bool {
+    address_of(target).is_some_and(|address| address.scheme == Scheme::Http)
 }
 
-fn entries<T>(section: &Field<Map<T>>) -> impl Iterator<Item = (&Spanned<String>, &Spanned<T>)> {
+/// Returns the address of a target, if it has a valid one.
+pub(super) fn address_of(target: &KeywordOr<Address, Target>) -> Option<&Address> {
+    match target {
+        KeywordOr::Scalar(address) => Some(&address.0),
+        KeywordOr::Mapping(target) => target.url.get().map(|at| &at.value.0),
+    }
+}
+
+/// Returns the entries of a mapping, if it is present.
+pub(super) fn entries<T>(
+    section: &Field<Map<T>>,
+) -> impl Iterator<Item = (&Spanned<String>, &Spanned<T>)> {
     section.get().into_iter().flat_map(|map| map.value.iter())
 }
 

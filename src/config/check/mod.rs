@@ -12,6 +12,7 @@ mod cookies;
 mod decryption;
 mod headers;
 mod ineffective_settings;
+mod ineffective_values;
 mod issuer_names;
 mod issuer_requirements;
 mod issuers;
@@ -98,6 +99,7 @@ pub(crate) fn check(
     let identity_headers = routes::identity_headers(&routes);
     check.written_fields(file, &server, &identity_headers, &sessions, &routes);
     check.ineffective(file, &server, &identity_headers, &routes);
+    check.ineffective_values(file, &routes);
     Config {
         listeners,
         server,

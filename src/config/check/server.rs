@@ -378,8 +378,8 @@ impl Check<'_> {
             None => default,
         };
         let place = keys.listen.get().map_or(Position::START, |at| at.at);
-        if listeners.iter().any(|listener| same(&listener.address, &Address::Tcp(listen))) {
-            let message = "this is a listener's address already";
+        if listeners.iter().any(|listener| takes(&listener.address, listen)) {
+            let message = "a listener has the address of the admin listener already";
             self.fault(Code::C111, place, message, "give `admin.listen` a port of its own");
         }
         let token = keys.token.get().and_then(|token| self.secret(token));
@@ -457,6 +457,15 @@ impl Check<'_> {
 
 fn size(set: &Value<Size>, default: u64) -> u64 {
     set.get().map_or(default, |at| at.value.0.0)
+}
+
+/// Whether a listener at `own` leaves no room for another program's at `other`: it has the address, or one has all of the
+/// family.
+fn takes(own: &Address, other: SocketAddr) -> bool {
+    let Address::Tcp(own) = *own else { return false };
+    let any_of_family = own.is_ipv4() == other.is_ipv4()
+        && (own.ip().is_unspecified() || other.ip().is_unspecified());
+    own.port() == other.port() && own.port() != 0 && (own.ip() == other.ip() || any_of_family)
 }
 
 /// Whether two listeners have the same address. Port 0 is any free port.
