@@ -15,6 +15,11 @@ pub trait Inspector {
     /// The error that the reader gets in place of the bytes.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 
+    /// Whether nothing is to be read now. The task is woken at once, after it has done its other work.
+    fn pauses(&self) -> bool {
+        false
+    }
+
     /// Inspects bytes that were written.
     ///
     /// # Errors
@@ -42,6 +47,10 @@ impl<S: AsyncRead + Unpin, T: Inspector + Unpin> AsyncRead for InspectedStream<S
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.inspector.pauses() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         Poll::Ready(this.inspector.read(&mut buf.filled_mut()[before..]))

@@ -23,5 +23,6 @@ pub mod scopes;
 pub mod secret;
 pub mod single_flight;
 pub mod strict_json;
+pub mod trailers;
 pub mod watched_body;
 pub mod weak_map;

@@ -505,11 +505,6 @@ impl Gateway {
         exchange.finish(response)
     }
 
-    /// Responds to input that could not be parsed as a request.
-    pub fn reject_unparsable(&self, peer: Rc<Peer>, rejection: &Rejection) -> Response<Body> {
-        self.reject_head(peer, HeaderMap::new(), rejection)
-    }
-
     /// Responds to a request head that could not be parsed. `fields` are those that could be read all the same: browsers get
     /// a page.
     pub fn reject_head(

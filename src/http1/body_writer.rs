@@ -11,9 +11,9 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body as _, Frame};
 use tokio::io::AsyncWrite;
 
-use super::is_allowed_trailer;
 use crate::base::body::{Body, Error, PollCut};
 use crate::base::encoded_fields::write_field_line;
+use crate::base::trailers::is_allowed_trailer;
 
 /// The state of a message being written.
 ///

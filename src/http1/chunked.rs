@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use memchr::{memchr, memchr_iter};
 
-use super::trailers::is_allowed_trailer;
+use crate::base::trailers::{MAX_TRAILER_BYTES, MAX_TRAILER_FIELDS, is_allowed_trailer};
 
 /// The state of decoding one body.
 #[derive(Debug, Default)]
@@ -237,8 +237,6 @@ const MAX_COALESCED_BYTES: usize = 16 * 1024;
 const MAX_SIZE_LINE_BYTES: usize = 256;
 /// The bytes of extensions that are accepted beyond as many bytes of content.
 const MAX_EXTENSION_BYTES: u64 = 16 * 1024;
-const MAX_TRAILER_BYTES: usize = 16 * 1024;
-const MAX_TRAILER_FIELDS: usize = 64;
 
 #[cfg(test)]
 mod tests {

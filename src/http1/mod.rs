@@ -10,7 +10,6 @@ mod chunked;
 mod decoder;
 mod header_name_cache;
 mod read_buffer;
-mod trailers;
 mod upgrade;
 
 pub use self::body_writer::{BodyWriter, Length, WriteError};
@@ -18,5 +17,4 @@ pub use self::chunked::{ChunkEvent, InvalidChunk, has_no_extensions};
 pub use self::decoder::{Decoder, Framing};
 pub use self::header_name_cache::HeaderNameCache;
 pub use self::read_buffer::ReadBufferSize;
-pub use self::trailers::is_allowed_trailer;
 pub use self::upgrade::{OnUpgrade, Upgraded};

@@ -1,6 +1,7 @@
 //! Upgrades of a client's connection to another protocol (RFC 9110 §7.8).
 
 use crate::base::lock::IgnorePoison;
+use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
@@ -34,7 +35,11 @@ pub struct Upgraded {
     /// The bytes received behind the request.
     early: BytesMut,
     stream: Box<dyn Duplex>,
+    abandoned: Option<Abandoned>,
 }
+
+/// The moment at which a client that has ended its side of a connection abandons the other.
+pub type Abandoned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
@@ -46,7 +51,18 @@ impl Upgraded {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        Self { early, stream: Box::new(stream) }
+        Self { early, stream: Box::new(stream), abandoned: None }
+    }
+
+    /// Tells when the client abandons the connection, where reading and writing do not.
+    #[must_use]
+    pub fn abandoned_when(self, moment: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { abandoned: Some(Box::pin(moment)), ..self }
+    }
+
+    /// Takes that moment. The task that reads must poll it, after it has read; never ready where it is not known.
+    pub fn take_abandoned(&mut self) -> Abandoned {
+        self.abandoned.take().unwrap_or_else(|| Box::pin(core::future::pending()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Frames of HTTP/2 as a scanner of either side sees them (RFC 9113 §4.1, §6), and the limit on those that cost work
 //! and carry nothing (§10.5).
 
+use core::mem::take;
+
 use tokio::time::Instant;
 
 /// Bytes of a frame header (RFC 9113 §4.1).
@@ -23,6 +25,10 @@ pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 /// The flag of DATA and HEADERS that ends a stream.
 pub const END_STREAM: u8 = 1;
+/// The position of the type in a frame header.
+const TYPE_AT: usize = 3;
+/// A type that no version of HTTP/2 has.
+const UNKNOWN: u8 = 0xff;
 
 /// The burst of frames without content that a peer may send.
 pub(crate) const MAX_BURST_FRAMES: u32 = 10_000;
@@ -47,27 +53,37 @@ impl FrameHeaders {
 
     /// Calls `frame` with type, flags and payload length of each frame whose header ends in `bytes`.
     ///
+    /// DATA without a payload that ends nothing becomes a frame of an unknown type, which is ignored: `h2` closes a
+    /// connection after a hundred of them, in however long a life.
+    ///
     /// # Errors
     ///
     /// The first [`Flood`] of `frame`.
     pub fn scan(
         &mut self,
-        mut bytes: &[u8],
+        mut bytes: &mut [u8],
         mut frame: impl FnMut(u8, u8, usize) -> Result<(), Flood>,
     ) -> Result<(), Flood> {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let wanted = (FRAME_HEADER_BYTES - self.have).min(bytes.len());
-            self.head[self.have..self.have + wanted].copy_from_slice(&bytes[..wanted]);
+            bytes = &mut take(&mut bytes)[skipped..];
+            let before = self.have;
+            let wanted = (FRAME_HEADER_BYTES - before).min(bytes.len());
+            let (head, rest) = take(&mut bytes).split_at_mut(wanted);
+            self.head[before..before + wanted].copy_from_slice(head);
             self.have += wanted;
-            bytes = &bytes[wanted..];
+            bytes = rest;
             if self.have == FRAME_HEADER_BYTES {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                 frame(kind, flags, self.skip)?;
+                let is_void = kind == DATA && self.skip == 0 && flags & END_STREAM == 0;
+                // The type of a frame whose header is split may have passed.
+                if is_void && let Some(at) = TYPE_AT.checked_sub(before) {
+                    head[at] = UNKNOWN;
+                }
             }
         }
         Ok(())

@@ -8,5 +8,7 @@ pub mod frames;
 mod received_content;
 mod sent_content;
 
-pub use self::received_content::ReceivedContent;
+pub use self::received_content::{
+    ContentError, DATA_FRAME_BUDGET, ReceivedContent, ReceivedContents, TrailerLimits,
+};
 pub use self::sent_content::send_content;

@@ -5,6 +5,7 @@ use core::future::{Future, poll_fn};
 use core::net::{IpAddr, SocketAddr};
 use core::pin::{Pin, pin};
 use core::task::Poll;
+use core::time::Duration;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use super::{http1, http2, proxy_protocol};
 use crate::base::inspected_stream::InspectedStream;
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer};
+use crate::http2::{DATA_FRAME_BUDGET, ReceivedContents};
 use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
 use crate::token::PossessionProof;
 
@@ -146,13 +148,19 @@ impl Connection<'_> {
             .enable_connect_protocol()
             .max_header_list_size(self.max_header_list_size())
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            // What is on its way to a stream that the gateway has reset is ignored (RFC 9113 §5.1).
+            .reset_stream_duration(RESET_RETENTION)
+            .max_concurrent_reset_streams(MAX_RETAINED_RESETS)
             // No limit in h2: `FloodGuard` limits them by rate.
             .max_local_error_reset_streams(None)
             .max_send_buffer_size(SEND_BUFFER)
+            .data_frame_budget(DATA_FRAME_BUDGET)
             .initial_window_size(windows.stream)
             .initial_connection_window_size(windows.connection);
         let (gateway, client) = (self.gateway.clone(), peer.ip);
-        let inspector = FloodGuard::new(Instant::now(), move |error: ProtocolError| {
+        let contents = Rc::<ReceivedContents>::default();
+        let inspected = Rc::clone(&contents);
+        let inspector = FloodGuard::new(Instant::now(), inspected, move |error: ProtocolError| {
             gateway.record_protocol_error(client, error.stream, error.name());
         });
         let stream = RawTargets::new(InspectedStream { stream, inspector });
@@ -160,6 +168,7 @@ impl Connection<'_> {
             gateway: self.gateway.clone(),
             peer: Rc::new(peer),
             activity: Arc::clone(&self.activity),
+            contents,
             stall_timeout: self.server.body_timeout,
         };
         let mut connection = pin!(http2::connection::Connection::new(&builder, stream, service));
@@ -372,6 +381,10 @@ const COOKIE_CRUMBS: usize = 256;
 const REFUSED_HEAD_BYTES: usize = 96 * 1024;
 /// The bytes that a header list counts for a field besides its name and value: 32, and the name `cookie`.
 const FIELD_OVERHEAD: usize = 38;
+/// How long a stream that the gateway has reset is remembered.
+const RESET_RETENTION: Duration = Duration::from_secs(30);
+/// Streams of one connection that the gateway has reset and remembers.
+const MAX_RETAINED_RESETS: usize = 1000;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Streams that a client may reset before the gateway has accepted them (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 32;

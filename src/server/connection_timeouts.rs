@@ -110,8 +110,9 @@ impl ConnectionActivity {
         let since = self.since.load(Relaxed);
         let drains = self.drains.load(Relaxed);
         let idle = if drains { timeouts.idle.min(MAX_DRAIN_IDLE) } else { timeouts.idle };
-        let verdict = if stalled != 0 && waited(stalled) > timeouts.write {
-            2
+        // A connection that still writes waits for nothing else.
+        let verdict = if stalled != 0 {
+            if waited(stalled) > timeouts.write { 2 } else { 0 }
         } else {
             match self.waits_for.load(Relaxed) {
                 WAITS_FOR_HEAD if waited(since) > timeouts.head => 2,
@@ -207,6 +208,7 @@ impl<S> MonitoredStream<S> {
             }
             Poll::Ready(_) if self.activity.stalled.load(Relaxed) != 0 => {
                 self.activity.stalled.store(0, Relaxed);
+                self.activity.since.store(self.activity.now.load(Relaxed), Relaxed);
             }
             _ => {}
         }
@@ -325,6 +327,21 @@ mod tests {
         let _ = watched.record_write(Poll::<()>::Pending);
         assert_eq!(after(&sweeper, &activity, 29), TimeoutVerdict::Active);
         assert_eq!(after(&sweeper, &activity, 2), TimeoutVerdict::Stalled);
+    }
+
+    #[test]
+    fn a_connection_that_still_writes_what_remains_of_its_responses_is_not_idle() {
+        let (sweeper, activity) = connection();
+        drop(activity.begin());
+        activity.start_drain();
+        let watched = MonitoredStream::new((), Arc::clone(&activity));
+        for _ in 0..3 {
+            let _ = watched.record_write(Poll::<()>::Pending);
+            assert_eq!(after(&sweeper, &activity, 29), TimeoutVerdict::Active);
+            let _ = watched.record_write(Poll::Ready(()));
+            assert_eq!(after(&sweeper, &activity, 1), TimeoutVerdict::Active);
+        }
+        assert_eq!(after(&sweeper, &activity, 1), TimeoutVerdict::Idle);
     }
 
     fn connection() -> (TimeoutSweeper, Arc<ConnectionActivity>) {

@@ -247,6 +247,7 @@ impl Upstream {
     ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
         let settings = PoolSettings {
             connect_timeout: self.settings.connect_timeout,
+            wait: self.settings.timeout,
             keep_alive: self.settings.keep_alive,
             metrics: &self.metrics,
         };

@@ -207,3 +207,41 @@ fn a_websocket_needs_the_credentials_of_its_route_and_ends_with_streams() {
     let fields = [VERSION, ("authorization", bearer.as_str())];
     assert_eq!(client.open("websocket", &fields).0.status(), 200);
 }
+
+/// A service that accepts every handshake, and then neither reads nor closes.
+fn holding() -> Upstream {
+    Upstream::by_hand(|mut stream, connection, _| {
+        let Some(request) = Reading::new(&stream).head(connection) else { return };
+        let Some(key) = request.field("sec-websocket-key") else {
+            return drop(stream.write_all(&ok("no handshake")));
+        };
+        let head = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            accept(key)
+        );
+        stream.write_all(head.as_bytes()).expect("a reader");
+        // Until the gateway closes both directions: writing fails then.
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+#[test]
+fn a_websocket_ends_with_its_client_even_after_the_clients_half_has() {
+    let service = holding();
+    let gateway = Gateway::start("max_requests_in_flight: 1", &open(&service));
+    for closes in [false, true] {
+        let mut client = Client::connect(&gateway);
+        let (_response, mut stream) = client.open("websocket", &[VERSION]);
+        assert_eq!(gateway.get("/", "").status, 503);
+        stream.send_data(Bytes::new(), true).expect("it is open");
+        if closes {
+            drop((stream, client));
+        } else {
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        eventually("a free place", || gateway.get("/", "").status == 200);
+    }
+}

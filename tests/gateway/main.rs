@@ -16,6 +16,7 @@ mod forwarding;
 mod framing;
 mod http2;
 mod http2_conformance;
+mod http2_content;
 mod http2_services;
 mod http2_websockets;
 mod identity;

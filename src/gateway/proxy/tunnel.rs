@@ -42,7 +42,12 @@ async fn copy_both_ways(client: OnUpgrade, tunnel: Tunnel) -> io::Result<()> {
     let Some(mut client) = client.connection().await else {
         return Err(io::ErrorKind::ConnectionAborted.into());
     };
-    tunnel.join(&mut client).await.map(drop)
+    let abandoned = client.take_abandoned();
+    tokio::select! {
+        biased;
+        joined = tunnel.join(&mut client) => joined.map(drop),
+        () = abandoned => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
 }
 
 /// An open tunnel in the metrics of its route.

@@ -56,10 +56,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                     this.state = State::Serving(connection);
                 }
                 // An error of the connection was counted when the client was told.
-                State::Serving(connection) => match ready!(connection.poll_accept(cx)) {
-                    Some(Ok((request, response))) => this.service.begin(request, response),
-                    Some(Err(_)) | None => break,
-                },
+                State::Serving(connection) => {
+                    let accepted = connection.poll_accept(cx);
+                    this.service.contents.gather_if_due();
+                    match ready!(accepted) {
+                        Some(Ok((request, response))) => this.service.begin(request, response),
+                        Some(Err(_)) | None => break,
+                    }
+                }
                 State::Ended => break,
             }
         }

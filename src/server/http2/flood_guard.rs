@@ -12,19 +12,22 @@
 //! fast download sends very many.
 
 use std::io;
+use std::rc::Rc;
 
 use tokio::time::Instant;
 
 use super::{PADDED, PREFACE_BYTES};
 use crate::base::inspected_stream::Inspector;
+use crate::http2::ReceivedContents;
 use crate::http2::frames::{
     CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, FrameHeaders, GOAWAY, HEADERS,
-    PUSH_PROMISE, RST_STREAM, TokenBucket, WINDOW_UPDATE,
+    PUSH_PROMISE, RST_STREAM, SETTINGS, TokenBucket, WINDOW_UPDATE,
 };
 
 /// Closes a connection that floods.
 #[derive(Debug)]
 pub(crate) struct FloodGuard<F> {
+    contents: Rc<ReceivedContents>,
     frames: FrameScanner,
     resets: ResetCounter,
     /// Called for each client error that h2 detects.
@@ -58,14 +61,19 @@ impl ProtocolError {
 impl<F: FnMut(ProtocolError)> FloodGuard<F> {
     /// Creates the guard of a connection that begins `now`, with the preface. `fault` is called when the gateway
     /// resets a stream or closes the connection because the client violated the protocol.
-    pub(crate) fn new(now: Instant, fault: F) -> Self {
-        Self { frames: FrameScanner::new(now), resets: ResetCounter::new(now), fault }
+    pub(crate) fn new(now: Instant, contents: Rc<ReceivedContents>, fault: F) -> Self {
+        Self { contents, frames: FrameScanner::new(now), resets: ResetCounter::new(now), fault }
     }
 }
 
 impl<F: FnMut(ProtocolError)> Inspector for FloodGuard<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.frames.scan(bytes).map_err(|Flood| io::ErrorKind::InvalidData.into())
+        let data = |length| self.contents.frame_arrived(length);
+        self.frames.scan(bytes, data).map_err(|Flood| io::ErrorKind::InvalidData.into())
+    }
+
+    fn pauses(&self) -> bool {
+        self.contents.is_gathering_due()
     }
 
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -82,13 +90,17 @@ struct ResetCounter {
     /// The frame header, and the beginning of the payload where it matters.
     prefix: [u8; FRAME_HEADER_BYTES + 8],
     have: usize,
-    bucket: TokenBucket,
+    faults: TokenBucket,
+    /// Streams beyond those that the client may have at a time: until it has read the gateway's settings, it does not know
+    /// how many these are.
+    refused: TokenBucket,
 }
 
 impl ResetCounter {
     const fn new(now: Instant) -> Self {
-        let bucket = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
-        Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, bucket }
+        let faults = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
+        let refused = TokenBucket::of_empty_frames(now);
+        Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, faults, refused }
     }
 
     fn scan(
@@ -126,8 +138,9 @@ impl ResetCounter {
                     match kind {
                         RST_STREAM if is_client_fault(code) => {
                             fault(ProtocolError { stream, code });
-                            self.bucket.spend()?;
+                            self.faults.spend()?;
                         }
+                        RST_STREAM if code == REFUSED_STREAM => self.refused.spend()?,
                         GOAWAY if code != NO_ERROR => fault(ProtocolError { stream: 0, code }),
                         _ => {}
                     }
@@ -152,17 +165,26 @@ const fn is_client_fault(code: u32) -> bool {
 struct FrameScanner {
     headers: FrameHeaders,
     bucket: TokenBucket,
+    /// Whether the client's first frame was read, which is SETTINGS (RFC 9113 §3.4).
+    settled: bool,
 }
 
 impl FrameScanner {
     fn new(now: Instant) -> Self {
         let headers = FrameHeaders::after(PREFACE_BYTES);
-        Self { headers, bucket: TokenBucket::of_empty_frames(now) }
+        Self { headers, bucket: TokenBucket::of_empty_frames(now), settled: false }
     }
 
-    fn scan(&mut self, bytes: &[u8]) -> Result<(), Flood> {
-        let Self { headers, bucket } = self;
+    /// Scans `bytes`, and calls `data` with the payload length of each DATA frame.
+    fn scan(&mut self, bytes: &mut [u8], mut data: impl FnMut(usize)) -> Result<(), Flood> {
+        let Self { headers, bucket, settled } = self;
         headers.scan(bytes, |kind, flags, length| {
+            if !core::mem::replace(settled, true) && kind != SETTINGS {
+                return Err(Flood);
+            }
+            if kind == DATA {
+                data(length);
+            }
             if is_empty_frame(kind, flags, length) { bucket.spend() } else { Ok(()) }
         })
     }
@@ -189,7 +211,9 @@ pub fn frames(bytes: &[u8], piece: usize) {
         };
         let mut faults = 0;
         // A flood ends a connection; when, depends on the clock.
-        let received = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
+        let mut received = bytes.to_vec();
+        let mut pieces = received.chunks_mut(piece);
+        let received = pieces.all(|piece| frames.scan(piece, |_| ()).is_ok());
         let sent =
             bytes.chunks(piece).all(|piece| resets.scan(piece, &mut |_| faults += 1).is_ok());
         (received && sent).then_some(faults)
@@ -210,6 +234,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
+const REFUSED_STREAM: u32 = 7;
 const COMPRESSION_ERROR: u32 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 /// The padding length and the longest padding (RFC 9113 §6.1).
@@ -242,7 +267,7 @@ mod tests {
             let mut frames = after_preface();
             let frame = frame(kind, flags, payload);
             let mut taken = 0;
-            while taken <= MAX_BURST_FRAMES && frames.scan(&frame).is_ok() {
+            while taken <= MAX_BURST_FRAMES && frames.scan(&mut frame.clone(), |_| ()).is_ok() {
                 taken += 1;
             }
             assert_eq!(taken, MAX_BURST_FRAMES, "{kind} {flags} {payload}");
@@ -262,7 +287,7 @@ mod tests {
         .concat();
 
         for _ in 0..MAX_BURST_FRAMES * 2 {
-            assert_eq!(frames.scan(&whole), Ok(()));
+            assert_eq!(frames.scan(&mut whole.clone(), |_| ()), Ok(()));
         }
     }
 
@@ -272,7 +297,7 @@ mod tests {
         let pings = frame(PING, 0, 8).repeat(900);
 
         for _ in 0..100 {
-            assert_eq!(frames.scan(&pings), Ok(()));
+            assert_eq!(frames.scan(&mut pings.clone(), |_| ()), Ok(()));
             advance(Duration::from_secs(1)).await;
         }
     }
@@ -284,9 +309,9 @@ mod tests {
             let _within = runtime.enter();
             let bytes: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind, 0, usize::from(*kind) * 3)).collect();
             let (mut whole, mut cut) = (after_preface(), after_preface());
-            let _ = whole.scan(&bytes);
-            for piece in bytes.chunks(piece) {
-                let _ = cut.scan(piece);
+            let _ = whole.scan(&mut bytes.clone(), |_| ());
+            for piece in bytes.clone().chunks_mut(piece) {
+                let _ = cut.scan(piece, |_| ());
             }
             prop_assert_eq!(
                 (whole.bucket.left(), whole.headers),
@@ -355,7 +380,8 @@ mod tests {
 
     fn after_preface() -> FrameScanner {
         let mut frames = FrameScanner::new(Instant::now());
-        assert_eq!(frames.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Ok(()));
+        let mut preface = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        assert_eq!(frames.scan(&mut preface, |_| ()), Ok(()));
         frames
     }
 

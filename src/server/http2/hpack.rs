@@ -30,6 +30,8 @@ pub(crate) struct HeaderBlocks {
     at: usize,
     /// The unusual path of the block being scanned.
     path: Option<UnusualPath>,
+    /// Whether the block being scanned has a pseudo-header field (RFC 9113 §8.3).
+    has_pseudo: bool,
 }
 
 /// The `:path` of a whole header block that a `Uri` might not hold.
@@ -88,6 +90,7 @@ enum Text {
 struct Field {
     indexed: bool,
     is_path: bool,
+    is_pseudo: bool,
     name: usize,
     value: usize,
     /// The position of the value, with its length, in a whole block.
@@ -107,11 +110,16 @@ struct Field {
 impl HeaderBlocks {
     /// Scans a whole block, and returns the path if it is unusual.
     pub(crate) fn scan_whole(&mut self, block: &mut [u8]) -> Option<UnusualPath> {
-        (self.whole, self.at, self.path) = (true, 0, None);
+        (self.whole, self.at, self.path, self.has_pseudo) = (true, 0, None, false);
         // Only a block in pieces has this error.
         let _ = self.scan(block);
         self.whole = false;
         self.path.take()
+    }
+
+    /// Whether the whole block that was scanned last has a pseudo-header field (RFC 9113 §8.3).
+    pub(crate) const fn had_pseudo_field(&self) -> bool {
+        self.has_pseudo
     }
 
     /// Scans `bytes` of a block that is too long to be read as a whole.
@@ -190,6 +198,7 @@ impl HeaderBlocks {
     fn finish_integer(&mut self, of: Integer, value: usize) -> State {
         match of {
             Integer::Indexed => {
+                self.has_pseudo |= self.table.name(value).is_some_and(|name| name.is_pseudo);
                 if let Some(value) = self.table.unusual_path(value) {
                     self.path = Some(UnusualPath { value, literal: None, indexed: true });
                 }
@@ -205,8 +214,9 @@ impl HeaderBlocks {
                 if value == 0 {
                     return State::Length(Text::Name);
                 }
-                let Some((name, is_path)) = self.table.name(value) else { return State::Malformed };
-                (self.field.name, self.field.is_path) = (name, is_path);
+                let Some(name) = self.table.name(value) else { return State::Malformed };
+                (self.field.name, self.field.is_path) = (name.length, name.is_path);
+                self.record_pseudo(name.is_pseudo);
                 State::Length(Text::Value)
             }
             Integer::Length { text, huffman } if value == 0 => {
@@ -214,6 +224,12 @@ impl HeaderBlocks {
             }
             Integer::Length { text, huffman } => State::Text { text, huffman, left: value },
         }
+    }
+
+    /// Records whether the field being scanned is a pseudo-header field.
+    const fn record_pseudo(&mut self, is_pseudo: bool) {
+        self.field.is_pseudo = is_pseudo;
+        self.has_pseudo |= is_pseudo;
     }
 
     fn text(&mut self, text: Text, huffman: bool, bytes: &mut [u8]) {
@@ -262,6 +278,10 @@ impl HeaderBlocks {
                 } else {
                     field.at == PATH.len() && field.prefix == *PATH
                 };
+                let first = if huffman { field.prefix[0] >> 1 } else { field.prefix[0] };
+                let colon = if huffman { COLON_IN_HUFFMAN } else { b':' };
+                let is_pseudo = field.at > 0 && first == colon;
+                self.record_pseudo(is_pseudo);
                 State::Length(Text::Value)
             }
             Text::Value => {
@@ -276,6 +296,7 @@ impl HeaderBlocks {
                         name: field.name,
                         value: field.value,
                         is_path: field.is_path,
+                        is_pseudo: field.is_pseudo,
                         unusual_path,
                     });
                 }
@@ -347,8 +368,17 @@ struct Entry {
     name: usize,
     value: usize,
     is_path: bool,
+    is_pseudo: bool,
     /// The value, if it is an unusual path of a whole block.
     unusual_path: Option<Bytes>,
+}
+
+/// What is known of the name of an entry.
+struct Name {
+    length: usize,
+    is_path: bool,
+    /// Whether it is the name of a pseudo-header field.
+    is_pseudo: bool,
 }
 
 impl Entry {
@@ -364,13 +394,16 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Returns the length of an entry's name, and whether the name is `:path`.
-    fn name(&self, index: usize) -> Option<(usize, bool)> {
-        if let Some(length) = STATIC_NAMES.get(index - 1) {
-            return Some((usize::from(*length), matches!(index, 4 | 5)));
+    /// Returns the name of an entry.
+    fn name(&self, index: usize) -> Option<Name> {
+        let index = index.checked_sub(1)?;
+        if let Some(length) = STATIC_NAMES.get(index) {
+            let (is_path, is_pseudo) = (matches!(index, 3 | 4), index < STATIC_PSEUDO_NAMES);
+            return Some(Name { length: usize::from(*length), is_path, is_pseudo });
         }
-        let entry = self.entries.get(index - 1 - STATIC_NAMES.len())?;
-        Some((entry.name, entry.is_path))
+        let entry = self.entries.get(index - STATIC_NAMES.len())?;
+        let Entry { name, is_path, is_pseudo, .. } = *entry;
+        Some(Name { length: name, is_path, is_pseudo })
     }
 
     /// Returns the value of an entry that is an unusual path.
@@ -410,6 +443,10 @@ const PATH_IN_HUFFMAN: u32 = 0xb958_d33f >> 3;
 /// The Huffman code of `#`, and its length in bits.
 const HASH: u64 = 0xffa;
 const HASH_BITS: u32 = 12;
+/// The Huffman code of `:`, of seven bits.
+const COLON_IN_HUFFMAN: u8 = 0x5c;
+/// The first entries of the static table are those of pseudo-header fields.
+const STATIC_PSEUDO_NAMES: usize = 14;
 /// Lengths of the names in the static table (RFC 7541, appendix A).
 const STATIC_NAMES: [u8; 61] = [
     10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,

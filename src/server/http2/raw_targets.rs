@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::hpack::{HeaderBlocks, MAX_TABLE_SIZE, UnusualPath, UnusualPathInPieces};
 use super::{PADDED, PREFACE_BYTES, PRIORITY};
 use crate::base::random::random;
+use crate::base::trailers::MAX_TRAILER_BYTES;
 use crate::http2::frames::{CONTINUATION, END_STREAM, FRAME_HEADER_BYTES, HEADERS};
 
 /// The name of the field that carries a path.
@@ -121,6 +122,8 @@ struct FrameRewriter {
     skip: usize,
     /// Whether the header block being read began in a frame that has passed.
     in_pieces: bool,
+    /// The last stream that a request has begun on.
+    last_stream: u32,
     blocks: HeaderBlocks,
     /// The frames of a header block of which more are to come.
     block: HeldBlock,
@@ -137,6 +140,7 @@ impl Default for FrameRewriter {
         Self {
             skip: PREFACE_BYTES,
             in_pieces: false,
+            last_stream: 0,
             blocks: HeaderBlocks::default(),
             block: HeldBlock::default(),
             held: Vec::new(),
@@ -155,6 +159,13 @@ struct HeldBlock {
     fragments: Vec<u8>,
 }
 
+impl HeldBlock {
+    /// Returns the header of its first frame; `None` if there is none.
+    fn head(&self) -> Option<[u8; FRAME_HEADER_BYTES]> {
+        self.frames.first_chunk().copied()
+    }
+}
+
 /// The next bytes from a client.
 enum Next {
     /// So many bytes pass as they are.
@@ -163,6 +174,15 @@ enum Next {
     Replace(usize, Vec<u8>),
     /// More bytes are needed.
     Incomplete,
+}
+
+/// The error of bytes that h2 must not see.
+struct Refused;
+
+impl From<UnusualPathInPieces> for Refused {
+    fn from(UnusualPathInPieces: UnusualPathInPieces) -> Self {
+        Self
+    }
 }
 
 impl FrameRewriter {
@@ -211,7 +231,7 @@ impl FrameRewriter {
         Ok(passed)
     }
 
-    fn next(&mut self, bytes: &mut [u8]) -> Result<Next, UnusualPathInPieces> {
+    fn next(&mut self, bytes: &mut [u8]) -> Result<Next, Refused> {
         if self.skip > 0 {
             let count = self.skip.min(bytes.len());
             self.skip -= count;
@@ -242,6 +262,7 @@ impl FrameRewriter {
         {
             return self.hold(kind, flags, &mut bytes[..count]);
         }
+        let is_request = self.begins_request(&head);
         let fragment = fragment(kind, flags, &mut bytes[FRAME_HEADER_BYTES..count]);
         let is_whole = kind == HEADERS && flags & END_HEADERS != 0 && !self.in_pieces;
         self.in_pieces = flags & END_HEADERS == 0;
@@ -249,16 +270,32 @@ impl FrameRewriter {
             self.blocks.scan(fragment)?;
             return Ok(Next::Pass(count));
         }
-        Ok(match self.blocks.scan_whole(fragment) {
-            Some(path) => Next::Replace(count, frames(&head, &with_field(fragment, &path))),
-            None => Next::Pass(count),
-        })
+        let block = self.rewritten_block(fragment, is_request);
+        Ok(block.map_or(Next::Pass(count), |block| Next::Replace(count, frames(&head, &block))))
+    }
+
+    /// Returns what h2 reads in place of a whole block, if that is something else.
+    fn rewritten_block(&mut self, block: &mut [u8], is_request: bool) -> Option<Vec<u8>> {
+        let path = self.blocks.scan_whole(block);
+        if is_request {
+            return path.map(|path| with_field(block, &path));
+        }
+        // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence.
+        self.blocks.had_pseudo_field().then(|| with_connection_field(block))
+    }
+
+    /// Whether a HEADERS frame begins a request, and no trailer section; a stream begins once.
+    fn begins_request(&mut self, head: &[u8; FRAME_HEADER_BYTES]) -> bool {
+        let stream = stream(head);
+        let begins = head[3] == HEADERS && stream > self.last_stream;
+        self.last_stream = self.last_stream.max(stream);
+        begins
     }
 }
 
 impl FrameRewriter {
     /// Takes a frame of a block in several; rewrites them with the last.
-    fn hold(&mut self, kind: u8, flags: u8, frame: &mut [u8]) -> Result<Next, UnusualPathInPieces> {
+    fn hold(&mut self, kind: u8, flags: u8, frame: &mut [u8]) -> Result<Next, Refused> {
         let count = frame.len();
         self.block.frames.extend_from_slice(frame);
         self.block.fragments.extend_from_slice(fragment(
@@ -267,19 +304,29 @@ impl FrameRewriter {
             &mut frame[FRAME_HEADER_BYTES..],
         ));
         if flags & END_HEADERS == 0 {
+            // A longer trailer section is refused; h2 would cut off what exceeds its own limit in silence.
+            let is_trailers =
+                self.block.head().is_some_and(|head| stream(&head) <= self.last_stream);
+            if is_trailers && self.block.fragments.len() > MAX_TRAILER_BYTES {
+                return Err(Refused);
+            }
             let is_full = self.block.frames.len() > MAX_BLOCK_BYTES;
             let passed = if is_full { self.release()? } else { Vec::new() };
             return Ok(Next::Replace(count, passed));
         }
         let HeldBlock { frames: whole, mut fragments } = take(&mut self.block);
-        let path = self.blocks.scan_whole(&mut fragments);
-        let (head, _) = whole.split_first_chunk().ok_or(UnusualPathInPieces)?;
-        let rewritten = path.map(|path| frames(head, &with_field(&fragments, &path)));
+        let (head, _) = whole.split_first_chunk().ok_or(Refused)?;
+        let is_request = self.begins_request(head);
+        let block = self.rewritten_block(&mut fragments, is_request);
+        let rewritten = block.map(|block| frames(head, &block));
         Ok(Next::Replace(count, rewritten.unwrap_or(whole)))
     }
 
     /// Lets the held frames of a block pass, the rest of which passes as it comes.
-    fn release(&mut self) -> Result<Vec<u8>, UnusualPathInPieces> {
+    fn release(&mut self) -> Result<Vec<u8>, Refused> {
+        if let Some(head) = self.block.head() {
+            self.begins_request(&head);
+        }
         let mut whole = take(&mut self.block).frames;
         let mut left = &mut whole[..];
         while let Some(&[a, b, c, kind, flags, ..]) = left.first_chunk::<FRAME_HEADER_BYTES>() {
@@ -291,6 +338,12 @@ impl FrameRewriter {
         self.in_pieces = true;
         Ok(whole)
     }
+}
+
+/// Returns the stream of a frame (RFC 9113 §4.1).
+const fn stream(head: &[u8; FRAME_HEADER_BYTES]) -> u32 {
+    let [.., a, b, c, d] = *head;
+    u32::from_be_bytes([a, b, c, d]) & u32::MAX >> 1
 }
 
 /// Returns the part of a header block in the payload of a frame: without padding and priority (RFC 9113 §6.2).
@@ -326,6 +379,15 @@ fn with_field(block: &[u8], path: &UnusualPath) -> Vec<u8> {
     let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
     let value = path.value.iter().map(|byte| if is_control(*byte) { b' ' } else { *byte });
     push_string(&mut out, &value.collect::<Bytes>());
+    out
+}
+
+/// Returns a header block that h2 refuses as malformed, once it has read it: with a field of HTTP/1.1 (RFC 9113 §8.2.2).
+fn with_connection_field(block: &[u8]) -> Vec<u8> {
+    let mut out = block.to_vec();
+    out.push(NEVER_INDEXED);
+    push_string(&mut out, b"connection");
+    push_string(&mut out, b"close");
     out
 }
 

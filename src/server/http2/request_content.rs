@@ -12,7 +12,8 @@ use http_body::{Frame, SizeHint};
 
 use super::responder::Responder;
 use crate::base::body::{self, Body};
-use crate::http2::ReceivedContent;
+use crate::base::trailers::{MAX_TRAILER_BYTES, MAX_TRAILER_FIELDS};
+use crate::http2::{ReceivedContent, ReceivedContents, TrailerLimits};
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// The content of a request, which keeps its connection active until it ends: the response may end earlier.
@@ -29,6 +30,7 @@ impl RequestContent {
         head: &Parts,
         stream: RecvStream,
         responder: &Rc<Responder>,
+        contents: &ReceivedContents,
         active: impl FnOnce() -> ActiveRequest,
     ) -> Body {
         if stream.is_end_stream() {
@@ -37,7 +39,7 @@ impl RequestContent {
         let expected = head.headers.get(EXPECT);
         let expects = expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(CONTINUE));
         Body::streaming(Self {
-            received: ReceivedContent::new(&head.headers, stream),
+            received: ReceivedContent::new(&head.headers, stream, MAX_TRAILERS, contents),
             awaits_continue: expects.then(|| Rc::clone(responder)),
             _active: active(),
         })
@@ -68,4 +70,7 @@ impl http_body::Body for RequestContent {
     }
 }
 
+/// The limits of a trailer section, as in HTTP/1.1.
+pub(super) const MAX_TRAILERS: TrailerLimits =
+    TrailerLimits { fields: MAX_TRAILER_FIELDS, bytes: MAX_TRAILER_BYTES };
 const CONTINUE: &[u8] = b"100-continue";

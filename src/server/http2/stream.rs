@@ -25,7 +25,7 @@ use crate::base::grpc;
 use crate::base::raw_target::BadTarget;
 use crate::config::reserved_headers::{is_hop_by_hop, remove_if};
 use crate::gateway::{Gateway, Peer, Rejection};
-use crate::http2::send_content;
+use crate::http2::{ReceivedContents, send_content};
 use crate::server::catch_panic;
 use crate::server::connection_timeouts::ConnectionActivity;
 use crate::server::date;
@@ -35,6 +35,8 @@ pub(in crate::server) struct StreamService {
     pub(in crate::server) gateway: Gateway,
     pub(in crate::server) peer: Rc<Peer>,
     pub(in crate::server) activity: Arc<ConnectionActivity>,
+    /// The contents of the requests of the connection.
+    pub(in crate::server) contents: Rc<ReceivedContents>,
     /// How long a client may grant no window for a response.
     pub(in crate::server) stall_timeout: Duration,
 }
@@ -70,7 +72,8 @@ impl StreamService {
             Ok(websocket) => (Some(websocket), Body::empty()),
             Err(stream) => {
                 let active = || self.activity.begin();
-                (None, RequestContent::body(&head, stream, &responder, active))
+                let contents = &self.contents;
+                (None, RequestContent::body(&head, stream, &responder, contents, active))
             }
         };
         let mut response = match target {
@@ -81,11 +84,13 @@ impl StreamService {
                 let Some(response) = unless_reset(&responder, serving).await else { return };
                 response
             }
-            Err(error) => self.gateway.reject_unparsable(Rc::clone(&self.peer), &rejection(error)),
+            Err(error) => {
+                self.gateway.reject_head(Rc::clone(&self.peer), head.headers, &rejection(error))
+            }
         };
         self.complete_fields(response.headers_mut());
         let response = match websocket {
-            Some(websocket) => websocket.respond(response, &responder, &self.activity),
+            Some(websocket) => websocket.respond(response, &responder, self),
             None => Some(response),
         };
         let Some(response) = response else { return };

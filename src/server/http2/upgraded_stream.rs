@@ -1,34 +1,59 @@
 //! The bytes of an upgraded stream, both ways (RFC 9113 §8.5).
 
+use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Buf as _, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::base::lock::IgnorePoison;
+use crate::http2::{ContentError, ReceivedContent};
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// An upgraded stream, which keeps its connection active. It is reset if it is dropped before both sides have ended.
 pub(super) struct UpgradedStream {
-    sender: SendStream<Bytes>,
-    receiver: RecvStream,
+    sender: Arc<Mutex<Sender>>,
+    received: ReceivedContent,
     /// What was received and not read.
     unread: Bytes,
-    /// Whether the end was sent.
-    is_shut_down: bool,
     _active: ActiveRequest,
 }
 
+struct Sender {
+    stream: SendStream<Bytes>,
+    /// Whether the end was sent.
+    is_shut_down: bool,
+    /// Whether the client has ended its side.
+    client_ended: bool,
+}
+
 impl UpgradedStream {
-    pub(super) const fn new(
-        sender: SendStream<Bytes>,
-        receiver: RecvStream,
+    /// Returns the stream, and the moment at which a client that has ended its side resets the stream or is gone: nothing
+    /// else is read that would tell. The same task must poll both, the stream first.
+    pub(super) fn new(
+        stream: SendStream<Bytes>,
+        received: ReceivedContent,
         active: ActiveRequest,
-    ) -> Self {
-        Self { sender, receiver, unread: Bytes::new(), is_shut_down: false, _active: active }
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let sender = Sender { stream, is_shut_down: false, client_ended: false };
+        let sender = Arc::new(Mutex::new(sender));
+        let watched = Arc::clone(&sender);
+        let abandoned = poll_fn(move |cx| {
+            let mut sender = watched.lock().ignore_poison();
+            if sender.client_ended { sender.stream.poll_reset(cx).map(drop) } else { Poll::Pending }
+        });
+        (Self { sender, received, unread: Bytes::new(), _active: active }, abandoned)
     }
+}
+
+/// Whether this is how clients end a tunnel.
+fn is_cancel(error: &ContentError) -> bool {
+    let ContentError::Stream(error) = error else { return false };
+    matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL))
 }
 
 impl AsyncRead for UpgradedStream {
@@ -38,46 +63,45 @@ impl AsyncRead for UpgradedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.unread.is_empty() {
-            match ready!(self.receiver.poll_data(cx)) {
-                Some(Ok(data)) => self.unread = data,
-                None => return Poll::Ready(Ok(())),
-                // As clients end a tunnel.
-                Some(Err(error))
-                    if matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) =>
-                {
+            match ready!(self.received.poll_frame(cx)) {
+                // Trailers mean nothing here.
+                Some(Ok(frame)) => self.unread = frame.into_data().unwrap_or_default(),
+                Some(Err(error)) if !is_cancel(&error) => {
+                    return Poll::Ready(Err(io::Error::other(error)));
+                }
+                Some(Err(_)) | None => {
+                    self.sender.lock().ignore_poison().client_ended = true;
                     return Poll::Ready(Ok(()));
                 }
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }
         let count = self.unread.len().min(buf.remaining());
         buf.put_slice(&self.unread[..count]);
         self.unread.advance(count);
-        // It fails only if the stream has ended, which the next poll says.
-        let _ = self.receiver.flow_control().release_capacity(count);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for UpgradedStream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.sender.reserve_capacity(buf.len());
-        while self.sender.capacity() == 0 {
-            match ready!(self.sender.poll_capacity(cx)) {
+        let stream = &mut self.sender.lock().ignore_poison().stream;
+        stream.reserve_capacity(buf.len());
+        while stream.capacity() == 0 {
+            match ready!(stream.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        let count = self.sender.capacity().min(buf.len());
-        let sent = self.sender.send_data(Bytes::copy_from_slice(&buf[..count]), false);
+        let count = stream.capacity().min(buf.len());
+        let sent = stream.send_data(Bytes::copy_from_slice(&buf[..count]), false);
         Poll::Ready(sent.map(|()| count).map_err(io::Error::other))
     }
 
@@ -85,11 +109,12 @@ impl AsyncWrite for UpgradedStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_shut_down {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sender = self.sender.lock().ignore_poison();
+        if sender.is_shut_down {
             return Poll::Ready(Ok(()));
         }
-        self.is_shut_down = true;
-        Poll::Ready(self.sender.send_data(Bytes::new(), true).map_err(io::Error::other))
+        sender.is_shut_down = true;
+        Poll::Ready(sender.stream.send_data(Bytes::new(), true).map_err(io::Error::other))
     }
 }

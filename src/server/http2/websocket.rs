@@ -3,8 +3,6 @@
 //! So authentication, limits, the rules about origins, and the upstream see the handshake that they know. The key,
 //! which HTTP/2 does without, is the gateway's own.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
@@ -12,16 +10,18 @@ use h2::RecvStream;
 use h2::ext::Protocol;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
+use super::request_content::MAX_TRAILERS;
 use super::responder::Responder;
+use super::stream::StreamService;
 use super::upgraded_stream::UpgradedStream;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::{OpensTunnel, UnknownProtocol};
 use crate::http1::{OnUpgrade, Upgraded};
-use crate::server::connection_timeouts::ConnectionActivity;
+use crate::http2::ReceivedContent;
 
 /// A stream that becomes a WebSocket if the response permits it.
 pub(super) struct WebSocketStream {
@@ -62,7 +62,7 @@ impl WebSocketStream {
         self,
         response: Response<Body>,
         responder: &Responder,
-        activity: &Arc<ConnectionActivity>,
+        service: &StreamService,
     ) -> Option<Response<Body>> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Some(response);
@@ -73,9 +73,13 @@ impl WebSocketStream {
         // If the client has gone, the end of the upgrade ends the tunnel.
         if let Ok(sender) = responder.send_response(Response::from_parts(head, ()), false) {
             let Self { receiver, upgrade } = self;
-            let stream = UpgradedStream::new(sender, receiver, activity.begin());
+            let (none, contents) = (HeaderMap::new(), &service.contents);
+            let received = ReceivedContent::new(&none, receiver, MAX_TRAILERS, contents);
+            let (stream, abandoned) =
+                UpgradedStream::new(sender, received, service.activity.begin());
+            let upgraded = Upgraded::new(BytesMut::new(), stream).abandoned_when(abandoned);
             // If the gateway does not take it, the stream is closed.
-            let _ = upgrade.send(Upgraded::new(BytesMut::new(), stream));
+            let _ = upgrade.send(upgraded);
         }
         None
     }

@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use super::head::{self, ParseOutcome};
-use crate::http1::{ChunkEvent, Decoder, Framing, HeaderNameCache, is_allowed_trailer};
+use crate::base::trailers::is_allowed_trailer;
+use crate::http1::{ChunkEvent, Decoder, Framing, HeaderNameCache};
 
 /// The comparable result of reading a response.
 type Read = Result<(u16, Vec<u8>, bool), ()>;

@@ -5,13 +5,13 @@
 
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::pin::pin;
+use core::future::{Future as _, poll_fn};
+use core::pin::{Pin, pin};
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::select;
 use h2::client::{self, SendRequest};
 use h2::{Ping, PingPong};
 use tokio::task::spawn_local;
@@ -22,6 +22,7 @@ use super::super::connect::Stream;
 use super::super::connection_gauges::Counted;
 use super::frame_monitor::{ConnectionFacts, FrameScanner};
 use crate::base::inspected_stream::InspectedStream;
+use crate::http2::DATA_FRAME_BUDGET;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection that was opened, with its streams.
@@ -59,6 +60,7 @@ impl Connection {
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
             .max_header_list_size(MAX_HEADER_LIST_BYTES)
             .max_send_buffer_size(SEND_BUFFER)
+            .data_frame_budget(DATA_FRAME_BUDGET)
             .handshake(InspectedStream { stream, inspector })
             .await
             .map_err(|_| UpstreamError::Connect)?;
@@ -88,6 +90,11 @@ impl Connection {
     /// Returns the number of streams that the upstream allows at a time, up to the gateway's own limit.
     pub(super) fn max_streams(&self) -> usize {
         self.sender.current_max_send_streams().min(MAX_STREAMS)
+    }
+
+    /// Whether further streams are possible, now or when others have ended.
+    pub(super) fn takes_streams(&self) -> bool {
+        self.facts.accepts_streams() && self.max_streams() > 0
     }
 
     /// Returns the number of requests so far.
@@ -182,12 +189,15 @@ impl Drop for StreamSlot {
 /// Drives a connection to its end, or until the upstream shows no sign of life.
 async fn drive(mut driver: Driver, facts: Rc<ConnectionFacts>) {
     let pings = driver.ping_pong();
-    {
-        let driver = pin!(&mut driver);
-        let silence = pin!(until_dead(pings, &facts));
+    let mut dead = pin!(until_dead(pings, &facts));
+    poll_fn(|cx| {
         // The streams that the end of the connection concerns are notified by `h2`.
-        select(driver, silence).await;
-    }
+        let polled = Pin::new(&mut driver).poll(cx).map(drop);
+        facts.contents.gather_if_due();
+        if polled.is_ready() { polled } else { dead.as_mut().poll(cx) }
+    })
+    .await;
+    drop(driver);
     facts.close();
 }
 
@@ -216,7 +226,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes of content per stream that are buffered for an upstream that is slow to read.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes of the header fields of a response, 32 more for each field (RFC 9113 §6.5.2).
-const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
+pub(super) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// The silence after which an upstream with open streams is asked for a sign of life. gRPC servers close connections
 /// that ask more often than every five minutes.
 const PING_INTERVAL: Duration = Duration::from_secs(310);

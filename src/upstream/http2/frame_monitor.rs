@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::base::inspected_stream::Inspector;
+use crate::http2::ReceivedContents;
 use crate::http2::frames::{
     CONTINUATION, DATA, END_STREAM, Flood, FrameHeaders, GOAWAY, HEADERS, RST_STREAM, SETTINGS,
     TokenBucket, WINDOW_UPDATE,
@@ -28,6 +29,8 @@ pub(super) struct ConnectionFacts {
     violated: Cell<bool>,
     /// Open streams.
     streams: Cell<usize>,
+    /// The contents of their responses.
+    pub(super) contents: ReceivedContents,
     /// Reads from the connection.
     reads: Cell<u64>,
     /// Bytes that the connection has taken.
@@ -121,7 +124,7 @@ impl FrameScanner {
         Self { facts, headers, bucket: TokenBucket::of_empty_frames(now) }
     }
 
-    fn scan(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+    fn scan(&mut self, bytes: &mut [u8]) -> Result<(), Flood> {
         let Self { facts, headers, bucket } = self;
         headers.scan(bytes, |kind, flags, length| {
             if !facts.settled.get() {
@@ -131,6 +134,9 @@ impl FrameScanner {
                 }
                 facts.settled.set(true);
                 facts.changed.notify_one();
+            }
+            if kind == DATA {
+                facts.contents.frame_arrived(length);
             }
             match kind {
                 DATA if flags & END_STREAM == 0 && length == 0 => bucket.spend(),
@@ -163,6 +169,10 @@ impl Inspector for FrameScanner {
         })
     }
 
+    fn pauses(&self) -> bool {
+        self.facts.contents.is_gathering_due()
+    }
+
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.facts.written.set(self.facts.written.get() + bytes.len() as u64);
         Ok(())
@@ -175,7 +185,8 @@ pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
     let facts = Rc::<ConnectionFacts>::default();
     facts.request_sent();
     let mut frames = FrameScanner::new(Rc::clone(&facts), Instant::now());
-    let accepted = bytes.chunks(piece).all(|piece| frames.scan(piece).is_ok());
+    let mut bytes = bytes.to_vec();
+    let accepted = bytes.chunks_mut(piece).all(|piece| frames.scan(piece).is_ok());
     (accepted, facts.settled.get(), facts.accepts_streams())
 }
 
@@ -199,12 +210,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_begins_with_settings() {
         let (facts, mut frames) = scanner();
-        assert_eq!(frames.scan(b"HTTP/1.1 400 Bad Request\r\n"), Err(Flood));
+        assert_eq!(frames.scan(&mut b"HTTP/1.1 400 Bad Request\r\n".to_vec()), Err(Flood));
         assert!(!facts.settled.get());
 
         let (facts, mut frames) = scanner();
         for byte in frame(SETTINGS, 0, 6) {
-            assert_eq!(frames.scan(&[byte]), Ok(()));
+            assert_eq!(frames.scan(&mut [byte]), Ok(()));
         }
         assert!(facts.settled().await);
     }
@@ -212,11 +223,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_stream_begins_after_goaway() {
         let (facts, mut frames) = scanner();
-        let sent = [frame(SETTINGS, 0, 0), frame(GOAWAY, 0, 8)].concat();
-        assert_eq!(frames.scan(&sent[..sent.len() - 12]), Ok(()));
+        let mut sent = [frame(SETTINGS, 0, 0), frame(GOAWAY, 0, 8)].concat();
+        let cut = sent.len() - 12;
+        let (first, last) = sent.split_at_mut(cut);
+        assert_eq!(frames.scan(first), Ok(()));
         assert!(facts.accepts_streams());
 
-        assert_eq!(frames.scan(&sent[sent.len() - 12..]), Ok(()));
+        assert_eq!(frames.scan(last), Ok(()));
 
         assert!(!facts.accepts_streams());
     }
@@ -226,7 +239,7 @@ mod tests {
         for (kind, flags, payload) in [(PING, 0, 8), (SETTINGS, 0, 6), (DATA, 0, 0), (0x55, 0, 3)] {
             let (_, mut frames) = settled();
             let taken = (0..=MAX_BURST_FRAMES)
-                .take_while(|_| frames.scan(&frame(kind, flags, payload)).is_ok())
+                .take_while(|_| frames.scan(&mut frame(kind, flags, payload)).is_ok())
                 .count();
             assert_eq!(taken as u32, MAX_BURST_FRAMES - 1, "{kind}");
         }
@@ -236,7 +249,7 @@ mod tests {
     async fn an_upstream_that_measures_round_trips_is_not_limited() {
         let (_, mut frames) = settled();
         for _ in 0..100 {
-            assert_eq!(frames.scan(&frame(PING, 0, 8).repeat(900)), Ok(()));
+            assert_eq!(frames.scan(&mut frame(PING, 0, 8).repeat(900)), Ok(()));
             advance(Duration::from_secs(1)).await;
         }
     }
@@ -246,10 +259,10 @@ mod tests {
         let (facts, mut frames) = settled();
         facts.request_sent();
         for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE {
-            assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Ok(()));
+            assert_eq!(frames.scan(&mut frame(HEADERS, 4, 30)), Ok(()));
         }
 
-        assert_eq!(frames.scan(&frame(HEADERS, 4, 30)), Err(Flood));
+        assert_eq!(frames.scan(&mut frame(HEADERS, 4, 30)), Err(Flood));
     }
 
     proptest! {
@@ -271,7 +284,7 @@ mod tests {
 
     fn settled() -> (Rc<ConnectionFacts>, FrameScanner) {
         let (facts, mut frames) = scanner();
-        assert_eq!(frames.scan(&frame(SETTINGS, 0, 0)), Ok(()));
+        assert_eq!(frames.scan(&mut frame(SETTINGS, 0, 0)), Ok(()));
         (facts, frames)
     }
 

@@ -15,8 +15,9 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use super::super::connect::{Stream, connect};
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
+use super::response::MAX_TRAILERS;
 use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
-use crate::http2::ReceivedContent;
+use crate::http2::{ReceivedContent, ReceivedContents};
 
 /// Asks a gRPC server whether `service` is serving, or the server as a whole if that is empty, within `limit`.
 /// False is any other answer, such as that the server does not know the service.
@@ -100,7 +101,8 @@ async fn is_serving(response: Response<RecvStream>) -> Result<bool, UpstreamErro
     if !head.status.is_success() {
         return Ok(false);
     }
-    let mut received = ReceivedContent::new(&head.headers, stream);
+    let contents = ReceivedContents::default();
+    let received = ReceivedContent::new(&head.headers, stream, MAX_TRAILERS, &contents);
     let (mut content, mut trailers) = (Vec::new(), None);
     while let Some(part) = poll_fn(|cx| received.poll_frame(cx)).await {
         match part.map_err(|_| UpstreamError::Reset)?.into_data() {

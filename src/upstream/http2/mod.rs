@@ -112,7 +112,7 @@ impl Exchange<'_, '_> {
         let (reads, written) = (connection.facts.reads(), connection.facts.written());
         let responding = self.response_to(request, &connection, &stream);
         match self.within_silence(&stream, responding).await {
-            Some(Ok(response)) => self.answered(&stream, response),
+            Some(Ok(response)) => self.answered(&connection, &stream, response),
             Some(Err(mut failure)) => {
                 let early = stream.upload.is_starved();
                 if failure.is_of_connection() && connection.facts.written() == written {
@@ -127,8 +127,10 @@ impl Exchange<'_, '_> {
                 let sent = !matches!(failure, StreamError::Refused | StreamError::Unsent);
                 let stale = match failure {
                     StreamError::Unsent => true,
-                    StreamError::Reset | StreamError::Lost => rested,
-                    StreamError::Refused
+                    // The idle connection may just have been closed. A reset of the stream is an answer to it.
+                    StreamError::Lost => rested,
+                    StreamError::Reset
+                    | StreamError::Refused
                     | StreamError::Protocol
                     | StreamError::ProtocolOfConnection => false,
                 };
@@ -209,6 +211,7 @@ impl Exchange<'_, '_> {
 
     fn answered(
         &self,
+        connection: &Connection,
         stream: &Rc<StreamState>,
         mut response: Response<RecvStream>,
     ) -> Result<Reply, SendError> {
@@ -227,7 +230,12 @@ impl Exchange<'_, '_> {
             Body::empty()
         } else {
             Body::streaming(ResponseContent {
-                received: ReceivedContent::new(&head.headers, received),
+                received: ReceivedContent::new(
+                    &head.headers,
+                    received,
+                    response::MAX_TRAILERS,
+                    &connection.facts.contents,
+                ),
                 stream: Some(Rc::clone(stream)),
                 gap: IdleTimeout::new((!endless).then_some(self.idle_timeout)),
                 ending,

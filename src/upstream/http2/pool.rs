@@ -28,6 +28,8 @@ pub(in crate::upstream) struct ConnectionPool(Rc<RefCell<Vec<Option<Rc<EndpointP
 pub(in crate::upstream) struct PoolSettings<'a> {
     /// Timeout of a connection attempt.
     pub(in crate::upstream) connect_timeout: Duration,
+    /// Timeout of the request.
+    pub(in crate::upstream) wait: Duration,
     /// How long a connection without streams is kept.
     pub(in crate::upstream) keep_alive: Duration,
     pub(in crate::upstream) metrics: &'a Arc<UpstreamMetrics>,
@@ -80,6 +82,8 @@ pub(super) struct EndpointPool {
     failed: Cell<(u64, UpstreamError)>,
     /// Connections in a row that the endpoint closed before its settings.
     closed_early: Cell<usize>,
+    /// The time of the last attempt that failed while other connections took streams.
+    refused_further: Cell<Option<Instant>>,
     /// The uptime until which the endpoint is known to select HTTP/1.1.
     http1_until: Cell<Duration>,
     /// A connection that turned out to speak HTTP/1.1.
@@ -94,7 +98,7 @@ impl ConnectionPool {
     /// # Errors
     ///
     /// The error of a failed connection attempt, unless others succeed at the same time; [`UpstreamError::Overflow`] if no
-    /// place became free in [`MAX_CONNECTS_WAITED`] times the timeout of an attempt.
+    /// place became free within the timeout of the request, or [`MAX_CONNECTS_WAITED`] times that of an attempt.
     pub(in crate::upstream) async fn acquire(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -173,6 +177,7 @@ impl EndpointPool {
             max_requests_until: Cell::new(None),
             failed: Cell::new((0, UpstreamError::Connect)),
             closed_early: Cell::new(0),
+            refused_further: Cell::new(None),
             http1_until: Cell::new(Duration::ZERO),
             http1: RefCell::default(),
             keep_alive: Cell::new(Duration::ZERO),
@@ -216,11 +221,19 @@ impl EndpointPool {
         }
     }
 
-    /// Whether a connection takes further streams, now or when others have ended, or has taken some.
+    /// Whether a connection takes further streams, now or when others have ended.
     fn takes_streams(&self) -> bool {
-        let connections = self.connections.borrow();
-        let mut each = connections.iter();
-        each.any(|connection| connection.facts.accepts_streams() || connection.requests() > 0)
+        self.connections.borrow().iter().any(|connection| connection.takes_streams())
+    }
+
+    /// Whether the endpoint has refused a further connection just now: some limit how many they take.
+    fn takes_no_more_connections(&self) -> bool {
+        self.refused_further.get().is_some_and(|last| last.elapsed() < REFUSED_FURTHER_RETENTION)
+    }
+
+    /// Whether a connection has taken streams, although it ends.
+    fn took_streams(&self) -> bool {
+        self.connections.borrow().iter().any(|connection| connection.requests() > 0)
     }
 
     async fn wait_for_place(
@@ -230,7 +243,8 @@ impl EndpointPool {
         sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, UpstreamError> {
-        let deadline = Instant::now() + settings.connect_timeout * MAX_CONNECTS_WAITED;
+        let deadline =
+            Instant::now() + settings.wait.min(settings.connect_timeout * MAX_CONNECTS_WAITED);
         let failures = self.failed.get().0;
         let _waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
@@ -254,12 +268,19 @@ impl EndpointPool {
             let alone = self.waiting_alone.get();
             let needed = (self.waiting.get() - alone).div_ceil(streams) + alone;
             if self.opening.get() < needed.clamp(1, MAX_OPENING) {
-                if opened >= MAX_OPENED_IN_VAIN && !self.takes_streams() {
-                    // An endpoint that ends every connection at once takes no stream.
+                let takes_streams = self.takes_streams();
+                let may_open = if takes_streams {
+                    opened < MAX_OPENED_IN_VAIN && !self.takes_no_more_connections()
+                } else {
+                    opened < MAX_OPENED_IN_VAIN || self.took_streams()
+                };
+                if may_open {
+                    opened += 1;
+                    self.open(endpoint, settings, now);
+                } else if !takes_streams {
+                    // An endpoint that ends every connection at once, or allows no stream on it, takes none.
                     return Err(UpstreamError::Refused);
                 }
-                opened += 1;
-                self.open(endpoint, settings, now);
             }
             // Connections are being opened, and each attempt notifies within its own timeout.
             if timeout_at(deadline, self.changed.notified()).await.is_err() {
@@ -282,12 +303,19 @@ impl EndpointPool {
         spawn_local(async move {
             let opened = timeout(limit, open(&endpoint, limit, Arc::clone(&metrics))).await;
             pool.opening.set(pool.opening.get() - 1);
+            let others_serve = pool.takes_streams();
+            if others_serve && !matches!(opened, Ok(Ok(Opened::Http2(_)))) {
+                pool.refused_further.set(Some(Instant::now()));
+            }
             match opened.unwrap_or(Err(UpstreamError::Connect)) {
                 Ok(Opened::Http2(connection)) => {
                     metrics.target_version(endpoint.name()).set(2);
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
-                    pool.connections.borrow_mut().push(connection);
+                    // One that allows no stream is closed.
+                    if connection.max_streams() > 0 {
+                        pool.connections.borrow_mut().push(connection);
+                    }
                     pool.opened.set(pool.opened.get() + 1);
                 }
                 Ok(Opened::Http1(stream)) => {
@@ -295,7 +323,10 @@ impl EndpointPool {
                     pool.http1.replace(Some(stream));
                 }
                 // A server that reloads closes connections that it has just accepted: the requests that wait open others.
-                Ok(Opened::ClosedEarly) if pool.closed_early.get() < MAX_CLOSED_EARLY => {
+                // One that limits its connections does so while others live, on which they wait for a place.
+                Ok(Opened::ClosedEarly)
+                    if pool.closed_early.get() < MAX_CLOSED_EARLY || others_serve =>
+                {
                     pool.closed_early.set(pool.closed_early.get() + 1);
                 }
                 Ok(Opened::ClosedEarly) => {
@@ -303,8 +334,8 @@ impl EndpointPool {
                     endpoint.health.failed("closed before the settings of HTTP/2");
                     pool.fail(UpstreamError::Connect);
                 }
-                // The endpoint accepts connections: the requests that wait open others.
-                Err(_) if pool.opened.get() != opened_before => {}
+                // The endpoint accepts connections: the requests that wait open others, or wait for a place.
+                Err(_) if pool.opened.get() != opened_before || others_serve => {}
                 Err(failure) => pool.fail(failure),
             }
             pool.changed.notify_waiters();
@@ -378,5 +409,7 @@ const MIN_REQUESTS_PER_CONNECTION: usize = 4;
 const MAX_REQUESTS_RETENTION: Duration = Duration::from_secs(60);
 /// Connections in a row that an endpoint may close before its settings, without failing the requests that wait.
 const MAX_CLOSED_EARLY: usize = 3;
+/// How long an endpoint that refused a further connection is offered no other, while it has some.
+const REFUSED_FURTHER_RETENTION: Duration = Duration::from_secs(1);
 /// How long an endpoint that selected HTTP/1.1 is not asked again.
 const HTTP1_RETENTION: Duration = Duration::from_secs(60);

@@ -15,12 +15,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::super::UpstreamError;
+use super::connection::MAX_HEADER_LIST_BYTES;
 use super::stream::StreamState;
 use super::stream_error::StreamError;
-use super::upload::remove_forbidden;
 use crate::base::body;
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http2::ReceivedContent;
+use crate::http2::{ContentError, ReceivedContent, TrailerLimits};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// Checks a response head, and removes the fields of the upstream's connection.
@@ -153,19 +153,19 @@ impl http_body::Body for ResponseContent {
             return Poll::Ready(None);
         }
         match this.received.poll_frame(cx) {
-            Poll::Ready(Some(Ok(mut frame))) => {
+            Poll::Ready(Some(Ok(frame))) => {
                 this.gap.stopped();
                 let ends = frame.is_trailers() || this.received.is_end_stream();
-                if let Some(trailers) = frame.trailers_mut() {
-                    remove_forbidden(trailers);
-                }
                 if ends {
                     this.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let failure = StreamError::of(&error).of_content();
+                let failure = match error {
+                    ContentError::Trailers => UpstreamError::Protocol,
+                    ContentError::Stream(error) => StreamError::of(&error).of_content(),
+                };
                 Poll::Ready(Some(Err(this.fail(failure))))
             }
             Poll::Ready(None) => {
@@ -215,6 +215,9 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("proxy-connection"),
 ];
 const MAX_FIELDS: usize = 256;
+/// The limits of a trailer section: those of a head.
+pub(super) const MAX_TRAILERS: TrailerLimits =
+    TrailerLimits { fields: MAX_FIELDS, bytes: MAX_HEADER_LIST_BYTES as usize };
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Barrier;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 
 use futures_util::future::join_all;
 use http::Request;
@@ -22,7 +24,12 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
     let endpoint = endpoint(address);
     let metrics = Metrics::default().upstream("test");
     let limit = Duration::from_secs(10);
-    let settings = PoolSettings { connect_timeout: limit, keep_alive: limit, metrics: &metrics };
+    let settings = PoolSettings {
+        connect_timeout: limit,
+        wait: limit * 10,
+        keep_alive: limit,
+        metrics: &metrics,
+    };
     let (head, ()) =
         Request::post("/").header("host", "api.test").body(()).expect("valid").into_parts();
     let request = OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
@@ -104,6 +111,46 @@ async fn a_failed_connection_fails_no_request_while_others_are_opened() {
     }
 }
 
+#[tokio::test]
+async fn an_endpoint_that_allows_no_stream_gets_a_few_connections_for_a_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let connections = Arc::<AtomicUsize>::default();
+    let opened = Arc::clone(&connections);
+    let places = acquire(listener, Duration::from_secs(60), 1, move |_, mut stream| {
+        opened.fetch_add(1, SeqCst);
+        stream.write_all(NO_STREAM).expect("settings");
+    });
+    assert_eq!(places.await[0].as_ref().err(), Some(&UpstreamError::Refused));
+    assert!((1..=4).contains(&connections.load(SeqCst)), "{connections:?}");
+}
+
+/// One connection with one stream is all that the service takes; it closes further ones at once.
+#[tokio::test]
+async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().expect("a connection");
+        first.write_all(ONE_STREAM).expect("settings");
+        listener.incoming().for_each(drop);
+    });
+    let endpoint = endpoint(address);
+    let metrics = Metrics::default().upstream("test");
+    let limit = Duration::from_secs(60);
+    let settings =
+        PoolSettings { connect_timeout: limit, wait: limit, keep_alive: limit, metrics: &metrics };
+    let pool = ConnectionPool::default();
+    let served = AtomicUsize::new(0);
+    let requests = (0..20).map(async |_| {
+        let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO).await;
+        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+        tokio::task::yield_now().await;
+        served.fetch_add(1, SeqCst);
+    });
+    LocalSet::new().run_until(join_all(requests)).await;
+    assert_eq!(served.into_inner(), 20);
+}
+
 /// Acquires `count` places at the same time. `accept` serves each connection, with its index, in a thread of its own.
 async fn acquire(
     listener: TcpListener,
@@ -114,7 +161,12 @@ async fn acquire(
     let address = listener.local_addr().expect("an address");
     let endpoint = endpoint(address);
     let metrics = Metrics::default().upstream("test");
-    let settings = PoolSettings { connect_timeout: limit, keep_alive: limit, metrics: &metrics };
+    let settings = PoolSettings {
+        connect_timeout: limit,
+        wait: limit * 10,
+        keep_alive: limit,
+        metrics: &metrics,
+    };
     let accept = Arc::new(accept);
     std::thread::spawn(move || {
         let mut kept = Vec::new();
@@ -141,5 +193,7 @@ fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 
 /// A frame of settings: one stream at a time (RFC 9113 §6.5).
 const ONE_STREAM: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+/// The same without any stream.
+const NO_STREAM: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
 /// The frame that acknowledges settings.
 const ACKNOWLEDGED: &[u8] = &[0, 0, 0, 4, 1, 0, 0, 0, 0];

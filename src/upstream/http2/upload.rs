@@ -15,7 +15,6 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::base::body::{self, Body};
-use crate::http1::is_allowed_trailer;
 
 /// The state of the content of one request.
 #[derive(Debug)]
@@ -141,12 +140,9 @@ impl UploadState {
         self.starved.set(polled.is_pending());
         match polled {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(mut frame))) => {
+            Poll::Ready(Some(Ok(frame))) => {
                 self.touched.set(true);
                 self.last.set(Some(Instant::now()));
-                if let Some(trailers) = frame.trailers_mut() {
-                    remove_forbidden(trailers);
-                }
                 self.remember(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -175,21 +171,6 @@ impl UploadState {
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             pieces.push(Piece::Trailers(trailers.clone()));
-        }
-    }
-}
-
-/// Removes the fields that must not be in a trailer section (RFC 9110 §6.5.1).
-pub(super) fn remove_forbidden(trailers: &mut HeaderMap) {
-    if trailers.keys().all(is_allowed_trailer) {
-        return;
-    }
-    let allowed = core::mem::take(trailers);
-    let mut last = None;
-    for (name, value) in allowed {
-        last = name.or(last);
-        if let Some(name) = last.as_ref().filter(|name| is_allowed_trailer(name)) {
-            trailers.append(name, value);
         }
     }
 }

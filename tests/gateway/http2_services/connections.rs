@@ -255,3 +255,47 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
 
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+#[test]
+fn small_frames_that_a_client_does_not_read_end_no_connection() {
+    const FRAMES: usize = 30_000;
+    let service = Http2Service::start(100, async |mut call| {
+        if call.head.uri.path() != "/many" {
+            return call.answer("fine");
+        }
+        let mut stream = call.respond.send_response(Response::new(()), false).expect("open");
+        for _ in 0..FRAMES {
+            if stream.send_data("seven b".into(), false).is_err() {
+                return;
+            }
+        }
+        let _ = stream.send_data(bytes::Bytes::new(), true);
+    });
+    let gateway = Gateway::start("", &always(&service.url()));
+
+    Http2Client::run(&gateway, async |client| {
+        let request = Request::get("http://api.test/many").body(()).expect("a request");
+        let (many, _) = client.begin(request, true).await;
+        let (_, mut content) = many.await.expect("a response").into_parts();
+        for _ in 0..50 {
+            assert_eq!(gateway.get("/ok", "").text(), "fine");
+        }
+        let (content, _) = crate::support::read(&mut content).await;
+        assert_eq!(content.len(), 7 * FRAMES);
+    });
+    assert_eq!(service.connections(), 1);
+}
+
+#[test]
+fn empty_frames_of_a_service_end_no_connection() {
+    let service = Http2Service::start(100, async |mut call| {
+        let mut stream = call.respond.send_response(Response::new(()), false).expect("open");
+        stream.send_data(bytes::Bytes::new(), false).expect("open");
+        stream.send_data("fine".into(), true).expect("open");
+    });
+    let gateway = Gateway::start("", &always(&service.url()));
+    for _ in 0..150 {
+        assert_eq!(gateway.get("/a", "").text(), "fine");
+    }
+    assert_eq!(service.connections(), 1);
+}

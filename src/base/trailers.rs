@@ -1,6 +1,13 @@
 //! Trailer fields (RFC 9110 §6.5).
 
-use http::HeaderName;
+use core::mem::take;
+
+use http::{HeaderMap, HeaderName};
+
+/// Fields of a trailer section that is received.
+pub const MAX_TRAILER_FIELDS: usize = 64;
+/// Bytes of a trailer section that is received.
+pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
 /// Whether a field is allowed in a trailer section: it must not affect framing, routing,
 /// authentication or state (RFC 9110 §6.5.1).
@@ -43,4 +50,18 @@ pub fn is_allowed_trailer(name: &HeaderName) -> bool {
         && !name_is(&["content_length", "transfer_encoding"])
         && !begins("x-forwarded-")
         && !begins("x-auth-")
+}
+
+/// Removes the fields that are not allowed in a trailer section.
+pub fn remove_forbidden(trailers: &mut HeaderMap) {
+    if trailers.keys().all(is_allowed_trailer) {
+        return;
+    }
+    let mut last = None;
+    for (name, value) in take(trailers) {
+        last = name.or(last);
+        if let Some(name) = last.as_ref().filter(|name| is_allowed_trailer(name)) {
+            trailers.append(name, value);
+        }
+    }
 }
