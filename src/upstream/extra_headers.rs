@@ -67,6 +67,14 @@ impl<'a> ExtraHeaders<'a> {
         }
     }
 
+    /// Returns the values of the fields of this name.
+    fn values<'s>(&'s self, name: &'s HeaderName) -> impl Iterator<Item = &'s HeaderValue> {
+        let written = self.written.map_or(&[][..], EncodedFields::fields).iter();
+        let written = written.filter(move |(other, _)| other == name).map(|(_, value)| value);
+        let each = self.each.iter().filter(move |(other, _)| *other == name);
+        written.chain(each.map(|(_, value)| &**value))
+    }
+
     /// Appends a line for each field.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.written.map_or(&[], EncodedFields::as_bytes));
@@ -83,6 +91,16 @@ pub struct OutgoingRequest<'a> {
     pub fields: ExtraHeaders<'a>,
     /// The place for interim responses, without hop-by-hop fields; without one they are dropped.
     pub interim: Option<&'a RefCell<Vec<Response<()>>>>,
+}
+
+impl OutgoingRequest<'_> {
+    /// Returns the values of the fields of this name, as the upstream receives them.
+    pub(crate) fn values<'s>(
+        &'s self,
+        name: &'s HeaderName,
+    ) -> impl Iterator<Item = &'s HeaderValue> {
+        self.head.headers.get_all(name).iter().chain(self.fields.values(name))
+    }
 }
 
 const TYPICAL_FIELDS: usize = 10;

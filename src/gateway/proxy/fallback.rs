@@ -66,6 +66,8 @@ pub(crate) struct Fallible<'a> {
     pub permit: &'a Permit,
     /// The time of the request, for its identity token.
     pub now: Timestamp,
+    /// Whether it is a gRPC call: a fixed response is none to its client.
+    pub is_grpc: bool,
     /// The route's own timeout of the response head, if it has one.
     pub timeout: Option<core::time::Duration>,
     pub clock: &'a Clock,
@@ -88,7 +90,8 @@ impl Fallback {
         sent: Result<UpstreamResponse, Box<SendFailure>>,
         fallible: Fallible<'_>,
     ) -> Result<Completed, Box<SendFailure>> {
-        let Fallible { request, again, stale_key, options, permit, now, timeout, clock } = fallible;
+        let Fallible { request, again, stale_key, options, permit, now, is_grpc, timeout, clock } =
+            fallible;
         let method = &request.head.method;
         let (own, content, may_repeat) = match sent {
             Ok(sent) if replaces(sent.response.status(), method) && sent.tunnel.is_none() => {
@@ -96,7 +99,7 @@ impl Fallback {
             }
             Ok(mut sent) => {
                 if let (Some(stale), Some(key)) = (&self.stale, stale_key) {
-                    sent.response = stale.keep(key, sent.response, clock.uptime());
+                    sent.response = stale.keep(key, request, sent.response, clock.uptime());
                 }
                 return Ok(sent.into());
             }
@@ -112,6 +115,10 @@ impl Fallback {
             Ok(sent) => format!("status {}", sent.response.status().as_u16()).into(),
             Err(failed) => failed.cause.clone(),
         };
+        let tries = match &own {
+            Ok(sent) => sent.attempts,
+            Err(failed) => failed.attempts,
+        };
         let mut of_other = None;
         // The canary of a split may fall back on the route's own upstream, which has no other.
         let other = self
@@ -125,8 +132,10 @@ impl Fallback {
             if let Ok(head) = other.own_head(request, permit, now)
                 && let fields = ExtraHeaders::default()
                 && let request = (OutgoingRequest { head: &head, fields, ..*request })
-                && let Ok(sent) = other.upstream.send(&request, content, options).await
+                && let Ok(mut sent) = other.upstream.send(&request, content, options).await
             {
+                // Those at both upstreams.
+                sent.attempts += tries;
                 let kind = FallbackKind::Upstream;
                 let is_unhealthy = replaces(sent.response.status(), method);
                 let name = Some(Arc::clone(&other.upstream.settings().name));
@@ -141,8 +150,11 @@ impl Fallback {
             }
         }
         let stale = self.stale.as_ref().zip(stale_key.as_ref());
-        let stale = stale.and_then(|(stale, key)| stale.get(key, clock.uptime()));
-        let fixed = || Some((self.fixed()?, FallbackKind::Respond));
+        let stale = stale.and_then(|(stale, key)| stale.get(key, request, clock.uptime()));
+        let fixed = || {
+            let fixed = self.respond.as_ref().filter(|_| !is_grpc)?;
+            Some((fixed.response(), FallbackKind::Respond))
+        };
         let response = stale.map(|response| (response, FallbackKind::Stale)).or_else(fixed);
         match (response, own) {
             (Some((response, kind)), own) => {
@@ -166,11 +178,6 @@ impl Fallback {
             (None, Ok(sent)) => Ok(Completed { waited: None, ..sent.into() }),
             (None, Err(failed)) => Err(failed),
         }
-    }
-
-    /// Returns the fixed response.
-    fn fixed(&self) -> Option<Response<Body>> {
-        self.respond.as_ref().map(StaticResponse::response)
     }
 }
 

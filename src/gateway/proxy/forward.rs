@@ -190,8 +190,17 @@ impl Forward {
             let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
             let (request, permit, now) = (&request, &permit, now.now);
             let options = SendOptions { key: fallback_key, has_fallback: false, ..options };
-            let fallible =
-                Fallible { request, again, stale_key, options, permit, now, timeout, clock };
+            let fallible = Fallible {
+                request,
+                again,
+                stale_key,
+                options,
+                permit,
+                now,
+                is_grpc,
+                timeout,
+                clock,
+            };
             (fallback, Box::new(fallible))
         });
         // Boxed: it is large, and the stages in between would move it.

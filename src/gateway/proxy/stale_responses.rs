@@ -21,6 +21,7 @@ use moka::sync::Cache;
 
 use crate::base::body::Body;
 use crate::base::watched_body::{Polled, Watch, Watched};
+use crate::upstream::OutgoingRequest;
 
 /// The last good responses of one route.
 #[derive(Debug)]
@@ -40,14 +41,13 @@ struct Stored {
     body: Bytes,
     /// The uptime of the response.
     at: Duration,
+    /// The age at which it is not used any more.
+    max_age: Duration,
 }
 
 /// A request whose response may be stored, or replaced by a stored one.
 #[derive(Debug)]
-pub(crate) struct StaleKey {
-    key: Box<[u8]>,
-    headers: HeaderMap,
-}
+pub(crate) struct StaleKey(Box<[u8]>);
 
 impl StaleKey {
     /// Returns the key of a request as its client sent it; `None` for one that must have a response of its own, such as
@@ -61,8 +61,7 @@ impl StaleKey {
         let host = host.or(head.headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         // Neither holds a blank: the two cannot be divided in another way.
-        let key = [host, b" ", target.as_bytes()].concat().into();
-        Some(Self { key, headers: head.headers.clone() })
+        Some(Self([host, b" ", target.as_bytes()].concat().into()))
     }
 }
 
@@ -84,27 +83,33 @@ impl StaleResponses {
         Self { max_age, cache }
     }
 
-    /// Returns the stored response for a request at the uptime `now`, with its age.
-    pub(crate) fn get(&self, key: &StaleKey, now: Duration) -> Option<Response<Body>> {
-        let all = self.cache.get(&key.key)?;
-        let stored = all.iter().find(|stored| stored.is_for(&key.headers))?;
+    /// Returns the stored response for `request`, as the upstream would receive it, at the uptime `now`, with its age.
+    pub(crate) fn get(
+        &self,
+        key: &StaleKey,
+        request: &OutgoingRequest<'_>,
+        now: Duration,
+    ) -> Option<Response<Body>> {
+        let all = self.cache.get(&key.0)?;
+        let stored = all.iter().find(|stored| stored.is_for(request))?;
         let since = now.saturating_sub(stored.at);
-        if since > self.max_age {
+        if since > stored.max_age {
             return None;
         }
         let mut response = Response::new(Body::from(stored.body.clone()));
         *response.headers_mut() = stored.headers.clone();
-        let age = stored.headers.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok());
-        let age = age.unwrap_or(0).saturating_add(since.as_secs());
+        let age = age(&stored.headers).saturating_add(since.as_secs());
         response.headers_mut().insert(AGE, HeaderValue::from(age));
         response.headers_mut().insert(CACHE_STATUS, HeaderValue::from_static(STALE));
         Some(response)
     }
 
-    /// Returns the same response; it is stored once its content has passed, if it may be.
+    /// Returns the same response to `request`, as the upstream has received it; it is stored once its content has passed, if
+    /// it may be.
     pub(crate) fn keep(
         self: &Arc<Self>,
         key: StaleKey,
+        request: &OutgoingRequest<'_>,
         response: Response<Body>,
         now: Duration,
     ) -> Response<Body> {
@@ -123,19 +128,20 @@ impl StaleResponses {
         let varies = names
             .into_iter()
             .map(|name| {
-                let values = key.headers.get_all(&name).iter().map(copied).collect();
+                let values = request.values(&name).map(copied).collect();
                 (name, values)
             })
             .collect();
         let fields = response.headers().iter().filter(|(name, _)| **name != CONTENT_LENGTH);
         let headers = fields.map(|(name, value)| (name.clone(), copied(value))).collect();
-        let stored = Stored { varies, headers, body: Bytes::new(), at: now };
+        let max_age = max_stale_age(response.headers()).unwrap_or(Duration::MAX).min(self.max_age);
+        let stored = Stored { varies, headers, body: Bytes::new(), at: now, max_age };
         let (head, body) = response.into_parts();
         let body = if let Some(whole) = body.buffered() {
-            self.store(key.key, Stored { body: Bytes::copy_from_slice(&whole), ..stored });
+            self.store(key.0, Stored { body: Bytes::copy_from_slice(&whole), ..stored });
             body
         } else {
-            let keeping = Some((Arc::clone(self), key.key, stored));
+            let keeping = Some((Arc::clone(self), key.0, stored));
             let declared = body.size_hint().exact();
             let copy = ContentCopy { read: BytesMut::new(), declared, keeping };
             body.wrapped(|body| Watched::new(body, copy))
@@ -155,8 +161,8 @@ impl StaleResponses {
 }
 
 impl Stored {
-    fn is_for(&self, headers: &HeaderMap) -> bool {
-        self.varies.iter().all(|(name, values)| headers.get_all(name).iter().eq(values.iter()))
+    fn is_for(&self, request: &OutgoingRequest<'_>) -> bool {
+        self.varies.iter().all(|(name, values)| request.values(name).eq(values.iter()))
     }
 
     fn weight(&self) -> usize {
@@ -171,6 +177,29 @@ fn copied(value: &HeaderValue) -> HeaderValue {
     let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     copy.set_sensitive(value.is_sensitive());
     copy
+}
+
+/// Returns the seconds that a response had been stored elsewhere (RFC 9111 §5.1).
+fn age(headers: &HeaderMap) -> u64 {
+    headers.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// Returns how long after its arrival a response may be used in place of an error, if it says so: until it is stale, and
+/// for `stale-if-error` beyond that (RFC 5861 §4).
+fn max_stale_age(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = |wanted: &str| {
+        let fields = headers.get_all(CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
+        let mut directives = fields.flat_map(|field| field.split(','));
+        directives.find_map(|directive| {
+            let (name, value) = directive.split_once('=')?;
+            let value = value.trim().trim_matches('"');
+            // A malformed number allows nothing.
+            name.trim().eq_ignore_ascii_case(wanted).then(|| value.parse::<u64>().unwrap_or(0))
+        })
+    };
+    let beyond = seconds("stale-if-error")?;
+    let fresh = seconds("max-age").unwrap_or(0).saturating_sub(age(headers));
+    Some(Duration::from_secs(fresh.saturating_add(beyond)))
 }
 
 /// Whether a response may be given to other clients, and after its time.
@@ -248,28 +277,26 @@ const ENTRY_BYTES: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::ExtraHeaders;
 
     const NOW: Duration = Duration::from_secs(100);
 
     #[test]
     fn a_public_response_is_used_again_with_its_age() {
         let kept = Arc::new(responses());
-        kept.keep(key(&[]).expect("public"), response(&[("age", "5")]), NOW);
+        keep(&kept, &[], &[("age", "5")]);
 
-        let again = kept.get(&key(&[]).expect("public"), NOW + Duration::from_secs(7));
+        let again = get(&kept, &[], NOW + Duration::from_secs(7)).expect("stored");
 
-        let again = again.expect("stored");
         assert_eq!(again.headers()[AGE], "12");
         assert_eq!(again.body().buffered().as_deref(), Some(&b"hello"[..]));
-        assert!(kept.get(&key(&[]).expect("public"), NOW + Duration::from_secs(61)).is_none());
+        assert!(get(&kept, &[], NOW + Duration::from_secs(61)).is_none());
     }
 
     #[test]
     fn what_belongs_to_one_client_is_never_stored() {
-        for fields in
-            [[("cookie", "a=b")], [("authorization", "Bearer x")], [("range", "bytes=0-1")]]
-        {
-            assert!(key(&fields).is_none(), "{fields:?}");
+        for field in [("cookie", "a=b"), ("authorization", "Bearer x"), ("range", "bytes=0-1")] {
+            assert!(key(&head("/", &[field])).is_none(), "{field:?}");
         }
         for field in [
             ("set-cookie", "a=b"),
@@ -282,20 +309,54 @@ mod tests {
             ("content-range", "bytes 0-1/2"),
         ] {
             let kept = Arc::new(responses());
-            kept.keep(key(&[]).expect("public"), response(&[field]), NOW);
-            assert!(kept.get(&key(&[]).expect("public"), NOW).is_none(), "{field:?}");
+            keep(&kept, &[], &[field]);
+            assert!(get(&kept, &[], NOW).is_none(), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_is_used_in_place_of_an_error_no_longer_than_it_allows() {
+        for (control, seconds) in [
+            ("stale-if-error=0", 0),
+            ("max-age=10, Stale-If-Error=0", 10),
+            ("max-age=10, stale-if-error=20", 30),
+            ("stale-if-error=x", 0),
+            ("stale-if-error=86400", 60),
+            ("max-age=10", 60),
+        ] {
+            let kept = Arc::new(responses());
+            keep(&kept, &[], &[("cache-control", control)]);
+            let is_used = |age| get(&kept, &[], NOW + Duration::from_secs(age)).is_some();
+            assert!(is_used(seconds) && !is_used(seconds + 1), "{control}");
         }
     }
 
     #[test]
     fn a_response_is_used_only_for_requests_that_it_does_not_vary_by() {
         let kept = Arc::new(responses());
-        let english = key(&[("accept-language", "en")]).expect("public");
-        kept.keep(english, response(&[("vary", "Accept-Language")]), NOW);
+        keep(&kept, &[("accept-language", "en")], &[("vary", "Accept-Language")]);
 
-        assert!(kept.get(&key(&[("accept-language", "en")]).expect("public"), NOW).is_some());
-        assert!(kept.get(&key(&[("accept-language", "de")]).expect("public"), NOW).is_none());
-        assert!(kept.get(&key(&[]).expect("public"), NOW).is_none());
+        assert!(get(&kept, &[("accept-language", "en")], NOW).is_some());
+        assert!(get(&kept, &[("accept-language", "de")], NOW).is_none());
+        assert!(get(&kept, &[], NOW).is_none());
+    }
+
+    #[test]
+    fn a_response_may_vary_by_what_the_gateway_adds() {
+        let (kept, head) = (Arc::new(responses()), head("/", &[]));
+        let name = HeaderName::from_static("x-forwarded-for");
+        let values = ["192.0.2.1", "192.0.2.2"].map(HeaderValue::from_static);
+        let [one, other] = [0, 1].map(|n| {
+            let mut fields = ExtraHeaders::default();
+            fields.add(&name, &values[n]);
+            OutgoingRequest { head: &head, fields, interim: None }
+        });
+        let own = || key(&head).expect("public");
+
+        kept.keep(own(), &one, response(&[("vary", "X-Forwarded-For")]), NOW);
+
+        assert!(kept.get(&own(), &one, NOW).is_some());
+        assert!(kept.get(&own(), &other, NOW).is_none());
     }
 
     #[test]
@@ -304,10 +365,9 @@ mod tests {
         let long = "x".repeat(60_000);
         for n in 0..100 {
             let language = format!("{long}{n}");
-            let head = http::Request::get(format!("/{n}")).header("accept-language", &language);
-            let head = head.body(()).expect("valid").into_parts().0;
-            let of_client = StaleKey::of(&head, None, false).expect("public");
-            kept.keep(of_client, response(&[("vary", "Accept-Language")]), NOW);
+            let head = head(&format!("/{n}"), &[("accept-language", &language)]);
+            let own = key(&head).expect("public");
+            kept.keep(own, &outgoing(&head), response(&[("vary", "Accept-Language")]), NOW);
         }
 
         kept.cache.run_pending_tasks();
@@ -318,28 +378,50 @@ mod tests {
     #[test]
     fn hosts_and_targets_do_not_share_responses() {
         let kept = Arc::new(responses());
-        kept.keep(key(&[]).expect("public"), response(&[]), NOW);
-        let other = |host: &str, target: &str| {
-            let head = http::Request::get(target).body(()).expect("valid").into_parts().0;
+        keep(&kept, &[], &[]);
+        let is_stored = |host: &str, target: &str| {
+            let head = head(target, &[]);
             let host = HeaderValue::from_str(host).expect("valid");
-            StaleKey::of(&head, Some(&host), false).expect("public")
+            let own = StaleKey::of(&head, Some(&host), false).expect("public");
+            kept.get(&own, &outgoing(&head), NOW).is_some()
         };
 
-        assert!(kept.get(&other("a.example", "/x?y=1"), NOW).is_some());
-        assert!(kept.get(&other("b.example", "/x?y=1"), NOW).is_none());
-        assert!(kept.get(&other("a.example", "/x?y=2"), NOW).is_none());
+        assert!(is_stored("a.example", "/x?y=1"));
+        assert!(!is_stored("b.example", "/x?y=1"));
+        assert!(!is_stored("a.example", "/x?y=2"));
     }
 
     fn responses() -> StaleResponses {
         StaleResponses::new(Duration::from_secs(60), 1 << 20)
     }
 
-    fn key(fields: &[(&str, &str)]) -> Option<StaleKey> {
-        let request = fields.iter().fold(http::Request::get("/x?y=1"), |request, (name, value)| {
+    fn head(target: &str, fields: &[(&str, &str)]) -> Parts {
+        let request = fields.iter().fold(http::Request::get(target), |request, (name, value)| {
             request.header(*name, *value)
         });
-        let head = request.body(()).expect("valid").into_parts().0;
-        StaleKey::of(&head, Some(&HeaderValue::from_static("a.example")), false)
+        request.body(()).expect("valid").into_parts().0
+    }
+
+    fn key(head: &Parts) -> Option<StaleKey> {
+        StaleKey::of(head, Some(&HeaderValue::from_static("a.example")), false)
+    }
+
+    fn outgoing(head: &Parts) -> OutgoingRequest<'_> {
+        OutgoingRequest { head, fields: ExtraHeaders::default(), interim: None }
+    }
+
+    fn keep(kept: &Arc<StaleResponses>, request: &[(&str, &str)], fields: &[(&str, &str)]) {
+        let head = head("/x?y=1", request);
+        kept.keep(key(&head).expect("public"), &outgoing(&head), response(fields), NOW);
+    }
+
+    fn get(
+        kept: &StaleResponses,
+        request: &[(&str, &str)],
+        now: Duration,
+    ) -> Option<Response<Body>> {
+        let head = head("/x?y=1", request);
+        kept.get(&key(&head).expect("public"), &outgoing(&head), now)
     }
 
     fn response(fields: &[(&str, &str)]) -> Response<Body> {
