@@ -2,15 +2,19 @@
 //! hosts, ports, weights and priorities.
 
 use core::net::SocketAddr;
+use core::pin::pin;
 use core::time::Duration;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use futures_util::future::select;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolverConfig,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError, NoRecords};
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::time::timeout;
 
@@ -54,7 +58,8 @@ impl NameResolver<'_> {
         let resolving = async {
             match location {
                 Location::Host { host, port } => {
-                    let found = self.addresses(host, *port).await?;
+                    let last = previous.iter().map(|each| each.address);
+                    let found = self.addresses(host, *port, last).await?;
                     let authority: Arc<str> = authority(scheme, host, *port).into();
                     let each = found.into_iter().map(|address| ResolvedAddress {
                         authority: Arc::clone(&authority),
@@ -77,21 +82,73 @@ impl NameResolver<'_> {
         found.retain(|each| seen.insert((Arc::clone(&each.authority), each.address)));
         found.sort_by_key(|each| (each.rank, each.address));
         found.truncate(MAX_ADDRESSES);
-        if found.is_empty() {
-            Err(ResolveError("the name has no address".into()))
-        } else {
-            Ok(found)
+        if found.is_empty() { Err(ResolveError(NO_ADDRESS.into())) } else { Ok(found) }
+    }
+
+    /// Returns the addresses of a host. Of two families one may fail: it keeps its addresses in `previous`.
+    async fn addresses(
+        &self,
+        host: &str,
+        port: u16,
+        previous: impl Iterator<Item = SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, ResolveError> {
+        if self.servers.is_empty() {
+            let found = tokio::net::lookup_host((host, port)).await;
+            return Ok(found.map_err(|error| ResolveError(error.to_string()))?.collect());
+        }
+        let previous: Vec<_> = previous.collect();
+        let of_family = async |is_ipv6| (is_ipv6, self.family(host, port, is_ipv6).await);
+        let (one, other) = (pin!(of_family(false)), pin!(of_family(true)));
+        let (first, rest) = select(one, other).await.factor_first();
+        // A name without an address so far needs one soon; what is missing comes with the next refresh (RFC 8305 §3).
+        let is_enough =
+            previous.is_empty() && first.1.as_ref().is_ok_and(|found| !found.is_empty());
+        let patience = if is_enough { RESOLUTION_DELAY } else { TIMEOUT };
+        let second = timeout(patience, rest).await.ok();
+        let (mut found, mut failed, mut answered) = (Vec::new(), None, false);
+        for (is_ipv6, result) in core::iter::once(first).chain(second) {
+            match result {
+                Ok(addresses) => {
+                    found.extend(addresses);
+                    answered = true;
+                }
+                Err(error) => {
+                    let kept = previous.iter().filter(|address| address.is_ipv6() == is_ipv6);
+                    let before = found.len();
+                    found.extend(kept);
+                    failed = Some((error, found.len() > before));
+                }
+            }
+        }
+        match failed {
+            Some((error, _)) if !answered || found.is_empty() => Err(error),
+            None if found.is_empty() => Err(ResolveError(NO_ADDRESS.into())),
+            Some((error, true)) => {
+                tracing::warn!(host, %error, "Could not resolve the addresses of a name in one of their two families; using its last ones.");
+                Ok(found)
+            }
+            _ => Ok(found),
         }
     }
 
-    async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ResolveError> {
-        let failed = |error: &dyn core::fmt::Display| ResolveError(error.to_string());
-        if self.servers.is_empty() {
-            let found = tokio::net::lookup_host((host, port)).await.map_err(|e| failed(&e))?;
-            return Ok(found.collect());
+    /// Returns the IPv4 or IPv6 addresses of a host; none if it has none.
+    async fn family(
+        &self,
+        host: &str,
+        port: u16,
+        is_ipv6: bool,
+    ) -> Result<Vec<SocketAddr>, ResolveError> {
+        let strategy =
+            if is_ipv6 { LookupIpStrategy::Ipv6Only } else { LookupIpStrategy::Ipv4Only };
+        match self.client(strategy)?.lookup_ip(absolute(host)).await {
+            Ok(found) => Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect()),
+            // Other codes, such as SERVFAIL, are failures.
+            Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
+                response_code: ResponseCode::NoError | ResponseCode::NXDomain,
+                ..
+            }))) => Ok(Vec::new()),
+            Err(error) => Err(ResolveError(error.to_string())),
         }
-        let found = self.client()?.lookup_ip(absolute(host)).await.map_err(|e| failed(&e))?;
-        Ok(found.iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     /// Resolves SRV records, and the hosts in them.
@@ -101,7 +158,8 @@ impl NameResolver<'_> {
         name: &str,
         previous: &[ResolvedAddress],
     ) -> Result<Vec<ResolvedAddress>, ResolveError> {
-        let lookup = self.client()?.lookup(absolute(name), RecordType::SRV).await;
+        let client = self.client(LookupIpStrategy::Ipv4AndIpv6)?;
+        let lookup = client.lookup(absolute(name), RecordType::SRV).await;
         let lookup = lookup.map_err(|error| ResolveError(error.to_string()))?;
         let mut records: Vec<_> = lookup
             .answers()
@@ -119,7 +177,11 @@ impl NameResolver<'_> {
         records.truncate(MAX_ADDRESSES);
         let mut priorities: Vec<u16> = records.iter().map(|record| record.0).collect();
         priorities.dedup();
-        let hosts = records.iter().map(|(_, _, port, host)| self.addresses(host, *port));
+        let hosts = records.iter().map(|(_, _, port, host)| async {
+            let authority = authority(scheme, host, *port);
+            let of_host = previous.iter().filter(|each| *each.authority == *authority);
+            self.addresses(host, *port, of_host.map(|each| each.address)).await
+        });
         let hosts = futures_util::future::join_all(hosts).await;
         let mut found = Vec::new();
         for ((priority, weight, port, host), addresses) in records.iter().zip(hosts) {
@@ -142,7 +204,7 @@ impl NameResolver<'_> {
     }
 
     /// Creates the client anew each time, so that a changed `resolv.conf` takes effect.
-    fn client(&self) -> Result<TokioResolver, ResolveError> {
+    fn client(&self, strategy: LookupIpStrategy) -> Result<TokioResolver, ResolveError> {
         let failed = |error: &dyn core::fmt::Display| ResolveError(error.to_string());
         let mut builder = if self.servers.is_empty() {
             TokioResolver::builder_tokio().map_err(|error| failed(&error))?
@@ -160,7 +222,7 @@ impl NameResolver<'_> {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        options.ip_strategy = strategy;
         options.timeout = QUERY_TIMEOUT;
         options.attempts = 2;
         builder.build().map_err(|error| failed(&error))
@@ -172,6 +234,9 @@ fn absolute(name: &str) -> String {
     if name.contains('.') && !name.ends_with('.') { format!("{name}.") } else { name.to_owned() }
 }
 
+const NO_ADDRESS: &str = "the name has no address";
+/// How long the second family of addresses is waited for after the first, where none is known yet (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// The timeout of one resolution.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The timeout of one query to one name server.

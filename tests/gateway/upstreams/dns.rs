@@ -17,6 +17,8 @@ pub(super) enum Record {
 pub(super) struct NameServer {
     pub(super) address: SocketAddr,
     zone: Arc<Mutex<Option<Zone>>>,
+    /// The type of records whose queries fail, if any.
+    failing: Arc<Mutex<Option<u16>>>,
 }
 
 type Zone = HashMap<&'static str, Vec<Record>>;
@@ -25,14 +27,15 @@ impl NameServer {
     pub(super) fn start(zone: &[(&'static str, Vec<Record>)]) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let address = socket.local_addr().expect("a bound socket");
-        let server = Self { address, zone: Arc::default() };
+        let server = Self { address, zone: Arc::default(), failing: Arc::default() };
         server.publish(zone);
-        let zone = Arc::clone(&server.zone);
+        let (zone, failing) = (Arc::clone(&server.zone), Arc::clone(&server.failing));
         thread::spawn(move || {
             let mut query = [0; 1500];
             while let Ok((length, from)) = socket.recv_from(&mut query) {
                 let zone = zone.lock().unwrap_or_else(PoisonError::into_inner);
-                let _ = socket.send_to(&answer(&query[..length], zone.as_ref()), from);
+                let failing = *failing.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = socket.send_to(&answer(&query[..length], zone.as_ref(), failing), from);
             }
         });
         server
@@ -48,12 +51,17 @@ impl NameServer {
         *self.lock() = None;
     }
 
+    /// Fails every query for A records from now on (SERVFAIL).
+    pub(super) fn fail_ipv4(&self) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = Some(1);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Zone>> {
         self.zone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn answer(query: &[u8], zone: Option<&Zone>) -> Vec<u8> {
+fn answer(query: &[u8], zone: Option<&Zone>, failing: Option<u16>) -> Vec<u8> {
     let mut end = 12;
     let mut labels = Vec::new();
     while query[end] != 0 {
@@ -63,6 +71,7 @@ fn answer(query: &[u8], zone: Option<&Zone>) -> Vec<u8> {
     }
     let (name, kind) = (labels.join("."), u16::from_be_bytes([query[end + 1], query[end + 2]]));
     let question = &query[12..end + 5];
+    let zone = zone.filter(|_| failing != Some(kind));
     let records = zone.and_then(|zone| zone.get(name.as_str()));
     let code = match (zone, records) {
         (None, _) => 2,

@@ -76,6 +76,25 @@ fn a_name_keeps_its_addresses_while_its_server_fails() {
 }
 
 #[test]
+fn a_family_of_addresses_that_cannot_be_resolved_keeps_those_it_had() {
+    let service = Service::start(|_| ok("found"));
+    let both = vec![address("127.0.0.1"), address("::1")];
+    let server = NameServer::start(&[("orders.test", both)]);
+    let target = format!("http://orders.test:{}", service.address.port());
+    let gateway = Gateway::at(Clock::system(), "", &named(&target, &server, ""));
+    eventually("it serves", || gateway.get("/", "").status == 200);
+
+    server.fail_ipv4();
+    let resolved =
+        || gateway.metric("northgate_upstream_resolutions_total{upstream=\"a\",result=\"ok\"}");
+    let before = resolved();
+    // The first of them may have begun before.
+    eventually("the other half is resolved", || resolved() >= before + 2.0);
+
+    assert_eq!(gateway.get("/", "").text(), "found");
+}
+
+#[test]
 fn a_name_without_an_address_is_resolved_again_long_before_the_next_refresh() {
     let service = Service::start(|_| ok("found"));
     let server = NameServer::start(&[]);
