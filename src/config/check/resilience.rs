@@ -79,12 +79,21 @@ impl Check<'_> {
         Some(Split { shares, by: by.map(|by| by.value.0.clone()) })
     }
 
-    /// Returns the mirror of a route.
-    pub(super) fn mirror(&mut self, file: &File, keys: &Spanned<file::Mirror>) -> Option<Mirror> {
+    /// Returns the mirror of a route that forwards to `own`.
+    pub(super) fn mirror(
+        &mut self,
+        file: &File,
+        keys: &Spanned<file::Mirror>,
+        own: Option<&Arc<str>>,
+    ) -> Option<Mirror> {
         let names = defined_names(&file.upstreams);
         let help = "name the upstream that receives the copies";
         let name = self.required(&keys.upstream, keys.key_at, "upstream", help)?;
         let upstream = self.defined(name, "upstreams", &names)?;
+        if own == Some(&upstream) {
+            let message = "the route's own upstream receives each copied request twice";
+            self.fault(Code::C110, name.at, message, "name another one");
+        }
         let methods = match keys.methods.get() {
             Some(list) => list.items.iter().map(|at| at.value.0.clone()).collect(),
             None => vec![Method::GET, Method::HEAD],

@@ -127,7 +127,7 @@ impl Check<'_> {
             self.fallback(file, fallback, None);
         }
         if let Some(mirror) = keys.mirror.get() {
-            self.mirror(file, mirror);
+            self.mirror(file, mirror, None);
         }
         if let Some(cors) = keys.cors.get() {
             self.cors(cors);
@@ -226,7 +226,8 @@ impl Check<'_> {
         let only = own.as_ref().filter(|_| split.is_none());
         let fallback = layers.given(|keys| &keys.fallback);
         let fallback = fallback.map(|keys| self.fallback(file, keys, only));
-        let mirror = layers.given(|keys| &keys.mirror).and_then(|keys| self.mirror(file, keys));
+        let mirror = layers.given(|keys| &keys.mirror);
+        let mirror = mirror.and_then(|keys| self.mirror(file, keys, own.as_ref()));
         let route = Route {
             id: keys.id.get()?.value.as_str().into(),
             hosts: keys
