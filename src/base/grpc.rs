@@ -71,6 +71,17 @@ impl Status {
     }
 }
 
+/// Returns the status code that ends a call, of its trailers or of the head of a response without content.
+pub fn status_of(fields: &HeaderMap) -> Option<u16> {
+    fields.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a status code shows that the service is unhealthy, as a 5xx does: UNKNOWN, INTERNAL, UNAVAILABLE and
+/// DATA_LOSS. A client may cause any other, DEADLINE_EXCEEDED by a deadline that is too short.
+pub const fn is_service_failure(code: u16) -> bool {
+    matches!(code, 2 | 13 | 14 | 15)
+}
+
 /// Parses a `grpc-timeout`: at most eight digits and a unit (H, M, S, m, u or n). `None` if it is malformed.
 pub fn parse_timeout(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;

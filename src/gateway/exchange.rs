@@ -116,6 +116,8 @@ pub struct Exchange {
     limited_by: Option<(Box<str>, LimitResult)>,
     /// The status of a refusal that was sent as a status of gRPC.
     refused_with: Option<u16>,
+    /// The status code that ended a gRPC call.
+    grpc_status: Option<u16>,
     /// The outcome at the upstream.
     pub(super) outcome: UpstreamOutcome,
     error: Option<&'static str>,
@@ -194,6 +196,7 @@ impl Exchange {
             limit_state: LimitState::default(),
             limited_by: None,
             refused_with: None,
+            grpc_status: None,
             outcome: UpstreamOutcome::default(),
             error: None,
             log_data,
@@ -447,6 +450,7 @@ impl Exchange {
             response = without_content(response);
         }
         let status = self.refused_with.unwrap_or(status);
+        self.call_ended(response.headers());
         let ends_in_status = self.response_format == ResponseFormat::Grpc(Variant::Grpc)
             && self.version == Version::HTTP_2
             && grpc::is_grpc(response.headers());
@@ -457,6 +461,13 @@ impl Exchange {
             let refused = move || received.is_refused().then(|| received.rejection());
             if ends_in_status { StatusOnFailure::body(body, refused) } else { body }
         })
+    }
+
+    /// Keeps the status of a gRPC call, if these fields, of a head or of trailers, end it.
+    fn call_ended(&mut self, fields: &http::HeaderMap) {
+        if self.response_format.is_grpc() {
+            self.grpc_status = grpc::status_of(fields);
+        }
     }
 
     /// Records the response, which has ended. The exchange keeps what it holds of limits while the upstream still
@@ -522,6 +533,7 @@ impl Exchange {
             query: query.as_deref(),
             version: self.version,
             status,
+            grpc_status: self.grpc_status,
             request_bytes: self.received.bytes(),
             response_bytes: sent,
             took,

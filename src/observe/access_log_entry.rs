@@ -37,6 +37,8 @@ pub struct AccessLogEntry<'a> {
     pub version: http::Version,
     /// The response status; 499 if the client disconnected before it was complete.
     pub status: u16,
+    /// The status code that ended a gRPC call.
+    pub grpc_status: Option<u16>,
     /// Bytes of the request body.
     pub request_bytes: u64,
     /// Bytes of the response body.
@@ -95,6 +97,9 @@ impl AccessLogEntry<'_> {
         object.text("url.query", self.query.map(|query| redact.query(query)).as_deref());
         object.literal("network.protocol.version", Some(version(self.version)));
         object.number("http.response.status_code", u64::from(self.status));
+        if let Some(status) = self.grpc_status {
+            object.number("rpc.grpc.status_code", u64::from(status));
+        }
         object.number("http.request.body.size", self.request_bytes);
         object.number("http.response.body.size", self.response_bytes);
         object.milliseconds("duration_ms", self.took);
@@ -547,6 +552,7 @@ mod tests {
             query: None,
             version: http::Version::HTTP_2,
             status: 200,
+            grpc_status: None,
             request_bytes: 0,
             response_bytes: 181,
             took: Duration::from_micros(1250),

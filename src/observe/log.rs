@@ -447,6 +447,7 @@ mod tests {
             query: Some("a=1&state=s3cret"),
             version: http::Version::HTTP_11,
             status: 200,
+            grpc_status: None,
             request_bytes: 0,
             response_bytes: 0,
             took: Duration::ZERO,

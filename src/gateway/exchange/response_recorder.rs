@@ -49,6 +49,11 @@ impl Watch for ResponseRecorder {
             Poll::Ready(Some(Ok(frame))) => {
                 self.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.ended |= body.is_end_stream();
+                if let Some(trailers) = frame.trailers_ref()
+                    && let Some(exchange) = &mut self.exchange
+                {
+                    exchange.call_ended(trailers);
+                }
             }
             Poll::Ready(Some(Err(error))) => self.aborted(error),
             Poll::Ready(None) => self.ended = true,

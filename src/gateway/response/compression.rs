@@ -93,10 +93,12 @@ fn may_be_transformed(headers: &HeaderMap) -> bool {
 fn is_compressible(kind: &HeaderValue) -> bool {
     let Ok(text) = kind.to_str() else { return false };
     let kind = essence(text).to_ascii_lowercase();
-    kind.starts_with("text/")
+    let is_text = kind.starts_with("text/")
         || kind.ends_with("+json")
         || kind.ends_with("+xml")
-        || TYPES.contains(&&*kind)
+        || TYPES.contains(&&*kind);
+    // The messages of gRPC have a compression of their own, whatever is in them.
+    is_text && !kind.starts_with("application/grpc")
 }
 
 /// Adds `Accept-Encoding` to `Vary` (RFC 9110 §12.5.5).
@@ -175,6 +177,7 @@ mod tests {
             (200, &[json], Body::from("x".repeat(1023)), false),
             (200, &[("content-type", "image/png")], long(), false),
             (200, &[("content-type", "application/grpc+proto")], long(), false),
+            (200, &[("content-type", "application/grpc-web+json")], long(), false),
             (200, &[], long(), false),
             (206, &[json], long(), false),
             (204, &[json], Body::empty(), false),
