@@ -13,6 +13,7 @@ use super::Upstream;
 use super::attempts::AttemptedEndpoints;
 use super::connect::{ConnectError, FreshRead, Stream, connect, race};
 use super::connection_pool::IdlePool;
+use super::content_outcome::ContentOutcome;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::endpoint_set::EndpointSet;
 use super::error::UpstreamError;
@@ -110,7 +111,7 @@ impl Upstream {
             }
             (None, Some(stream)) => self.http1_connection(stream, &endpoint),
             (None, None) => {
-                match Box::pin(self.connection(&endpoint, load, tried, blameless)).await {
+                match Box::pin(self.connection(&endpoint, load, tried, began, blameless)).await {
                     Ok((stream, at, permit)) => {
                         (endpoint, load) = (at, permit);
                         blameless &= !stream.selected_http1();
@@ -136,9 +137,9 @@ impl Upstream {
             endpoint: Arc::clone(&endpoint),
             load,
             idle: idle.clone(),
-            keep_alive: self.settings.keep_alive,
             time_limit: wait,
-            clock: self.clock.clone(),
+            passive: Arc::clone(&self.passive),
+            began,
         };
         let (body, tunnel) = match reply.content {
             BodyKind::Whole(whole, rest) if rest.is_over() => {
@@ -157,7 +158,8 @@ impl Upstream {
             BodyKind::Tunnel(tunnel) => (Body::empty(), Some(Box::new(tunnel.holding(load)))),
         };
         let response = reply.response.map(|()| body);
-        Ok(Answered { response, tunnel, endpoint, at: now, early: reply.early })
+        let early = reply.early;
+        Ok(Answered { response, tunnel, endpoint, at: now, early, is_failed_call: false })
     }
 
     /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
@@ -217,6 +219,7 @@ impl Upstream {
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
         tried: &mut AttemptedEndpoints,
+        began: Duration,
         blameless: bool,
     ) -> Result<(Stream, Arc<Endpoint>, EndpointPermit), ConnectError> {
         let limit = self.settings.connect_timeout;
@@ -224,12 +227,14 @@ impl Upstream {
         race(
             all.into_iter(),
             async |endpoint| connect(&endpoint, limit, Offer::Http1).await,
-            |slow, error| {
-                tried.exclude(slow);
-                if blameless && error.failure == UpstreamError::Tls {
-                    slow.suspect();
-                } else {
-                    self.refused(slow, error, self.clock.uptime());
+            |other, error| {
+                tried.exclude(other);
+                match error {
+                    Some(error) if !(blameless && error.failure == UpstreamError::Tls) => {
+                        self.passive.refused(other, error, began);
+                    }
+                    // One that is only slower than another is no failure: a check tells whether it is silent.
+                    _ => other.suspect(),
                 }
             },
         )
@@ -243,7 +248,7 @@ impl Upstream {
         load: EndpointPermit,
         tried: &mut AttemptedEndpoints,
         idle: &IdlePool,
-        now: Duration,
+        began: Duration,
     ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
         let settings = PoolSettings {
             connect_timeout: self.settings.connect_timeout,
@@ -256,17 +261,21 @@ impl Upstream {
         race(
             all.into_iter(),
             async |endpoint| {
-                let acquired = idle.http2().acquire(&endpoint, &settings, sharing, now).await;
+                let acquired = idle.http2().acquire(&endpoint, &settings, sharing, began).await;
                 acquired.map_err(|failure| {
                     let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
                     let cause = endpoint.last_failure().filter(|_| connects);
                     ConnectError { failure, cause: cause.unwrap_or(failure.cause().into()) }
                 })
             },
-            |slow, error| {
-                tried.exclude(slow);
-                if error.failure.is_endpoint_fault() {
-                    self.refused(slow, error, self.clock.uptime());
+            |other, error| {
+                tried.exclude(other);
+                match error {
+                    Some(error) if error.failure.is_endpoint_fault() => {
+                        self.passive.refused(other, error, began);
+                    }
+                    Some(_) => {}
+                    None => other.suspect(),
                 }
             },
         )
@@ -286,7 +295,10 @@ impl Upstream {
             Ok(http2::Reply { response, early }) => {
                 let now = self.clock.uptime();
                 self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
-                Ok(Answered { response, tunnel: None, endpoint, at: now, early })
+                let content = ContentOutcome::of(&response, &self.passive, &endpoint, began);
+                let is_failed_call = content.is_failed_call(response.headers());
+                let response = response.map(|body| content.watch(body));
+                Ok(Answered { response, tunnel: None, endpoint, at: now, early, is_failed_call })
             }
             Err(http2::SendError { failure, sent, stale, connection_lost, early, anew }) => {
                 // After the first attempt, only GOAWAY says that another connection may work.
@@ -351,7 +363,8 @@ impl Upstream {
         let endless = is_endless(response.headers());
         content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
         let upload = http1::ResponseBody::upload(&content);
-        Body::streaming(PooledBody { content, held: Some(held) }).with_cut(upload)
+        let judges = !endless;
+        Body::streaming(PooledBody { content, held: Some(held), judges }).with_cut(upload)
     }
 }
 
@@ -364,6 +377,8 @@ pub(super) struct Answered {
     pub(super) at: Duration,
     /// Whether the request had not ended.
     pub(super) early: bool,
+    /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
+    pub(super) is_failed_call: bool,
 }
 
 impl Answered {

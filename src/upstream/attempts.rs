@@ -40,6 +40,11 @@ impl AttemptedEndpoints {
         refunds
     }
 
+    /// Returns how many attempts do not count against the retries.
+    pub(super) const fn refunds(&self) -> u32 {
+        self.free
+    }
+
     /// Records that a connection was lost with all of its streams.
     pub(super) const fn lose_connection(&mut self) {
         self.connection_lost = true;

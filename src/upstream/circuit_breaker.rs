@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::health::{Health, nanos};
+use super::health::{Health, Outcome, nanos};
 use super::settings::{CircuitBreakerSettings, Outlier};
 
 /// The circuit of one upstream, shared by all workers and across reloads.
@@ -22,6 +22,10 @@ pub(super) struct CircuitBreaker {
     state: AtomicU8,
     /// How often in a row the circuit has opened without a quiet time in between.
     openings: AtomicU32,
+    /// Uptime in nanoseconds of the last opening, or of the last probe that failed.
+    opened_at: AtomicU64,
+    /// Successful probes in a row since then.
+    successes: AtomicU32,
     /// Uptime in nanoseconds of the last closing.
     closed_at: AtomicU64,
     opened: Notify,
@@ -58,14 +62,16 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records the outcome of an attempt at the uptime `now`; true if it opens the circuit.
+    /// Records the outcome at the uptime `now` of an attempt that began at `began`; true if it opens the circuit.
     pub(super) fn record(
         &self,
-        well: bool,
+        outcome: Outcome,
         settings: &CircuitBreakerSettings,
+        began: Duration,
         now: Duration,
     ) -> bool {
-        if self.state() != CircuitState::Closed {
+        // An attempt from before the last closing says nothing about the time after it.
+        if self.state() != CircuitState::Closed || nanos(began) < self.closed_at.load(Relaxed) {
             return false;
         }
         let rules = Outlier {
@@ -75,7 +81,7 @@ impl CircuitBreaker {
             eject_for: Duration::ZERO,
             max_ejected: 100,
         };
-        if !self.counts.answered(well, &rules, now) || well {
+        if !self.counts.record(outcome, &rules, began, now) {
             return false;
         }
         let (closed, open) = (CircuitState::Closed as u8, CircuitState::Open as u8);
@@ -87,6 +93,8 @@ impl CircuitBreaker {
                 self.openings.store(0, Relaxed);
             }
             self.openings.fetch_add(1, Relaxed);
+            self.opened_at.store(nanos(now), Relaxed);
+            self.successes.store(0, Relaxed);
             self.opened.notify_one();
         }
         opens
@@ -99,19 +107,44 @@ impl CircuitBreaker {
         }
     }
 
-    /// Returns how long the circuit stays open before it is probed.
-    pub(super) fn open_time(&self, settings: &CircuitBreakerSettings) -> Duration {
-        let doublings = self.openings.load(Relaxed).saturating_sub(1).min(MAX_DOUBLINGS);
-        (settings.open_for * 2_u32.pow(doublings)).min(MAX_OPEN_TIME.max(settings.open_for))
+    /// Returns how long an open circuit stays so at the uptime `now` before it is probed.
+    pub(super) fn time_to_probe(
+        &self,
+        settings: &CircuitBreakerSettings,
+        now: Duration,
+    ) -> Duration {
+        let opened_at = Duration::from_nanos(self.opened_at.load(Relaxed));
+        (opened_at + self.open_time(settings)).saturating_sub(now)
     }
 
-    /// Sets the state at the uptime `now`.
-    pub(super) fn set(&self, state: CircuitState, now: Duration) {
-        if state == CircuitState::Closed {
+    /// Records a probe at the uptime `now`; true if it changes the state. A success makes the circuit half-open, the last
+    /// of `close_after` closes it, and a failure opens it again.
+    pub(super) fn probed(
+        &self,
+        well: bool,
+        settings: &CircuitBreakerSettings,
+        now: Duration,
+    ) -> bool {
+        let before = self.state();
+        let state = if !well {
+            self.opened_at.store(nanos(now), Relaxed);
+            self.successes.store(0, Relaxed);
+            CircuitState::Open
+        } else if self.successes.fetch_add(1, Relaxed) + 1 < settings.close_after {
+            CircuitState::HalfOpen
+        } else {
             self.counts.reset();
             self.closed_at.store(nanos(now), Relaxed);
-        }
+            CircuitState::Closed
+        };
         self.state.store(state as u8, Relaxed);
+        state != before
+    }
+
+    /// Returns how long the circuit stays open after an opening before it is probed.
+    fn open_time(&self, settings: &CircuitBreakerSettings) -> Duration {
+        let doublings = self.openings.load(Relaxed).saturating_sub(1).min(MAX_DOUBLINGS);
+        (settings.open_for * 2_u32.pow(doublings)).min(MAX_OPEN_TIME.max(settings.open_for))
     }
 }
 
@@ -131,14 +164,34 @@ mod tests {
     fn a_circuit_opens_after_a_run_and_refuses_until_it_is_closed() {
         let (circuit, settings) = (CircuitBreaker::default(), settings());
 
-        let opens: Vec<_> = (0..4).map(|_| circuit.record(false, &settings, NOW)).collect();
+        let fails = |began, now| circuit.record(Outcome::Failed, &settings, began, now);
+        let opens: Vec<_> = (0..4).map(|_| fails(NOW, NOW)).collect();
 
         assert_eq!(opens, [false, false, true, false]);
         assert_eq!(circuit.state(), CircuitState::Open);
-        circuit.set(CircuitState::HalfOpen, NOW);
-        assert!(!circuit.record(false, &settings, NOW), "late responses do not matter");
-        circuit.set(CircuitState::Closed, NOW);
-        assert!(!circuit.record(false, &settings, NOW), "counting begins anew");
+        assert!(circuit.probed(true, &settings, NOW));
+        assert_eq!(circuit.state(), CircuitState::HalfOpen);
+        assert!(!fails(NOW, NOW), "late responses do not matter");
+        let later = NOW + Duration::from_secs(1);
+        assert!(circuit.probed(true, &settings, later));
+        assert_eq!(circuit.state(), CircuitState::Closed);
+        assert!(!fails(later, later), "counting begins anew");
+        assert!((0..9).all(|_| !fails(NOW, later)), "nor do they after the circuit has closed");
+    }
+
+    #[test]
+    fn the_time_that_a_circuit_stays_open_counts_from_its_opening() {
+        let (circuit, settings) = (CircuitBreaker::default(), settings());
+        for _ in 0..3 {
+            let _ = circuit.record(Outcome::Failed, &settings, NOW, NOW);
+        }
+        let left =
+            |secs| circuit.time_to_probe(&settings, NOW + Duration::from_secs(secs)).as_secs();
+
+        assert_eq!([left(0), left(4), left(9)], [5, 1, 0]);
+
+        circuit.probed(false, &settings, NOW + Duration::from_secs(9));
+        assert_eq!(left(9), 5, "a probe that fails opens it anew");
     }
 
     #[test]
@@ -148,10 +201,12 @@ mod tests {
         for wait in [0, 1, 1, 1000] {
             let now = NOW + Duration::from_secs(wait * (times.len() as u64 + 1));
             for _ in 0..3 {
-                let _ = circuit.record(false, &settings, now);
+                let _ = circuit.record(Outcome::Failed, &settings, now, now);
             }
             times.push(circuit.open_time(&settings).as_secs());
-            circuit.set(CircuitState::Closed, now);
+            for _ in 0..settings.close_after {
+                circuit.probed(true, &settings, now);
+            }
         }
 
         assert_eq!(times, [5, 10, 20, 5]);

@@ -53,12 +53,12 @@ pub(super) async fn connect(
 }
 
 /// Opens a connection to the first of `endpoints` where `open` succeeds. Each gets [`CONNECTION_ATTEMPT_DELAY`] before
-/// the next one is tried besides, or the next one is tried at once after a failure (RFC 8305 §5). `failed` is called for
-/// each that has failed, and for those that were slower than the one returned.
+/// the next one is tried besides, or the next one is tried at once after a failure (RFC 8305 §5). `lost` is called for
+/// each that has failed, with its error, and for those that were slower than the one returned.
 pub(super) async fn race<T, F>(
     mut endpoints: impl Iterator<Item = (Arc<Endpoint>, EndpointPermit)>,
     open: impl Fn(Arc<Endpoint>) -> F,
-    mut failed: impl FnMut(&Endpoint, &ConnectError),
+    mut lost: impl FnMut(&Endpoint, Option<&ConnectError>),
 ) -> Result<(T, Arc<Endpoint>, EndpointPermit), ConnectError>
 where
     F: Future<Output = Result<T, ConnectError>>,
@@ -92,14 +92,14 @@ where
                 let won = under_way.iter().position(|(other, _)| Arc::ptr_eq(other, &endpoint));
                 let Some(won) = won else { return Err(last) };
                 for (slower, _) in under_way.iter().take(won) {
-                    failed(slower, &ConnectError::timeout(CONNECTION_ATTEMPT_DELAY));
+                    lost(slower, None);
                 }
                 let (endpoint, permit) = under_way.swap_remove(won);
                 return Ok((stream, endpoint, permit));
             }
             Some((Err(error), endpoint)) => {
                 under_way.retain(|(other, _)| !Arc::ptr_eq(other, &endpoint));
-                failed(&endpoint, &error);
+                lost(&endpoint, Some(&error));
                 last = error;
             }
             None => {}

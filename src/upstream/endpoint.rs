@@ -29,6 +29,8 @@ pub struct Endpoint {
     pending: AtomicU32,
     pub(super) health: Health,
     /// Asks the control runtime for a check at once.
+    refused: Notify,
+    /// Asks the control runtime for a check soon.
     suspect: Notify,
     /// Whether name resolution no longer returns the address: connections are not reused.
     retired: AtomicBool,
@@ -109,6 +111,7 @@ impl Endpoint {
             max_pending: key.max_pending,
             pending: AtomicU32::new(0),
             health: Health::default(),
+            refused: Notify::new(),
             suspect: Notify::new(),
             retired: AtomicBool::new(false),
             key,
@@ -175,12 +178,22 @@ impl Endpoint {
         self.health.state(now, slow_start)
     }
 
-    /// Asks the control runtime to check the endpoint at once.
+    /// Asks the control runtime to check the endpoint at once, since a request could not connect.
+    pub(super) fn report_refusal(&self) {
+        self.refused.notify_one();
+    }
+
+    /// Waits until a request could not connect.
+    pub(super) async fn refusal(&self) {
+        self.refused.notified().await;
+    }
+
+    /// Asks the control runtime to check the endpoint soon, since a connection broke off under a request.
     pub(super) fn suspect(&self) {
         self.suspect.notify_one();
     }
 
-    /// Waits until a request could not connect.
+    /// Waits until a connection broke off under a request.
     pub(super) async fn suspected(&self) {
         self.suspect.notified().await;
     }

@@ -56,7 +56,7 @@ impl EndpointSet {
                 tier: member.tier,
                 weight: member.weight.into(),
                 load,
-                open: !excluded(endpoint) && rules.admit(endpoint, now),
+                open: !excluded(endpoint) && rules.admit(index, member),
                 full: load >= endpoint.capacity(),
                 share: endpoint.health.share(now, settings.slow_start),
                 identity: member.identity,
@@ -66,32 +66,102 @@ impl EndpointSet {
 
     /// Returns the rules that hold for all endpoints at this moment.
     fn rules(&self, settings: &Settings, now: Duration) -> AdmissionRules {
-        let total = self.members.len();
-        let (mut up, mut ejected) = (0, 0);
-        for member in self.members.iter().filter(|member| !member.endpoint.health.is_down()) {
-            up += 1;
-            ejected += usize::from(member.endpoint.health.is_ejected(now));
+        // The usual case.
+        if self.members.iter().all(|member| member.is_available(now)) {
+            return AdmissionRules::default();
         }
         AdmissionRules {
-            // At most `max_ejected` percent of those that are up are left out for failed requests.
-            ejects: ejected * 100 <= up * usize::from(settings.outlier.max_ejected),
-            panics: (up - ejected) * 100 < total * usize::from(settings.panic_threshold),
+            left_out: self.left_out(settings.outlier.max_ejected, now),
+            panic: self.panic(settings.panic_threshold, now),
+        }
+    }
+
+    /// Returns the indices of the ejected endpoints that are left out: up to `max_percent` of those of their tier that are
+    /// up, the first ejected ones first; all of a tier where an endpoint of a further tier takes their place.
+    fn left_out(&self, max_percent: u8, now: Duration) -> Vec<usize> {
+        let ejected = self.members.iter().enumerate().filter(|(_, member)| {
+            let health = &member.endpoint.health;
+            !health.is_down() && health.is_ejected(now)
+        });
+        let key = |(index, member): (usize, &Member)| {
+            (member.tier, member.endpoint.health.ejected_until(), index)
+        };
+        let mut ejected: Vec<_> = ejected.map(key).collect();
+        ejected.sort_unstable();
+        let mut left_out = Vec::new();
+        for of_tier in ejected.chunk_by(|(tier, ..), (other, ..)| tier == other) {
+            let tier = of_tier[0].0;
+            let up = self
+                .members
+                .iter()
+                .filter(|member| member.tier == tier && !member.endpoint.health.is_down());
+            let up = up.count();
+            let has_substitute =
+                || self.members.iter().any(|other| other.tier > tier && other.is_available(now));
+            let most = if of_tier.len() == up && has_substitute() {
+                up
+            } else {
+                up * usize::from(max_percent) / 100
+            };
+            left_out.extend(of_tier.iter().take(most).map(|&(.., index)| index));
+        }
+        left_out
+    }
+
+    /// Decides where health is ignored: in the first tier with an available endpoint, if less than `threshold` percent of
+    /// it are; everywhere without any.
+    fn panic(&self, threshold: u8, now: Duration) -> Panic {
+        if threshold == 0 {
+            return Panic::Never;
+        }
+        let available = self.members.iter().filter(|member| member.is_available(now));
+        let Some(tier) = available.map(|member| member.tier).min() else {
+            return Panic::Everywhere;
+        };
+        let of_tier = self.members.iter().filter(|member| member.tier == tier);
+        let (total, available) = of_tier.fold((0, 0), |(total, available), member| {
+            (total + 1, available + usize::from(member.is_available(now)))
+        });
+        if available * 100 < total * usize::from(threshold) {
+            Panic::Within(tier)
+        } else {
+            Panic::Never
         }
     }
 }
 
-/// Which states exclude an endpoint at this moment.
-#[derive(Clone, Copy, Debug)]
+impl Member {
+    fn is_available(&self, now: Duration) -> bool {
+        let health = &self.endpoint.health;
+        !health.is_down() && !health.is_ejected(now)
+    }
+}
+
+/// Which endpoints receive no requests at this moment.
+#[derive(Debug, Default)]
 struct AdmissionRules {
-    /// Whether ejected endpoints are left out.
-    ejects: bool,
-    /// Whether so few endpoints are available that health is ignored.
-    panics: bool,
+    /// The indices of the ejected endpoints that are left out.
+    left_out: Vec<usize>,
+    panic: Panic,
+}
+
+/// Where so few endpoints are available that health is ignored.
+#[derive(Clone, Copy, Debug, Default)]
+enum Panic {
+    #[default]
+    Never,
+    /// Among the endpoints of this tier.
+    Within(u32),
+    Everywhere,
 }
 
 impl AdmissionRules {
-    fn admit(self, endpoint: &Endpoint, now: Duration) -> bool {
-        self.panics
-            || !endpoint.health.is_down() && (!self.ejects || !endpoint.health.is_ejected(now))
+    fn admit(&self, index: usize, member: &Member) -> bool {
+        let ignores_health = match self.panic {
+            Panic::Never => false,
+            Panic::Within(tier) => tier == member.tier,
+            Panic::Everywhere => true,
+        };
+        ignores_health || !member.endpoint.health.is_down() && !self.left_out.contains(&index)
     }
 }

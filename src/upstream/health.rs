@@ -21,6 +21,12 @@ pub(super) struct Health {
     contrary: AtomicU32,
     /// Consecutive failed requests.
     failures: AtomicU32,
+    /// Consecutive responses whose content failed behind a good head.
+    broken: AtomicU32,
+    /// Uptime in nanoseconds of the last of those that counted.
+    broken_at: AtomicU64,
+    /// Uptime in nanoseconds of the first failure of those in a row.
+    failing_since: AtomicU64,
     /// Uptime in nanoseconds until which the endpoint is ejected; 0 if it is not.
     ejected_until: AtomicU64,
     /// Requests and failures of the current ten seconds: see [`Window`].
@@ -29,6 +35,39 @@ pub(super) struct Health {
     recovered_at: AtomicU64,
     /// The cause of the last failure, for the operator.
     last_failure: Mutex<Option<Box<str>>>,
+}
+
+/// The outcome of a request, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Outcome {
+    /// A response head that shows no failure.
+    Answered,
+    /// No response, or one that shows a failure.
+    Failed,
+    /// The end of the content behind a good head.
+    Completed,
+    /// Content that broke off, or a call whose status came behind its content and is a failure.
+    BrokeOff,
+}
+
+impl Outcome {
+    /// Returns the outcome of a response head.
+    pub(super) const fn of_head(well: bool) -> Self {
+        if well { Self::Answered } else { Self::Failed }
+    }
+
+    /// Returns the outcome of the content behind a good head.
+    pub(super) const fn of_content(well: bool) -> Self {
+        if well { Self::Completed } else { Self::BrokeOff }
+    }
+
+    const fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::BrokeOff)
+    }
+
+    const fn is_of_content(self) -> bool {
+        matches!(self, Self::Completed | Self::BrokeOff)
+    }
 }
 
 /// The result of the last checks.
@@ -126,33 +165,84 @@ impl Health {
         u8::try_from(percent).unwrap_or(FULL_SHARE).clamp(MIN_SHARE, FULL_SHARE)
     }
 
-    /// Records the outcome of a request; true if that ejects or readmits the endpoint. An ejected endpoint gets no
-    /// requests until `eject_for` has passed; then one more failure ejects it again.
-    pub(super) fn answered(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
-        let rate_exceeded = outlier.error_rate > 0 && self.count(well, outlier, now);
-        if well && !rate_exceeded {
+    /// Returns the uptime in nanoseconds at which an ejection ends; 0 if there was none.
+    pub(super) fn ejected_until(&self) -> u64 {
+        self.ejected_until.load(Relaxed)
+    }
+
+    /// Whether the last requests have failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures.load(Relaxed) != 0 || self.broken.load(Relaxed) != 0
+    }
+
+    /// Whether a request that began at the uptime `began` was sent before the endpoint began to fail.
+    pub(super) fn began_to_fail_after(&self, began: Duration) -> bool {
+        self.failing_since.load(Relaxed) >= nanos(began)
+    }
+
+    /// Records the outcome at the uptime `now` of a request that was sent at `began`; true if that ejects or readmits the
+    /// endpoint. An ejected endpoint gets no requests until `eject_for` has passed; then one more failure ejects it again.
+    pub(super) fn record(
+        &self,
+        outcome: Outcome,
+        outlier: &Outlier,
+        began: Duration,
+        now: Duration,
+    ) -> bool {
+        if self.is_outdated(outlier, began, now) {
+            return false;
+        }
+        if outcome == Outcome::BrokeOff {
+            // All that flow at one moment break off together where a service restarts: they count as one.
+            if nanos(began) < self.broken_at.load(Relaxed) {
+                return false;
+            }
+            self.broken_at.store(nanos(now), Relaxed);
+        }
+        let rate_exceeded = outlier.error_rate > 0
+            && outcome != Outcome::Completed
+            && self.count(outcome, outlier, now);
+        let (run, other) = if outcome.is_of_content() {
+            (&self.broken, &self.failures)
+        } else {
+            (&self.failures, &self.broken)
+        };
+        if !outcome.is_failure() {
             // The usual case reads without writing, so that the cache line stays shared between workers.
-            return self.failures.load(Relaxed) != 0 && {
-                self.failures.store(0, Relaxed);
+            return run.load(Relaxed) != 0 && {
+                run.store(0, Relaxed);
                 // An ejection that is over leaves its end behind, from which a slow start counts.
-                self.is_ejected(now) && {
+                other.load(Relaxed) == 0 && self.is_ejected(now) && {
                     self.ejected_until.store(nanos(now).max(1), Relaxed);
                     true
                 }
             };
         }
-        let in_a_row = !well && self.failures.fetch_add(1, Relaxed) + 1 >= outlier.errors;
+        if !self.is_failing() {
+            self.failing_since.store(nanos(now), Relaxed);
+        }
+        let in_a_row = run.fetch_add(1, Relaxed) + 1 >= outlier.errors;
         let was_ejected = self.is_ejected(now);
         if in_a_row || rate_exceeded {
             self.ejected_until.store(nanos(now + outlier.eject_for), Relaxed);
-            self.failures.store(outlier.errors.saturating_sub(1), Relaxed);
+            run.store(outlier.errors.saturating_sub(1), Relaxed);
+            other.store(0, Relaxed);
             self.window.store(0, Relaxed);
         }
         (in_a_row || rate_exceeded) && !was_ejected
     }
 
-    /// Counts a request; true if the share of failures is exceeded by this failure.
-    fn count(&self, well: bool, outlier: &Outlier, now: Duration) -> bool {
+    /// Whether a request that was sent at `began` says nothing about the endpoint at `now`, since it was ejected or has
+    /// recovered in between.
+    fn is_outdated(&self, outlier: &Outlier, began: Duration, now: Duration) -> bool {
+        let began = nanos(began);
+        let ejected_at = || self.ejected_until().saturating_sub(nanos(outlier.eject_for));
+        began < self.recovered_at.load(Relaxed) || self.is_ejected(now) && began <= ejected_at()
+    }
+
+    /// Counts an outcome; true if the share of failures is exceeded by this failure.
+    fn count(&self, outcome: Outcome, outlier: &Outlier, now: Duration) -> bool {
+        let fails = outcome.is_failure();
         let number = (now.as_secs() / WINDOW_SECS) as u32 & Window::MAX_NUMBER;
         let mut current = Window::unpack(self.window.load(Relaxed));
         if current.number != number {
@@ -162,10 +252,11 @@ impl Health {
         if current.requests >= Window::MAX_COUNT {
             return false;
         }
-        current.requests += 1;
-        current.failures += u32::from(!well);
+        // Of content that breaks off, the head was counted.
+        current.requests += u32::from(!outcome.is_of_content());
+        current.failures += u32::from(fails);
         self.window.store(current.pack(), Relaxed);
-        !well
+        fails
             && current.requests >= outlier.min_requests
             && u64::from(current.failures) * 100
                 >= u64::from(current.requests) * u64::from(outlier.error_rate)
@@ -218,6 +309,7 @@ impl Health {
             self.recovered_at.store(nanos(now).max(1), Relaxed);
             // Failures before it was out say nothing about it now.
             self.failures.store(0, Relaxed);
+            self.broken.store(0, Relaxed);
             self.ejected_until.store(0, Relaxed);
         }
         self.verdict.store(verdict as u8, Relaxed);
@@ -226,6 +318,7 @@ impl Health {
     /// Begins to count failures anew.
     pub(super) fn reset(&self) {
         self.failures.store(0, Relaxed);
+        self.broken.store(0, Relaxed);
         self.window.store(0, Relaxed);
         self.ejected_until.store(0, Relaxed);
     }
@@ -304,18 +397,67 @@ mod tests {
     fn a_run_of_failures_ejects_an_endpoint_for_a_while() {
         let (health, outlier) = (Health::default(), Outlier::default());
 
-        let ejects: Vec<_> = (0..5).map(|_| health.answered(false, &outlier, NOW)).collect();
+        let ejects: Vec<_> =
+            (0..5).map(|_| health.record(Outcome::Failed, &outlier, NOW, NOW)).collect();
 
         assert_eq!(ejects, [false, false, false, false, true]);
         assert!(health.is_ejected(NOW) && !health.is_ejected(LATER));
-        assert!(health.answered(false, &outlier, LATER), "one more failure ejects it again");
+        let again = health.record(Outcome::Failed, &outlier, LATER, LATER);
+        assert!(again, "one more failure ejects it again");
+    }
+
+    #[test]
+    fn only_a_request_that_began_after_an_ejection_ends_it() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+        for _ in 0..5 {
+            let _ = health.record(Outcome::Failed, &outlier, NOW, NOW);
+        }
+        let (next, later) = (NOW + Duration::from_millis(1), NOW + Duration::from_secs(1));
+
+        assert!(!health.record(Outcome::Answered, &outlier, NOW, later), "it was in flight");
+
+        assert!(health.is_ejected(later));
+        assert!(health.record(Outcome::Answered, &outlier, next, later));
+        assert!(!health.is_ejected(later));
+    }
+
+    #[test]
+    fn failures_from_before_a_recovery_say_nothing_about_it() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+        health.probed(false, NOW);
+        health.probed(true, LATER);
+
+        for _ in 0..10 {
+            let _ = health.record(Outcome::Failed, &outlier, NOW, LATER);
+        }
+
+        assert!(!health.is_ejected(LATER));
+    }
+
+    #[test]
+    fn an_endpoint_that_breaks_off_its_content_is_ejected_whatever_its_heads_say() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+        let at = |n: u64| NOW + Duration::from_millis(n);
+
+        let ejected = (0..10).position(|n| {
+            let _ = health.record(Outcome::Answered, &outlier, at(n), at(n));
+            health.record(Outcome::BrokeOff, &outlier, at(n), at(n))
+        });
+
+        assert_eq!(ejected, Some(4));
+        let (health, together) = (Health::default(), at(5));
+        for _ in 0..100 {
+            let _ = health.record(Outcome::BrokeOff, &outlier, NOW, together);
+        }
+        assert!(!health.is_ejected(together), "those of one moment count once");
     }
 
     #[test]
     fn a_share_of_failures_ejects_an_endpoint_without_a_run() {
         let (health, outlier) = (Health::default(), Outlier::default());
 
-        let ejected = (0..40).position(|n| health.answered(n % 2 == 0, &outlier, NOW));
+        let ejected =
+            (0..40).position(|n| health.record(Outcome::of_head(n % 2 == 0), &outlier, NOW, NOW));
 
         assert_eq!(ejected, Some(19), "the twentieth request is the first that counts");
     }
@@ -324,7 +466,10 @@ mod tests {
     fn a_share_of_failures_below_the_limit_ejects_nothing() {
         let (health, outlier) = (Health::default(), Outlier::default());
 
-        assert!((0..10_000).all(|n| !health.answered(n % 3 != 0, &outlier, NOW)));
+        let mut ejects =
+            (0..10_000).map(|n| health.record(Outcome::of_head(n % 3 != 0), &outlier, NOW, NOW));
+
+        assert!(ejects.all(|ejects| !ejects));
     }
 
     #[test]
@@ -370,7 +515,7 @@ mod tests {
             let (health, outlier) = (Health::default(), Outlier::default());
             for secs in outcomes {
                 let now = Duration::from_secs(secs);
-                prop_assert!(!health.answered(true, &outlier, now));
+                prop_assert!(!health.record(Outcome::Answered, &outlier, now, now));
                 prop_assert_eq!(health.state(now, Duration::from_secs(10)), EndpointState::Healthy);
             }
         }

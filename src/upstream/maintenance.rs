@@ -115,29 +115,22 @@ impl Upstream {
     /// Probes the upstream whenever its circuit is open, and closes it.
     async fn keep_circuit(&self) {
         let Some((settings, circuit)) = &self.circuit else { return };
-        self.metrics.circuit.set(circuit.state() as i64);
         loop {
             circuit.wait_until_open().await;
-            sleep(circuit.open_time(settings)).await;
-            let mut successes = 0;
-            let mut cause = None;
-            while successes < settings.close_after {
-                if let Err(failed) = self.probe().await {
-                    cause = Some(failed);
+            // Each reload begins this task anew: the time counts from the opening, and so do the successes.
+            sleep(circuit.time_to_probe(settings, self.clock.uptime())).await;
+            loop {
+                let cause = self.probe().await.err();
+                let changed = circuit.probed(cause.is_none(), settings, self.clock.uptime());
+                let state = circuit.state();
+                self.metrics.circuit.set(state as i64);
+                if changed && state != CircuitState::HalfOpen {
+                    self.passive.log_circuit(cause.as_deref());
+                }
+                if state != CircuitState::HalfOpen {
                     break;
                 }
-                successes += 1;
-                circuit.set(CircuitState::HalfOpen, self.clock.uptime());
-                self.metrics.circuit.set(CircuitState::HalfOpen as i64);
-                if successes < settings.close_after {
-                    sleep(PROBE_INTERVAL.min(settings.open_for)).await;
-                }
-            }
-            let state = if cause.is_none() { CircuitState::Closed } else { CircuitState::Open };
-            let changed = circuit.state() != state;
-            circuit.set(state, self.clock.uptime());
-            if changed {
-                self.log_circuit(cause.as_deref());
+                sleep(PROBE_INTERVAL.min(settings.open_for)).await;
             }
         }
     }
@@ -164,8 +157,8 @@ impl Upstream {
         connected.map(drop).map_err(|error| error.cause)
     }
 
-    /// Checks or probes `endpoint` once; `suspected` is whether a request could not connect.
-    async fn examine(&self, endpoint: &Endpoint, suspected: bool) -> bool {
+    /// Checks or probes `endpoint` once; `refused` is whether a request could not connect.
+    async fn examine(&self, endpoint: &Endpoint, refused: bool) -> bool {
         let active = self.settings.health_check.as_ref();
         let result = self.contact(endpoint).await;
         let well = result.is_ok();
@@ -176,7 +169,7 @@ impl Upstream {
         let changed = match active {
             Some(active) => {
                 self.metrics.checked(well);
-                if suspected && !well {
+                if refused && !well {
                     endpoint.health.condemn(now)
                 } else {
                     endpoint.health.checked(well, active, now)
@@ -185,7 +178,7 @@ impl Upstream {
             None => endpoint.health.probed(well, now),
         };
         if changed {
-            self.log_state(endpoint, now);
+            self.passive.log_state(endpoint, now);
         }
         self.checked.notify_waiters();
         well
@@ -199,24 +192,22 @@ impl Upstream {
         }
         let mut schedule = Schedule::new(active, endpoint.health.is_down());
         loop {
-            let suspected = match schedule.next {
-                None => {
-                    endpoint.suspected().await;
-                    true
+            let reason = tokio::select! {
+                biased;
+                () = endpoint.refusal() => {
+                    sleep_until(schedule.earliest).await;
+                    Reason::Refused
                 }
-                Some(next) => tokio::select! {
-                    biased;
-                    () = endpoint.suspected() => true,
-                    () = sleep_until(next) => false,
-                },
+                () = async {
+                    endpoint.suspected().await;
+                    sleep_until(schedule.earliest_after_break).await;
+                } => Reason::BrokenOff,
+                () = sleep_until(schedule.next.unwrap_or(Instant::now() + NEVER)) => Reason::Due,
             };
-            if suspected {
-                sleep_until(schedule.earliest).await;
-            }
-            let well = self.examine(endpoint, suspected).await;
+            let well = self.examine(endpoint, reason == Reason::Refused).await;
             let settled = well && !endpoint.health.is_down();
             let interval = active.map(|active| with_jitter(active.interval));
-            schedule.after(settled, suspected, interval);
+            schedule.after(settled, reason != Reason::Due, interval);
         }
     }
 }
@@ -232,13 +223,26 @@ impl EndpointSet {
     }
 }
 
+/// Why an endpoint is checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Reason {
+    /// A request could not connect.
+    Refused,
+    /// A connection broke off under a request: the process behind it may have ended, or the request itself is the cause.
+    BrokenOff,
+    /// It is time for it.
+    Due,
+}
+
 /// When an endpoint is checked next.
 struct Schedule {
-    /// `None` waits for a request that cannot connect.
+    /// `None` waits for a request that fails.
     next: Option<Instant>,
-    /// The earliest moment of a check that a request asks for.
+    /// The earliest moment of a check after a request could not connect.
     earliest: Instant,
-    /// The interval while an endpoint is out after a request could not connect.
+    /// The earliest moment of a check after a connection broke off, which clients may cause as often as they like.
+    earliest_after_break: Instant,
+    /// The interval while an endpoint is out after a request has failed.
     quick: Option<Duration>,
 }
 
@@ -246,13 +250,14 @@ impl Schedule {
     fn new(active: Option<&HealthCheck>, is_down: bool) -> Self {
         let now = Instant::now();
         let next = (active.is_some() || is_down).then_some(now);
-        Self { next, earliest: now, quick: None }
+        Self { next, earliest: now, earliest_after_break: now, quick: None }
     }
 
     /// Decides about the next check after one that has ended. `interval` is that of active checks.
     fn after(&mut self, settled: bool, suspected: bool, interval: Option<Duration>) {
         let now = Instant::now();
         self.earliest = now + MIN_INTERVAL;
+        self.earliest_after_break = now + MIN_INTERVAL_AFTER_BREAK;
         if settled {
             self.quick = None;
         } else if suspected || self.quick.is_some() || interval.is_none() {
@@ -312,7 +317,11 @@ const FIRST_RESOLVE_RETRY: Duration = Duration::from_millis(100);
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// The shortest time between two checks of an endpoint.
 const MIN_INTERVAL: Duration = Duration::from_millis(25);
-/// The first interval after a request could not connect; each further one is twice as long.
+/// The shortest time between a check and another one that a broken connection asks for.
+const MIN_INTERVAL_AFTER_BREAK: Duration = Duration::from_secs(1);
+/// The time until a check that only a request asks for.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+/// The first interval after a request has failed; each further one is twice as long.
 const FIRST_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest interval while an endpoint is unreachable.
 const MAX_INTERVAL: Duration = Duration::from_millis(500);

@@ -15,6 +15,7 @@ mod circuit_breaker;
 mod connect;
 mod connection_gauges;
 mod connection_pool;
+mod content_outcome;
 mod endpoint;
 mod endpoint_set;
 mod error;
@@ -28,6 +29,7 @@ mod interim_responses;
 mod load_balancer;
 mod long_lived_response;
 mod maintenance;
+mod passive_health;
 mod pooled_body;
 mod registry;
 mod resolve;
@@ -41,7 +43,6 @@ mod unbegun_requests;
 
 use core::fmt;
 use core::sync::atomic::AtomicUsize;
-use core::time::Duration;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -65,6 +66,7 @@ pub use self::http2::fuzz as http2_fuzz;
 use self::load_balancer::scatter;
 pub(crate) use self::long_lived_response::is_endless;
 pub use self::maintenance::maintain;
+use self::passive_health::PassiveHealth;
 use self::registry::ResolvedName;
 pub use self::registry::UpstreamRegistry;
 pub(crate) use self::send::blames_endpoint;
@@ -84,7 +86,7 @@ use crate::tls::TlsError;
 /// One upstream. Shared by all workers and the control runtime.
 #[derive(Debug)]
 pub struct Upstream {
-    settings: Settings,
+    settings: Arc<Settings>,
     targets: Box<[ConfiguredTarget]>,
     registry: Arc<UpstreamRegistry>,
     /// The endpoints of the moment; the control runtime replaces them.
@@ -95,6 +97,7 @@ pub struct Upstream {
     unbegun: UnbegunRequests,
     /// The circuit breaker with its settings, if there is one.
     circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
+    passive: Arc<PassiveHealth>,
     /// Notified when the endpoints were replaced.
     resolved: Notify,
     /// Notified after each check of an endpoint that was out.
@@ -130,7 +133,7 @@ impl Upstream {
         clock: Clock,
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
-        let metrics = metrics.upstream(&settings.name);
+        let (metrics, settings) = (metrics.upstream(&settings.name), Arc::new(settings));
         let connectors = tls_connectors::connectors(&settings)?;
         let targets = settings
             .targets
@@ -146,9 +149,14 @@ impl Upstream {
                 Ok(ConfiguredTarget { target: target.clone(), tls, resolved })
             })
             .collect::<Result<Box<[_]>, TlsError>>()?;
-        let circuit = settings
-            .circuit_breaker
-            .map(|breaker| (breaker, registry.circuit(&settings.name, breaker)));
+        let circuit =
+            settings.circuit_breaker.map(|breaker| (breaker, registry.circuit(&settings, breaker)));
+        let passive = Arc::new(PassiveHealth {
+            settings: Arc::clone(&settings),
+            circuit: circuit.clone(),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+        });
         let upstream = Self {
             unbegun: UnbegunRequests::of(&settings),
             settings,
@@ -158,6 +166,7 @@ impl Upstream {
             turn: AtomicUsize::new(0),
             budget: retry::Budget::default(),
             circuit,
+            passive,
             resolved: Notify::new(),
             checked: Notify::new(),
             metrics,
@@ -178,7 +187,7 @@ impl Upstream {
     }
 
     /// Returns the settings.
-    pub const fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
@@ -204,8 +213,10 @@ impl Upstream {
         self.unbegun.admit()
     }
 
-    /// Updates the metrics of the endpoints' health.
+    /// Updates the metrics of the endpoints' health, and of the circuit.
     pub fn refresh_health(&self) {
+        // Also where a reload has removed or replaced an open one.
+        self.metrics.circuit.set(self.circuit().unwrap_or(CircuitState::Closed) as i64);
         let now = self.clock.uptime();
         for member in &self.endpoints.load().members {
             let state = member.endpoint.state(now, self.settings.slow_start);
@@ -273,66 +284,6 @@ impl Upstream {
             new.for_each(|member| member.endpoint.health.appeared(now));
         }
         EndpointSet::new(members)
-    }
-
-    /// Records the outcome of an attempt for passive health checks.
-    fn judge(&self, endpoint: &Endpoint, well: bool, now: Duration) {
-        if endpoint.health.answered(well, &self.settings.outlier, now) {
-            self.log_state(endpoint, now);
-        }
-        if let Some((settings, circuit)) = &self.circuit
-            && circuit.record(well, settings, now)
-        {
-            self.log_circuit(endpoint.last_failure().as_deref());
-        }
-    }
-
-    /// Records that an endpoint could not be connected to; the control runtime checks it at once.
-    fn refused(&self, endpoint: &Endpoint, error: &connect::ConnectError, now: Duration) {
-        endpoint.health.failed(&error.cause);
-        self.judge(endpoint, false, now);
-        endpoint.suspect();
-    }
-
-    /// Logs a changed state of the circuit, and exports it.
-    fn log_circuit(&self, cause: Option<&str>) {
-        let Some(state) = self.circuit() else { return };
-        self.metrics.circuit.set(state as i64);
-        let upstream = &*self.settings.name;
-        if state == CircuitState::Closed {
-            tracing::info!(
-                upstream,
-                state = state.word(),
-                "The circuit of an upstream closed; requests are sent again."
-            );
-        } else {
-            tracing::warn!(
-                upstream,
-                state = state.word(),
-                cause,
-                "The circuit of an upstream is not closed; requests are refused or take the fallback."
-            );
-        }
-    }
-
-    /// Logs a changed state of an endpoint, and exports it.
-    fn log_state(&self, endpoint: &Endpoint, now: Duration) {
-        let state = endpoint.state(now, self.settings.slow_start);
-        let gauge = self.metrics.target(endpoint.name());
-        gauge.set(i64::from(state.is_available()));
-        let (upstream, target) = (&*self.settings.name, endpoint.name());
-        let cause = endpoint.last_failure();
-        if state.is_available() {
-            tracing::info!(upstream, target, state = state.word(), "A target is available again.");
-        } else {
-            tracing::warn!(
-                upstream,
-                target,
-                state = state.word(),
-                cause = cause.as_deref(),
-                "A target is out; requests go to others."
-            );
-        }
     }
 }
 

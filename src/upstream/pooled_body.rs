@@ -13,18 +13,19 @@ use http_body::{Frame, SizeHint};
 use super::connection_pool::IdlePool;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::http1::{self, Connection, RemainingUpload};
+use super::passive_health::PassiveHealth;
 use crate::base::body;
-use crate::base::clock::Clock;
 
 /// A permit at an endpoint during one exchange.
 pub(super) struct Held {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) load: EndpointPermit,
     pub(super) idle: IdlePool,
-    pub(super) keep_alive: Duration,
     /// The timeout for an upstream that reads nothing of the request.
     pub(super) time_limit: Duration,
-    pub(super) clock: Clock,
+    pub(super) passive: Arc<PassiveHealth>,
+    /// The uptime at which the request was sent.
+    pub(super) began: Duration,
 }
 
 impl Held {
@@ -41,9 +42,10 @@ impl Held {
     }
 
     fn keep(self, connection: Option<Box<Connection>>) {
-        let Self { endpoint, load, idle, keep_alive, clock, .. } = self;
+        let Self { endpoint, load, idle, passive, .. } = self;
         if let Some(connection) = connection {
-            idle.put(&endpoint, connection, clock.uptime(), keep_alive);
+            let (now, keep_alive) = (passive.clock.uptime(), passive.settings.keep_alive);
+            idle.put(&endpoint, connection, now, keep_alive);
         }
         drop(load);
     }
@@ -54,6 +56,8 @@ pub(super) struct PooledBody {
     pub(super) content: Rc<RefCell<http1::ResponseBody>>,
     /// `None` once the body has ended.
     pub(super) held: Option<Held>,
+    /// Whether the end of the body is an outcome of the request: streams that may be endless have none.
+    pub(super) judges: bool,
 }
 
 impl http_body::Body for PooledBody {
@@ -67,9 +71,17 @@ impl http_body::Body for PooledBody {
         let this = self.get_mut();
         let mut content = this.content.borrow_mut();
         let polled = Pin::new(&mut *content).poll_frame(cx);
+        if let Poll::Ready(Some(Err(error))) = &polled
+            && let Some(held) = this.held.as_ref().filter(|_| this.judges)
+        {
+            held.passive.broke_off(&held.endpoint, error, held.began);
+        }
         if let Some(rest) = content.rest()
             && let Some(held) = this.held.take()
         {
+            if this.judges {
+                held.passive.completed(&held.endpoint, held.began);
+            }
             held.release(rest);
         }
         polled

@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use super::circuit_breaker::CircuitBreaker;
 use super::endpoint::{Endpoint, EndpointKey};
 use super::resolve::ResolvedAddress;
-use super::settings::{Address, CircuitBreakerSettings, Location, Settings};
+use super::settings::{Address, CircuitBreakerSettings, Location, Settings, Target};
 use super::tls_connectors::TlsParts;
 use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
@@ -18,7 +18,7 @@ use crate::base::weak_map::WeakMap;
 pub struct UpstreamRegistry {
     endpoints: WeakMap<EndpointKey, Endpoint>,
     names: WeakMap<(Address, Vec<SocketAddr>), ResolvedName>,
-    circuits: WeakMap<(Arc<str>, CircuitBreakerSettings), CircuitBreaker>,
+    circuits: WeakMap<(Arc<str>, Vec<Target>, CircuitBreakerSettings), CircuitBreaker>,
     /// The tasks of the snapshot in use.
     tasks: Mutex<Vec<AbortHandle>>,
 }
@@ -67,13 +67,14 @@ impl UpstreamRegistry {
         resolves.then(|| self.names.get_or_insert_with(key(), ResolvedName::default))
     }
 
-    /// Returns the circuit of the upstream called `name`, created if absent.
+    /// Returns the circuit of the upstream with these `settings`, created if absent: with other targets it is another
+    /// service, and its circuit is closed.
     pub(super) fn circuit(
         &self,
-        name: &Arc<str>,
-        settings: CircuitBreakerSettings,
+        settings: &Settings,
+        breaker: CircuitBreakerSettings,
     ) -> Arc<CircuitBreaker> {
-        let key = (Arc::clone(name), settings);
+        let key = (Arc::clone(&settings.name), settings.targets.clone(), breaker);
         self.circuits.get_or_insert_with(key, CircuitBreaker::default)
     }
 

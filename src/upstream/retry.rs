@@ -1,4 +1,4 @@
-//! Decides which requests may be sent again, and how often.
+//! Bounds how often requests are sent again.
 
 use crate::base::lock::IgnorePoison;
 use core::time::Duration;
@@ -6,24 +6,13 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::Method;
-
 use super::Upstream;
-use super::attempts::AttemptedEndpoints;
 use super::settings::Retries;
 
 impl Upstream {
-    /// Whether another attempt is allowed. `sent` is whether the upstream may have processed the first.
-    pub(super) fn may_retry(
-        &self,
-        retries: &Retries,
-        method: &Method,
-        tried: &AttemptedEndpoints,
-        sent: bool,
-    ) -> bool {
-        tried.spent() <= retries.attempts
-            && (!sent || method.is_idempotent())
-            && self.budget.take(retries.budget, self.clock.uptime())
+    /// Whether the budget has room for another attempt, which takes it.
+    pub(super) fn has_budget(&self, retries: &Retries) -> bool {
+        self.budget.take(retries.budget, self.clock.uptime())
     }
 }
 

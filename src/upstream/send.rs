@@ -14,7 +14,7 @@ use super::circuit_breaker::CircuitState;
 use super::endpoint::{Dial, Endpoint};
 use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
-use super::health::EndpointState;
+use super::health::{EndpointState, Outcome};
 use super::http1::{self, Tunnel};
 use super::load_balancer::Choice;
 use super::send_options::{RequestContent, SendOptions};
@@ -115,6 +115,7 @@ impl Upstream {
         };
         loop {
             tried.add(&endpoint);
+            let began = now;
             let mut outcome =
                 self.attempt(&endpoint, request, writer, &options, &mut tried, now).await;
             let may_repeat = || {
@@ -133,14 +134,18 @@ impl Upstream {
                 Ok(answered) => {
                     now = answered.at;
                     let status = answered.response.status();
-                    let blamed = blames_endpoint(status) && !answered.early;
-                    if !blames_endpoint(status) || blamed {
-                        self.judge(&answered.endpoint, !blamed, now);
+                    let blames = blames_endpoint(status) || answered.is_failed_call;
+                    let blamed = blames && !answered.early;
+                    if !blames || blamed {
+                        let outcome = Outcome::of_head(!blamed);
+                        self.passive.judge(&answered.endpoint, outcome, began, now);
                     }
                     if retries.on_status(status)
                         && let Some(again) = anew()
                         && let Some(other) = self.select(&tried, now, options.key)
-                        && self.may_retry(retries, method, &tried, true)
+                        && tried.spent() <= retries.attempts
+                        && method.is_idempotent()
+                        && self.has_budget(retries)
                     {
                         (writer, endpoint) = (again, other);
                         continue;
@@ -160,10 +165,14 @@ impl Upstream {
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     // Failures to connect were recorded where they happened.
-                    let blames = failure.is_endpoint_fault() && !stale && !early && !blameless;
+                    let refused = failure == UpstreamError::Refused;
+                    let blames =
+                        (failure.is_endpoint_fault() || refused) && !stale && !early && !blameless;
                     if cause.is_none() && blames {
                         at.health.failed(&failure.cause());
-                        self.judge(&at, false, now);
+                        if !counted {
+                            self.passive.judge(&at, Outcome::Failed, began, now);
+                        }
                         if matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. })
                         {
                             // Its process may have ended: the control runtime finds out before another request does.
@@ -183,8 +192,12 @@ impl Upstream {
                     // An idle connection that accepts nothing costs that connection, but not the request.
                     let mut refunded = stale && !sent && tried.refund();
                     let other = || self.select(&tried, now, options.key);
-                    // Without another endpoint, a new connection to the same one may work where an idle one was closed.
-                    let other = if refunded { None } else { other() };
+                    // A new connection to the same endpoint may work where an idle one was closed, but not always.
+                    let other = if refunded && tried.refunds() < MAX_REFUNDS_IN_PLACE {
+                        None
+                    } else {
+                        other()
+                    };
                     if failure == UpstreamError::Overflow
                         && other.as_ref().is_some_and(|other| other.load() < other.capacity())
                     {
@@ -193,7 +206,7 @@ impl Upstream {
                     }
                     // So may another stream where one was refused without being processed, and another connection where
                     // one was lost with many streams, whichever of them was the cause.
-                    let same = stale || failure == UpstreamError::Refused || connection_lost;
+                    let same = stale || refused || connection_lost;
                     let mut target = other.or_else(|| same.then(|| Arc::clone(&at)));
                     if target.is_none() && !sent {
                         // All are out: one that is back by now can still take it.
@@ -202,8 +215,22 @@ impl Upstream {
                     let retriable = stale
                         || retries.on_failure(failure)
                         || connection_lost && retries.on_failure(UpstreamError::Reset);
+                    // A dead endpoint takes no requests, and one that refuses has processed none: where another is well,
+                    // those that it had in flight are no further load for the upstream.
+                    let died = stale || at.health.began_to_fail_after(began);
+                    let is_reset =
+                        matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. });
+                    let moves = |target: &Arc<Endpoint>| {
+                        (!sent || is_reset && died)
+                            && !Arc::ptr_eq(target, &at)
+                            && !target.health.is_failing()
+                    };
                     if let Some(target) = target
-                        && (refunded || retriable && self.may_retry(retries, method, &tried, sent))
+                        && (refunded
+                            || retriable
+                                && tried.spent() <= retries.attempts
+                                && (!sent || method.is_idempotent())
+                                && (moves(&target) || self.has_budget(retries)))
                     {
                         if !stale && !counted {
                             self.count(failure);
@@ -262,7 +289,7 @@ impl Upstream {
         // Enabled before the checks begin: none of them is missed.
         let mut checked = core::pin::pin!(self.checked.notified());
         checked.as_mut().enable();
-        let count = unreachable.map(|member| member.endpoint.suspect()).count();
+        let count = unreachable.map(|member| member.endpoint.report_refusal()).count();
         for _ in 0..count {
             tokio::time::timeout_at(deadline, checked.as_mut()).await.ok()?;
             checked.set(self.checked.notified());
@@ -322,6 +349,8 @@ pub(crate) fn blames_endpoint(status: StatusCode) -> bool {
     status.is_server_error() && !asked_for.contains(&status)
 }
 
+/// How often a request that nothing of was processed is sent to the same endpoint again before others are tried.
+const MAX_REFUNDS_IN_PLACE: u32 = 3;
 /// How long a request waits for the control runtime to connect to an upstream all of whose endpoints are unreachable.
 const CHECK_WAIT: Duration = Duration::from_millis(60);
 /// The maximum number of endpoints that the log describes.

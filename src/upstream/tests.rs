@@ -1,5 +1,6 @@
 //! Tests of the client against scripted upstreams over real sockets.
 
+use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;

@@ -379,3 +379,53 @@ fn a_call_that_fails_in_its_middle_ends_in_a_status() {
         assert!(try_read(response.body_mut()).await.is_err());
     });
 }
+
+#[test]
+fn a_service_that_fails_every_call_is_ejected_and_its_status_is_logged() {
+    // The status comes behind content, or in the head alone.
+    for has_content in [true, false] {
+        let failing = Http2Service::start(100, move |mut call| async move {
+            call.read().await;
+            let mut response = Response::builder().header("content-type", "application/grpc");
+            if has_content {
+                let response = response.body(()).expect("a response");
+                let mut stream = call.respond.send_response(response, false).expect("open");
+                stream.send_data("part".into(), false).expect("open");
+                stream.send_trailers(trailers(14)).expect("open");
+            } else {
+                response = response.header("grpc-status", "14");
+                let response = response.body(()).expect("a response");
+                call.respond.send_response(response, true).expect("open");
+            }
+        });
+        let other = echo(100);
+        let urls = [failing.url(), other.url()];
+        let settings = ", outlier: { error_rate: 0% }";
+        let gateway = Gateway::start("", &with(&urls.each_ref().map(|url| &**url), settings));
+
+        let failed = Http2Client::run(&gateway, async |client| {
+            let mut failed = 0;
+            for _ in 0..40 {
+                failed += usize::from(client.unary("/a", &[], "x").await.code == Some(14));
+            }
+            failed
+        });
+
+        assert_eq!((failed, failing.calls()), (5, 5), "{has_content}");
+        eventually("the calls are logged", || {
+            gateway.log().matches("\"rpc.grpc.status_code\":14").count() == 5
+        });
+    }
+}
+
+#[test]
+fn a_call_gets_no_fixed_response_that_it_cannot_read() {
+    let text = always("http://127.0.0.1:1")
+        .replace("auth: none", "auth: none, fallback: { respond: { status: 200, body: later } }");
+    let gateway = Gateway::start("", &text);
+
+    let call = Http2Client::run(&gateway, async |client| client.unary("/a", &[], "x").await);
+
+    assert_eq!(call.code, Some(14));
+    assert_eq!(gateway.get("/a", "").text(), "later");
+}

@@ -54,6 +54,26 @@ fn a_service_that_refuses_every_stream_is_not_asked_for_ever() {
 }
 
 #[test]
+fn a_target_that_refuses_every_stream_loses_no_request_and_is_ejected() {
+    let refusing = Http2Service::start(100, async |mut call| {
+        call.read().await;
+        call.respond.send_reset(Reason::REFUSED_STREAM);
+    });
+    let other = echo(100);
+    let urls = [refusing.url(), other.url()];
+    // No budget: what was not processed is no further load.
+    let settings = ", retries: { budget: 0% }, outlier: { error_rate: 0% }";
+    let gateway = Gateway::start("", &with(&urls.each_ref().map(|url| &**url), settings));
+
+    for _ in 0..40 {
+        let request = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+        assert_eq!(gateway.ask(request).text(), "hello");
+    }
+
+    assert_eq!((refusing.calls(), other.calls()), (5, 40));
+}
+
+#[test]
 fn a_stream_beyond_goaway_is_sent_again() {
     let (url, connections) = raw_service(|number, stream| {
         request_arrived(stream);

@@ -247,3 +247,39 @@ fn buffered_content_is_sent_again() {
     assert_eq!(answers, [200, 200]);
     assert!(other.count("/") >= 1, "one of them went to the other target");
 }
+
+#[test]
+fn reloads_keep_no_circuit_open() {
+    let sick = Arc::new(AtomicBool::new(true));
+    let service = Service::start({
+        let sick = Arc::clone(&sick);
+        move |_| if sick.load(SeqCst) { error(500) } else { ok("fine") }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let breaker = "circuit_breaker: { errors: 1, open_for: 1s, close_after: 2 }";
+    let text = file(&service, &spare, breaker, "");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    assert_eq!(gateway.get("/", "").status, 500);
+    assert_eq!(gateway.get("/", "").status, 503);
+
+    sick.store(false, SeqCst);
+
+    // Each reload begins the tasks of all upstreams anew.
+    eventually("the circuit closes", || {
+        gateway.reload("", &text).expect("a valid file");
+        gateway.get("/", "").status == 200
+    });
+}
+
+#[test]
+fn a_circuit_is_closed_where_a_reload_brings_other_targets() {
+    let (sick, well) = (Service::start(|_| error(500)), Service::start(|_| ok("fine")));
+    let breaker = "circuit_breaker: { errors: 1, open_for: 1h }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&sick, &well, breaker, ""));
+    assert_eq!(gateway.get("/", "").status, 500);
+    assert_eq!(gateway.get("/", "").status, 503);
+
+    gateway.reload("", &file(&well, &sick, breaker, "")).expect("a valid file");
+
+    assert_eq!(gateway.get("/", "").status, 200);
+}

@@ -5,5 +5,6 @@ mod dns;
 mod fallback;
 mod health;
 mod names;
+mod outliers;
 mod retries;
 mod service;

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::health::file;
 use super::service::Service;
-use crate::support::{Client, Gateway, ok};
+use crate::support::{Client, Gateway, eventually, ok};
 use northgate::base::clock::Clock;
 
 #[test]
@@ -56,4 +56,36 @@ fn targets_that_die_one_after_the_other_cost_no_request() {
     assert!(sent.load(SeqCst) > 16, "{sent:?}");
     let most = times.values().max().copied();
     assert!(most <= Some(2), "one retry was promised: {most:?}");
+}
+
+#[test]
+fn all_that_a_target_had_in_flight_when_it_died_is_sent_again() {
+    let may_answer = Arc::new(AtomicBool::new(false));
+    let [dying, other] = [(); 2].map(|()| {
+        let may_answer = Arc::clone(&may_answer);
+        Service::start(move |_| {
+            while !may_answer.load(SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            ok("fine")
+        })
+    });
+    // More than the budget of 20 %, or of 10 retries.
+    let gateway = Gateway::at(Clock::system(), "", &file(&[&dying, &other], ""));
+    let clients: Vec<_> = (0..60)
+        .map(|_| {
+            let mut client = gateway.connect();
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            client
+        })
+        .collect();
+    eventually("all are in flight", || dying.count("/") == 30 && other.count("/") == 30);
+
+    dying.kill();
+
+    eventually("all are at the other", || other.count("/") == 60);
+    may_answer.store(true, SeqCst);
+    for mut client in clients {
+        assert_eq!(client.answer().status, 200);
+    }
 }

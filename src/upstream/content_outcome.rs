@@ -1,0 +1,106 @@
+//! The content of a response in HTTP/2, whose end is an outcome of its request: it may break off, and the status of a
+//! gRPC call comes behind it.
+
+use core::task::Poll;
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::{HeaderMap, Response};
+use http_body::Body as _;
+
+use super::endpoint::Endpoint;
+use super::health::Outcome;
+use super::long_lived_response::is_endless;
+use super::passive_health::PassiveHealth;
+use crate::base::body::Body;
+use crate::base::grpc;
+use crate::base::watched_body::{Polled, Watch, Watched};
+
+/// The recorder of the outcome of one response's content.
+pub(super) struct ContentOutcome {
+    kind: Kind,
+    passive: Arc<PassiveHealth>,
+    endpoint: Arc<Endpoint>,
+    /// The uptime at which the request was sent.
+    began: Duration,
+}
+
+/// What the end of the content tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// Whether it is complete.
+    Content,
+    /// The status of a gRPC call. A call that breaks off tells nothing: it may be as long as its client likes.
+    Call,
+    /// Nothing, or nothing more.
+    Nothing,
+}
+
+impl ContentOutcome {
+    /// Creates the recorder for `response` of `endpoint` to a request that was sent at `began`.
+    pub(super) fn of(
+        response: &Response<Body>,
+        passive: &Arc<PassiveHealth>,
+        endpoint: &Arc<Endpoint>,
+        began: Duration,
+    ) -> Self {
+        let kind = if grpc::is_grpc(response.headers()) {
+            Kind::Call
+        } else if is_endless(response.headers()) {
+            Kind::Nothing
+        } else {
+            Kind::Content
+        };
+        Self { kind, passive: Arc::clone(passive), endpoint: Arc::clone(endpoint), began }
+    }
+
+    /// Whether these fields, of a head without content or of trailers, end a gRPC call in a failure of the service.
+    pub(super) fn is_failed_call(&self, fields: &HeaderMap) -> bool {
+        let status = grpc::status_of(fields).filter(|_| self.kind == Kind::Call);
+        let failed = status.is_some_and(grpc::is_service_failure);
+        if failed && let Some(status) = status {
+            self.endpoint.health.failed(&format!("status {status} of a gRPC call"));
+        }
+        failed
+    }
+
+    /// Returns the same content, whose end is recorded.
+    pub(super) fn watch(self, body: Body) -> Body {
+        if body.is_end_stream() || self.kind == Kind::Nothing {
+            return body;
+        }
+        body.wrapped(|body| Watched::new(body, self))
+    }
+
+    fn completed(&mut self) {
+        if core::mem::replace(&mut self.kind, Kind::Nothing) == Kind::Content {
+            self.passive.completed(&self.endpoint, self.began);
+        }
+    }
+}
+
+impl Watch for ContentOutcome {
+    fn polled(&mut self, polled: &Polled, body: &Body) {
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref()
+                    && self.kind == Kind::Call
+                {
+                    let outcome = Outcome::of_content(!self.is_failed_call(trailers));
+                    self.kind = Kind::Nothing;
+                    let now = self.passive.clock.uptime();
+                    self.passive.judge(&self.endpoint, outcome, self.began, now);
+                } else if body.is_end_stream() {
+                    self.completed();
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if core::mem::replace(&mut self.kind, Kind::Nothing) == Kind::Content {
+                    self.passive.broke_off(&self.endpoint, error, self.began);
+                }
+            }
+            Poll::Ready(None) => self.completed(),
+            Poll::Pending => {}
+        }
+    }
+}

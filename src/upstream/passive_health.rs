@@ -1,0 +1,107 @@
+//! Passive health: the outcomes of an upstream's requests, recorded for the endpoint and for the circuit.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use super::circuit_breaker::{CircuitBreaker, CircuitState};
+use super::connect::ConnectError;
+use super::endpoint::Endpoint;
+use super::error::UpstreamError;
+use super::health::Outcome;
+use super::settings::{CircuitBreakerSettings, Settings};
+use crate::base::body;
+use crate::base::clock::Clock;
+use crate::observe::metrics::UpstreamMetrics;
+
+/// The recorder of the outcomes of one upstream's requests, shared with the content of responses.
+#[derive(Debug)]
+pub(super) struct PassiveHealth {
+    pub(super) settings: Arc<Settings>,
+    /// The circuit breaker with its settings, if there is one.
+    pub(super) circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
+    pub(super) metrics: Arc<UpstreamMetrics>,
+    pub(super) clock: Clock,
+}
+
+impl PassiveHealth {
+    /// Records the outcome at the uptime `now` of an attempt that began at `began`.
+    pub(super) fn judge(
+        &self,
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        began: Duration,
+        now: Duration,
+    ) {
+        if endpoint.health.record(outcome, &self.settings.outlier, began, now) {
+            self.log_state(endpoint, now);
+        }
+        if let Some((settings, circuit)) = &self.circuit
+            && circuit.record(outcome, settings, began, now)
+        {
+            self.log_circuit(endpoint.last_failure().as_deref());
+        }
+    }
+
+    /// Records that an attempt that began at `began` could not connect; the control runtime checks the endpoint at once.
+    pub(super) fn refused(&self, endpoint: &Endpoint, error: &ConnectError, began: Duration) {
+        endpoint.health.failed(&error.cause);
+        self.judge(endpoint, Outcome::Failed, began, self.clock.uptime());
+        endpoint.report_refusal();
+    }
+
+    /// Records that the content behind a good head ended in `error`, of a request that was sent at `began`.
+    pub(super) fn broke_off(&self, endpoint: &Endpoint, error: &body::Error, began: Duration) {
+        let failure = error.downcast_ref::<UpstreamError>();
+        if let Some(failure) = failure.filter(|failure| failure.is_endpoint_fault()) {
+            endpoint.health.failed(&failure.cause());
+            self.judge(endpoint, Outcome::BrokeOff, began, self.clock.uptime());
+        }
+    }
+
+    /// Records the end of the content behind a good head, of a request that was sent at `began`.
+    pub(super) fn completed(&self, endpoint: &Endpoint, began: Duration) {
+        self.judge(endpoint, Outcome::Completed, began, self.clock.uptime());
+    }
+
+    /// Logs a changed state of the circuit, and exports it.
+    pub(super) fn log_circuit(&self, cause: Option<&str>) {
+        let Some((_, circuit)) = &self.circuit else { return };
+        let state = circuit.state();
+        self.metrics.circuit.set(state as i64);
+        let upstream = &*self.settings.name;
+        if state == CircuitState::Closed {
+            tracing::info!(
+                upstream,
+                state = state.word(),
+                "The circuit of an upstream closed; requests are sent again."
+            );
+        } else {
+            tracing::warn!(
+                upstream,
+                state = state.word(),
+                cause,
+                "The circuit of an upstream is not closed; requests are refused or take the fallback."
+            );
+        }
+    }
+
+    /// Logs a changed state of an endpoint, and exports it.
+    pub(super) fn log_state(&self, endpoint: &Endpoint, now: Duration) {
+        let state = endpoint.state(now, self.settings.slow_start);
+        let gauge = self.metrics.target(endpoint.name());
+        gauge.set(i64::from(state.is_available()));
+        let (upstream, target) = (&*self.settings.name, endpoint.name());
+        let cause = endpoint.last_failure();
+        if state.is_available() {
+            tracing::info!(upstream, target, state = state.word(), "A target is available again.");
+        } else {
+            tracing::warn!(
+                upstream,
+                target,
+                state = state.word(),
+                cause = cause.as_deref(),
+                "A target is out; requests go to others."
+            );
+        }
+    }
+}

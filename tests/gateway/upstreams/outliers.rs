@@ -1,0 +1,119 @@
+//! Targets that fail requests are left alone, as many as may be, and backups take their place.
+
+use core::fmt::Write as _;
+use core::time::Duration;
+use std::time::Instant;
+
+use super::health::{error, file};
+use super::service::Service;
+use crate::support::{Gateway, Seen, eventually, ok};
+use northgate::base::clock::Clock;
+
+#[test]
+fn as_many_failing_targets_are_left_alone_as_may_be() {
+    let sick: Vec<_> = (0..3).map(|_| Service::start(|_| error(500))).collect();
+    let well: Vec<_> = (0..2).map(|_| Service::start(|_| ok("fine"))).collect();
+    let all: Vec<_> = sick.iter().chain(&well).collect();
+    let gateway = Gateway::start("", &file(&all, "outlier: { error_rate: 0% }"));
+    for _ in 0..60 {
+        gateway.get("/first", "");
+    }
+
+    let failed = (0..60).filter(|_| gateway.get("/then", "").status == 500).count();
+
+    let mut asked: Vec<_> = sick.iter().map(|service| service.count("/then")).collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [0, 0, failed], "half of five is two");
+}
+
+#[test]
+fn a_backup_serves_where_every_other_target_fails() {
+    let primaries = [(); 2].map(|()| Service::start(|_| error(500)));
+    let backup = Service::start(|_| ok("backup"));
+    let gateway = Gateway::start("", &with_backup(&primaries, &backup, ""));
+    for _ in 0..10 {
+        gateway.get("/", "");
+    }
+
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/", "").text(), "backup");
+    }
+    assert_eq!(primaries.each_ref().map(|primary| primary.count("/")), [5, 5]);
+}
+
+#[test]
+fn health_is_ignored_only_where_no_backup_is_well() {
+    let primaries = [(); 2].map(|()| Service::start(|_| ok("primary")));
+    let backup = Service::start(|_| ok("backup"));
+    let more = ", panic_threshold: 50%, retries: { attempts: 0 }, \
+                health_check: { path: /health, interval: 100ms, unhealthy_after: 1 }";
+    primaries.iter().for_each(Service::kill);
+    let gateway = Gateway::at(Clock::system(), "", &with_backup(&primaries, &backup, more));
+    eventually("the backup serves", || gateway.get("/", "").status == 200);
+
+    for _ in 0..20 {
+        assert_eq!(gateway.get("/", "").text(), "backup");
+    }
+}
+
+#[test]
+fn a_target_that_breaks_off_its_responses_is_ejected() {
+    // Too large to be waited for, and malformed at its end.
+    let torn = Service::start(|_| {
+        let mut response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        let _ = write!(response, "{:x}\r\n{}\r\nZZ\r\n", 300_000, "x".repeat(300_000));
+        response.into_bytes()
+    });
+    let other = Service::start(|_| ok("fine"));
+    let gateway = Gateway::start("", &file(&[&torn, &other], "outlier: { error_rate: 0% }"));
+
+    for _ in 0..40 {
+        let mut client = gateway.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        client.rest();
+    }
+
+    assert_eq!((torn.count("/"), other.count("/")), (5, 35));
+    assert!(gateway.log().contains("a chunk of the content is malformed"));
+}
+
+#[test]
+fn requests_that_break_a_connection_cost_a_check_per_second_and_one_check_decides_nothing() {
+    let service = Service::start({
+        let checks = core::sync::atomic::AtomicUsize::new(0);
+        move |seen: &Seen| match seen.target() {
+            "/crash" => Vec::new(),
+            // The second check fails, which the first crash asks for.
+            "/health" if checks.fetch_add(1, core::sync::atomic::Ordering::SeqCst) == 1 => {
+                error(500)
+            }
+            _ => ok("fine"),
+        }
+    });
+    let more = "health_check: { path: /health, interval: 1h, healthy_after: 1000 }, \
+                outlier: { errors: 1000, error_rate: 0% }, retries: { attempts: 0 }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&[&service], more));
+    eventually("the first check", || service.count("/health") == 1);
+    let began = Instant::now();
+
+    for _ in 0..50 {
+        assert_eq!(gateway.get("/crash", "").status, 502);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    // Besides one for each second, that of the start, and the one that follows the failure.
+    let checks = service.count("/health") as u64;
+    assert!(checks <= began.elapsed().as_secs() + 3, "{checks}");
+    eventually("the failed check is followed by another", || service.count("/health") >= 3);
+    assert_eq!(gateway.get("/", "").status, 200, "it was never out");
+}
+
+fn with_backup(primaries: &[Service; 2], backup: &Service, more: &str) -> String {
+    format!(
+        "upstreams: {{ a: {{ targets: [{}, {}, {{ url: {}, backup: true }}]{more} }} }}\n\
+         routes: [{{ id: open, path: /**, upstream: a, auth: none }}]\n",
+        primaries[0].url(),
+        primaries[1].url(),
+        backup.url()
+    )
+}
