@@ -87,7 +87,8 @@ pub struct Config {
     pub metering: Option<metering::Settings>,
     /// The routes, in the order of the file, which does not influence matching.
     pub routes: Vec<Route>,
-    /// Every identity header of every route: removed from what clients send, on all routes.
+    /// Every identity header of every route, and every field that an edit of a request fills from a claim: removed from
+    /// the requests of clients, on all routes.
     pub identity_headers: Vec<HeaderName>,
     /// SHA-256 of the file as it was written, the first 16 hexadecimal digits.
     pub hash: String,

@@ -284,6 +284,15 @@ pub struct HeaderEdits {
     pub add: Vec<(HeaderName, Template)>,
 }
 
+impl HeaderEdits {
+    /// Returns the fields whose values hold a claim of the caller.
+    pub fn filled_from_claims(&self) -> impl Iterator<Item = &HeaderName> {
+        let is_claim = |part: &TemplatePart| matches!(part, TemplatePart::Claim(_));
+        let filled = self.set.iter().chain(&self.add);
+        filled.filter(move |(_, Template(parts))| parts.iter().any(is_claim)).map(|(name, _)| name)
+    }
+}
+
 /// A field value with placeholders.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Template(pub Vec<TemplatePart>);

@@ -117,6 +117,31 @@ fn an_identity_token_of_a_client_is_removed() {
 }
 
 #[test]
+fn a_field_that_an_edit_fills_from_a_claim_is_removed_from_what_clients_send() {
+    let route = "  - id: a\n    path: /orders\n    upstream: orders\n    auth: { jwt: main }\n    \
+        headers: { request: { remove: [X-Debug], set: { X-User: \"{claim:sub}\", X-Role: \"{claim:role}\", Accept-Language: \"{claim:locale}\" }, \
+        add: { X-Team: \"{claim:sub}\" } } }\n  \
+        - { id: b, path: /public, upstream: orders, auth: none }\n";
+    let world = World::with(tempfile::tempdir().expect("a directory"), "", "", route);
+    let forged = "X-User: forged\r\nX_User: forged\r\nx.role: forged\r\nX-Role: forged\r\nX-Team: forged\r\n\
+                  X-Language: kept\r\nAccept-Language: de\r\n";
+    let token = bearer(&world.issuer.jwt());
+
+    assert_eq!(world.gateway.get("/public", forged).status, 200);
+    let sent = format!("{token}{forged}X_Debug: forged\r\naccept_language: forged\r\n");
+    assert_eq!(world.gateway.get("/orders", &sent).status, 200);
+
+    let [public, orders] = &world.service.seen()[..] else { panic!("two requests") };
+    for seen in [public, orders] {
+        assert!(!seen.head.contains("forged"), "{}", seen.head);
+        assert_eq!(seen.field("x-language"), Some("kept"));
+    }
+    assert_eq!(public.field("accept-language"), Some("de"), "a field of HTTP itself");
+    assert_eq!((orders.fields("x-user"), orders.fields("x-team")), (vec!["api"], vec!["api"]));
+    assert_eq!(orders.field("x-role"), None);
+}
+
+#[test]
 fn the_identity_token_has_the_claims_of_the_identity_headers() {
     let world = World::start("", "");
     let token =

@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::headers::methods;
 use super::layers::Layers;
-use super::{Check, MAX_DURATION, auth, defined_names};
+use super::{Check, MAX_DURATION, auth, defined_names, written_fields};
 use crate::config::auth::Auth;
 use crate::config::de::field::{Field, OneOrMany, Spanned};
 use crate::config::de::units;
@@ -18,13 +18,19 @@ use crate::config::route::{Action, PathPattern, Rewrite, Route};
 use crate::config::server::Server;
 use crate::limit;
 
-/// Returns the identity header fields of all routes, and the default ones.
+/// Returns the fields that tell a service who calls: the identity headers of all routes, the default ones, and those
+/// that `headers.request` of any route fills from claims.
+///
+/// Not among the latter are fields with a meaning in HTTP, such as `Authorization` and `Accept-Language`, which
+/// other routes need from clients.
 pub(super) fn identity_headers(routes: &[Route]) -> Vec<HeaderName> {
     let ways = routes.iter().flat_map(|route| route.auth.ways());
     let configured =
         ways.flat_map(|way| way.identity_headers.iter().map(|header| header.name.clone()));
-    let mut names: Vec<_> =
-        configured.chain(auth::default_identity().map(|header| header.name)).collect();
+    let edited = routes.iter().flat_map(|route| route.request_headers.filled_from_claims());
+    let edited = edited.filter(|name| !written_fields::belongs_to_http(name)).cloned();
+    let default = auth::default_identity().map(|header| header.name);
+    let mut names: Vec<_> = configured.chain(edited).chain(default).collect();
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     names.dedup();
     names

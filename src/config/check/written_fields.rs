@@ -166,6 +166,11 @@ fn gateway_field(name: &HeaderName, request_id: Option<&HeaderName>) -> Option<&
     }
 }
 
+/// Whether the field has a meaning to HTTP or to the gateway, so that every route needs it as the client sends it.
+pub(super) fn belongs_to_http(name: &HeaderName) -> bool {
+    has_meaning_of_its_own(name) || gateway_field(name, None).is_some()
+}
+
 /// Whether HTTP itself, or the gateway's response, gives the field a meaning.
 fn has_meaning_of_its_own(name: &HeaderName) -> bool {
     let name = name.as_str();

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::identity_headers::Statement;
+use crate::config::reserved_headers::{are_alike, remove_if};
 use crate::config::route::{HeaderEdits, Template, TemplatePart};
 use crate::gateway::exchange::Exchange;
 use crate::token::Principal;
@@ -26,6 +27,13 @@ impl HeaderEditor {
     /// Returns the names of the fields to remove.
     pub(crate) fn removed(&self) -> &[HeaderName] {
         &self.0.remove
+    }
+
+    /// Removes the fields of a client whose names upstreams cannot tell from one that is removed or set. The fields of
+    /// exactly these names are left to [`Self::apply`].
+    pub(crate) fn remove_other_spellings(&self, headers: &mut HeaderMap) {
+        let names = || self.0.remove.iter().chain(self.0.set.iter().map(|(name, _)| name));
+        remove_if(headers, |sent| names().any(|name| name != sent && are_alike(name, sent)));
     }
 
     /// Applies the edits. A field whose value is empty is left out.
