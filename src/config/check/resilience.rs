@@ -7,9 +7,7 @@ use http::Method;
 use super::layers::Layers;
 use super::{Check, MAX_DURATION, defined_names};
 use crate::config::de::field::Spanned;
-use crate::config::de::units::Percent;
 use crate::config::fault::Code;
-use crate::config::file::value::Value;
 use crate::config::file::{File, resilience as file, routes};
 use crate::config::resilience::{Fallback, Mirror, Split};
 use crate::upstream::CircuitBreakerSettings;
@@ -70,7 +68,7 @@ impl Check<'_> {
                 let message = "the route's own upstream receives the rest";
                 self.fault(Code::C106, name.at, message, "name others only");
             }
-            shares.push((upstream, hundredths(percent.value.0)));
+            shares.push((upstream, percent.value.0.0));
         }
         if shares.iter().map(|(_, share)| u64::from(*share)).sum::<u64>() > 10_000 {
             let message = "these shares are more than all requests";
@@ -98,7 +96,7 @@ impl Check<'_> {
             Some(list) => list.items.iter().map(|at| at.value.0.clone()).collect(),
             None => vec![Method::GET, Method::HEAD],
         };
-        let share = keys.percent.get().map_or(10_000, |at| hundredths(at.value.0));
+        let share = keys.percent.get().map_or(10_000, |at| at.value.0.0);
         let max_in_flight = self.number(&keys.max_in_flight, 1..=10_000, 100) as u32;
         Some(Mirror { upstream, share, methods, max_in_flight })
     }
@@ -108,10 +106,9 @@ impl Check<'_> {
         keys: &Spanned<file::CircuitBreaker>,
     ) -> CircuitBreakerSettings {
         let default = CircuitBreakerSettings::default();
-        let rate = |set: &Value<Percent>| set.get().map(|at| (at.value.0.0 * 100.0).round() as u8);
         CircuitBreakerSettings {
             errors: self.number(&keys.errors, 1..=1_000_000, default.errors.into()) as u32,
-            error_rate: rate(&keys.error_rate).unwrap_or(default.error_rate),
+            error_rate: keys.error_rate.get().map_or(default.error_rate, |at| at.value.0.0),
             min_requests: self.number(
                 &keys.min_requests,
                 1..=1_000_000,
@@ -122,11 +119,6 @@ impl Check<'_> {
                 as u32,
         }
     }
-}
-
-/// Returns a share in hundredths of a percent.
-fn hundredths(share: Percent) -> u32 {
-    (share.0 * 10_000.0).round() as u32
 }
 
 const DEFAULT_STALE_BYTES: u64 = 16 << 20;

@@ -51,14 +51,17 @@ impl Check<'_> {
             let least = u64::from(default.min_requests);
             settings.outlier = Outlier {
                 errors: self.number(&outlier.errors, 1..=1_000_000, default.errors.into()) as u32,
-                error_rate: percent(&outlier.error_rate, default.error_rate),
+                error_rate: outlier.error_rate.get().map_or(default.error_rate, |at| at.value.0.0),
                 min_requests: self.number(&outlier.min_requests, 1..=1_000_000, least) as u32,
                 eject_for: self.time(&outlier.eject_for, default.eject_for, MAX_DURATION),
-                max_ejected: percent(&outlier.max_ejected, default.max_ejected),
+                max_ejected: outlier
+                    .max_ejected
+                    .get()
+                    .map_or(default.max_ejected, |at| at.value.0.0),
             };
         }
         settings.slow_start = self.time_or_zero(&keys.slow_start, Duration::ZERO, MAX_DURATION);
-        settings.panic_threshold = percent(&keys.panic_threshold, 0);
+        settings.panic_threshold = keys.panic_threshold.get().map_or(0, |at| at.value.0.0);
         settings.dns_refresh = self.time(&keys.dns_refresh, settings.dns_refresh, MAX_DURATION);
         if let Some(servers) = keys.dns_servers.get() {
             settings.dns_servers = servers.items.iter().map(|at| at.value.0.0).collect();
@@ -210,15 +213,7 @@ impl Check<'_> {
                 .on
                 .get()
                 .map_or(default.on, |on| on.items.iter().map(|at| at.value.0).collect()),
-            budget: percent(&keys.budget, default.budget),
+            budget: keys.budget.get().map_or(default.budget, |at| at.value.0.0),
         }
     }
-}
-
-/// Returns whole percents.
-fn percent(
-    set: &crate::config::file::value::Value<crate::config::de::units::Percent>,
-    default: u8,
-) -> u8 {
-    set.get().map_or(default, |at| (at.value.0.0 * 100.0).round() as u8)
 }

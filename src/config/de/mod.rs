@@ -4,4 +4,5 @@ pub(crate) mod access;
 pub(crate) mod deserializer;
 pub(crate) mod field;
 pub(crate) mod key_path;
+pub(crate) mod percent;
 pub(crate) mod units;

@@ -237,26 +237,6 @@ impl FromScalar for Size {
     }
 }
 
-/// A share, 0 to 1, written `20%` or `99.9%`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Percent(pub(crate) f64);
-
-impl FromScalar for Percent {
-    const WANTED: &'static str = "a percentage such as 20%";
-
-    fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let wrong = || InvalidValue::new("is not a percentage", "write 0% to 100%");
-        let number = text.strip_suffix('%').ok_or_else(wrong)?;
-        if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return Err(wrong());
-        }
-        match number.parse::<f64>() {
-            Ok(number) if (0.0..=100.0).contains(&number) => Ok(Self(number / 100.0)),
-            _ => Err(wrong()),
-        }
-    }
-}
-
 /// Checks whether `text` is a valid name, since it becomes a metric label and a part of file names.
 pub(crate) fn name(text: &str) -> Result<(), InvalidValue> {
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -499,14 +479,6 @@ mod tests {
     }
 
     #[test]
-    fn percentages_stay_within_their_hundred() {
-        assert_eq!(parse::<Percent>("12.5%"), Some(Percent(0.125)));
-        for wrong in ["20", "101%", "-1%", "nan%", "1e1%", "%"] {
-            assert_eq!(parse::<Percent>(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
     fn names_fit_a_metric_label() {
         assert!(name("orders-2_b").is_ok());
         for wrong in ["", "-a", "A", "a.b", "ä", &"a".repeat(64)] {
@@ -545,7 +517,6 @@ mod tests {
             let _ = parse::<Duration>(&text);
             let _ = parse::<Rate>(&text);
             let _ = parse::<Size>(&text);
-            let _ = parse::<Percent>(&text);
             let _ = parse::<Url>(&text);
             let _ = parse::<IpNet>(&text);
         }

@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::value::Value;
 use crate::config::de::field::{Field, List, ListOrNone};
-use crate::config::de::units::{Keyword, Percent};
+use crate::config::de::percent::Percent;
+use crate::config::de::units::Keyword;
 use crate::observe::log::Access;
 use crate::observe::log_format::Format;
 

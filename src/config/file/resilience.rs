@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::value::Value;
 use crate::config::de::field::{Field, List, Map};
-use crate::config::de::units::{Percent, Scalar, Size};
+use crate::config::de::percent::{PercentHundredths, WholePercent};
+use crate::config::de::units::{Scalar, Size};
 
 /// `fallback`
 #[derive(Debug, Default, Deserialize)]
@@ -42,7 +43,7 @@ pub(crate) struct Mirror {
     /// The upstream that receives copies. Required.
     pub(crate) upstream: Field<String>,
     /// Share of requests that are copied. Default 100%.
-    pub(crate) percent: Value<Percent>,
+    pub(crate) percent: Value<PercentHundredths>,
     /// Methods of requests that are copied. Default GET, HEAD.
     pub(crate) methods: Field<List<Scalar<Method>>>,
     /// Maximum number of copies in flight. Default 100.
@@ -56,7 +57,7 @@ pub(crate) struct CircuitBreaker {
     /// Consecutive failures until the circuit opens. Default 10.
     pub(crate) errors: Field<u64>,
     /// Share of failures within 10 s from which the circuit opens; 0% is off. Default 50%.
-    pub(crate) error_rate: Value<Percent>,
+    pub(crate) error_rate: Value<WholePercent>,
     /// Minimum number of requests within 10 s for the share to count. Default 20.
     pub(crate) min_requests: Field<u64>,
     /// How long the circuit is open before it is probed. Default 5s.

@@ -12,7 +12,8 @@ use super::upstreams::Retries;
 use super::value::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
 use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar, Scope, Size};
+use crate::config::de::percent::PercentHundredths;
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
 use crate::config::route::{Coding, HostPattern, PathPattern, Template};
 use crate::upstream::HashBy;
 
@@ -58,7 +59,7 @@ pub(crate) struct Route {
     /// Responses in place of those that the upstream does not give. Default none.
     pub(crate) fallback: Field<Fallback>,
     /// Other upstreams, each with the share of requests that it receives. Default none.
-    pub(crate) split: Field<Map<Scalar<Percent>>>,
+    pub(crate) split: Field<Map<Scalar<PercentHundredths>>>,
     /// The value that binds a client to an upstream of `split`. Default none.
     pub(crate) split_by: Value<HashBy>,
     /// Copies of requests for another upstream. Default none.

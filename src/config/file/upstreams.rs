@@ -11,7 +11,8 @@ use url::{Host, Url};
 use super::resilience::CircuitBreaker;
 use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, ListOrNone, OneOrMany};
-use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Percent, Scalar};
+use crate::config::de::percent::WholePercent;
+use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar};
 use crate::upstream::{Address, Balance, HashBy, HostHeader, Http2, Location, RetryOn, Scheme};
 
 /// One upstream.
@@ -31,7 +32,7 @@ pub(crate) struct Upstream {
     /// How long the share of a target that has recovered grows; 0s is off. Default 0s.
     pub(crate) slow_start: Value<Duration>,
     /// Share of targets that must be available; with fewer, health is ignored. Default 0%: never.
-    pub(crate) panic_threshold: Value<Percent>,
+    pub(crate) panic_threshold: Value<WholePercent>,
     /// Interval of name resolution. Default 30s.
     pub(crate) dns_refresh: Value<Duration>,
     /// Name servers, as addresses with an optional port. Default the system's.
@@ -81,13 +82,13 @@ pub(crate) struct Outlier {
     /// Consecutive failures until a target is ejected. Default 5.
     pub(crate) errors: Field<u64>,
     /// Share of failures within 10 s from which a target is ejected; 0% is off. Default 50%.
-    pub(crate) error_rate: Value<Percent>,
+    pub(crate) error_rate: Value<WholePercent>,
     /// Minimum number of requests within 10 s for the share to count. Default 20.
     pub(crate) min_requests: Field<u64>,
     /// Duration of an ejection. Default 30s.
     pub(crate) eject_for: Value<Duration>,
     /// Maximum share of ejected targets. Default 50%.
-    pub(crate) max_ejected: Value<Percent>,
+    pub(crate) max_ejected: Value<WholePercent>,
 }
 
 /// `health_check`
@@ -194,7 +195,7 @@ pub(crate) struct Retries {
     /// Conditions: connect, reset, timeout, 502, 503, 504. Default connect, reset.
     pub(crate) on: Field<ListOrNone<Scalar<RetryOn>>>,
     /// Maximum share of retries among the requests of the last 10 s. Default 20%.
-    pub(crate) budget: Value<Percent>,
+    pub(crate) budget: Value<WholePercent>,
 }
 
 impl FromScalar for Address {
