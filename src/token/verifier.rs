@@ -12,7 +12,7 @@ use super::issuer_verifier::IssuerVerifier;
 use super::jwe::is_encrypted;
 use super::jwt::unverified_claims::UnverifiedClaims;
 use super::jwt::verify::Unverified;
-use super::principal::Principal;
+use super::principal::{Principal, TokenFormat};
 use super::validation::TokenUse;
 use crate::base::clock::Timestamp;
 
@@ -38,6 +38,16 @@ impl Verifier {
     #[must_use]
     pub fn with_signed_answers(self) -> Self {
         Self { signed_answers: true, ..self }
+    }
+
+    /// Whether tokens are verified by their signature or by introspection, as each is.
+    pub(crate) fn takes_both(&self) -> bool {
+        self.kind == TokenUse::Bearer
+    }
+
+    /// Returns how a token of this form is verified, if an issuer knows it.
+    pub(crate) fn format_of(&self, token: &str) -> TokenFormat {
+        if self.reads(token) { TokenFormat::Signed } else { TokenFormat::Reference }
     }
 
     /// Returns the verifiers of the issuers, in the order of the configuration.

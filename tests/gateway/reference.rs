@@ -37,6 +37,22 @@ fn a_service_gets_a_signed_token_in_place_of_the_reference() {
 }
 
 #[test]
+fn a_token_of_a_route_for_both_kinds_is_counted_as_it_was_verified() {
+    let world = World::start("", "{ bearer: main }");
+    let count = |auth: &str, result: &str| {
+        let labels = format!("route=\"all\",auth=\"{auth}\",result=\"{result}\"");
+        world.gateway.metric(&format!("northgate_auth_requests_total{{{labels}}}"))
+    };
+
+    assert_eq!(world.ask(&world.issuer.reference()).status, 200);
+    assert_eq!(world.ask(&world.issuer.jwt()).status, 200);
+    assert_eq!(world.ask("unknown").status, 401);
+
+    assert_eq!([count("introspection", "ok"), count("jwt", "ok")], [1.0; 2]);
+    assert_eq!([count("introspection", "inactive"), count("jwt", "inactive")], [1.0, 0.0]);
+}
+
+#[test]
 fn a_signed_token_needs_no_other() {
     let world = World::start("", "{ bearer: main, forward_token: jwt }");
     let token = world.issuer.jwt();

@@ -48,7 +48,7 @@ pub(crate) struct Authenticator {
     pub credential: Credential,
     /// The place of the token in a request.
     pub token_from: TokenSource,
-    /// The method's name in metrics and log.
+    /// The method's name in metrics and log, for signed tokens if it takes both formats.
     pub method: AuthMethod,
     /// The binding that the token must have.
     pub bound_to: Option<TokenBinding>,
@@ -140,7 +140,7 @@ impl Authenticate {
 
     /// Returns the names of the methods, for metrics.
     pub(crate) fn methods(&self) -> impl Iterator<Item = AuthMethod> {
-        self.ways.iter().map(|way| way.method)
+        self.ways.iter().flat_map(|way| [way.method, way.method_of(TokenFormat::Reference)])
     }
 
     /// Returns the challenges of a 401.
@@ -172,21 +172,23 @@ impl Authenticate {
             let Some(found) = found else { continue };
             return match found {
                 Ok(Authenticated { principal, bearer, session }) => {
+                    let method = way.method_of(principal.form);
                     exchange.authenticated_as(&principal);
                     let bearer = match way.forward_token {
                         ForwardToken::No => None,
                         ForwardToken::Presented => bearer,
                         ForwardToken::Signed => {
                             signed(&principal, bearer).inspect_err(|_none| {
-                                exchange.authenticated(way.method, AuthResult::Unavailable);
+                                exchange.authenticated(method, AuthResult::Unavailable);
                             })?
                         }
                     };
-                    exchange.authenticated(way.method, AuthResult::Ok);
+                    exchange.authenticated(method, AuthResult::Ok);
                     Ok(Caller::Authenticated { principal, bearer, session, way: index })
                 }
                 Err((result, rejection)) => {
-                    exchange.authenticated(way.method, result);
+                    let format = way.format_of(&presented, head);
+                    exchange.authenticated(way.method_of(format), result);
                     exchange.login = self.login(Some(way), &rejection, head);
                     Err(rejection)
                 }
@@ -270,6 +272,28 @@ impl Authenticated {
 }
 
 impl Authenticator {
+    /// Returns the name in metrics and log for a token of this format: a method that takes signed and opaque tokens has
+    /// the name of either.
+    fn method_of(&self, format: TokenFormat) -> AuthMethod {
+        match (&self.credential, format) {
+            (Credential::Token(verifier), TokenFormat::Reference) if verifier.takes_both() => {
+                AuthMethod::Introspection
+            }
+            _ => self.method,
+        }
+    }
+
+    /// Returns the format of a token that was refused.
+    fn format_of(&self, presented: &Presented<'_>, head: &Parts) -> TokenFormat {
+        let Credential::Token(verifier) = &self.credential else { return TokenFormat::Signed };
+        let token = match (&self.token_from, presented) {
+            (TokenSource::Authorization, Presented::Token { token, .. }) => Some(*token),
+            (source, _) => token_source::find(source, head).ok().flatten(),
+        };
+        let token = token.and_then(|token| core::str::from_utf8(token).ok());
+        token.map_or(TokenFormat::Signed, |token| verifier.format_of(token))
+    }
+
     /// Authenticates a request by this method; `None` if its credential is not present.
     async fn check(
         &self,
