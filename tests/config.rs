@@ -163,7 +163,7 @@ listen: { address: \"127.0.0.1:0\", http2: \"false\" }
 server: { workers: \"${WORKERS}\", max_body_size: 1_000KiB }
 logging: { access: off, sample: 12.5% }
 upstreams: { a: { targets: { url: http://10.0.0.1, weight: 3 }, retries: { on: [502, connect] } } }
-routes: [{ id: a, path: /, methods: [GET, GET], upstream: a, auth: none, max_body_size: 1KiB }]
+routes: [{ id: a, path: /, methods: [GET], upstream: a, auth: none, max_body_size: 1KiB }]
 ",
         Path::new(""),
     );

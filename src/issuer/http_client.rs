@@ -116,7 +116,7 @@ impl IssuerClient {
         post: Post<'_>,
     ) -> Result<Response, CallError> {
         let client = self.client(post.auth).map_err(|error| {
-            tracing::error!(issuer = %self.name, %error, "Cannot use the client certificate; calls to this authorization server fail.");
+            tracing::error!(issuer = %self.name, %error, "Could not use the client certificate; calls to this authorization server fail.");
             CallError::NotSent
         })?;
         let mut request = client
@@ -148,7 +148,7 @@ impl IssuerClient {
         response.map_err(|error| {
             // The error's text may quote the URL, which is the operator's, and nothing of the request.
             if let Some(suppressed) = self.may_warn() {
-                tracing::warn!(issuer = %self.name, ?endpoint, %error, suppressed, "No response from an authorization server.");
+                tracing::warn!(issuer = %self.name, endpoint = endpoint.word(), %error, suppressed, "Could not get a response from an authorization server; the call fails.");
             }
             match error {
                 CallFailure::Http(_) => CallError::Unavailable,

@@ -15,7 +15,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper::body::Incoming;
@@ -271,15 +271,20 @@ fn authorize(settings: &config::Admin, request: &Request) -> Result<(), Response
             ))
         };
     };
-    let presented =
-        headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    match presented {
-        Some(presented) if Secret::from(presented) == *token => Ok(()),
-        _ => Err(text(
-            StatusCode::UNAUTHORIZED,
-            "the admin token is required: Authorization: Bearer …",
-        )),
+    if bearer(headers).is_some_and(|presented| Secret::from(presented) == *token) {
+        return Ok(());
     }
+    let message = "the admin token is required: Authorization: Bearer …";
+    let mut refusal = text(StatusCode::UNAUTHORIZED, message);
+    let challenge = HeaderValue::from_static("Bearer realm=\"northgate-admin\"");
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    Err(refusal)
+}
+
+/// Returns the token of `Authorization: Bearer`; the scheme is case-insensitive (RFC 9110 §11.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
 }
 
 /// Connections to the admin listener; without a limit a client could exhaust the process's memory and files.

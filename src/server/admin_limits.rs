@@ -174,9 +174,14 @@ impl ResetRequest {
                 Reset::OtherKey | Reset::InFlight => skipped.push(name.to_owned()),
             }
         }
-        let parts: Vec<_> = target.parts.keys().collect();
+        let parts: Vec<_> = target.parts.keys().map(|part| &**part).collect();
+        let limits: Vec<_> = done.iter().map(|(name, count)| format!("{name}={count}")).collect();
         // Only the parts of the key, not their values, which may be secrets.
-        tracing::info!(limits = ?done, ?parts, "Counters of limits reset through the admin API.");
+        tracing::info!(
+            limits = limits.join(" "),
+            parts = parts.join(" "),
+            "Counters of limits reset through the admin API."
+        );
         Ok(json!({ "reset": done, "skipped": skipped, "partial": partial }))
     }
 }

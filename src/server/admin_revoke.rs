@@ -146,7 +146,13 @@ impl RevokeRequest {
         let by: Vec<_> = self.targets.iter().map(|(field, _)| field.name()).collect();
         let issuers: Vec<_> = issuers.iter().flatten().map(|issuer| &**issuer).collect();
         // Only the fields, not their values: a `jti` or `sid` does not belong in a log.
-        tracing::info!(?by, ?issuers, forgotten, "Tokens revoked through the admin API.");
+        let of = if issuers.is_empty() { "all".to_owned() } else { issuers.join(" ") };
+        tracing::info!(
+            by = by.join(" "),
+            issuers = of,
+            forgotten,
+            "Tokens revoked through the admin API."
+        );
         retained.revocations.kept().await.map_err(|_| RevokeError::NotKept)?;
         let mut done = json!({
             "revoked": by,

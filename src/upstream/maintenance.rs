@@ -102,7 +102,12 @@ impl Upstream {
             // Requests in flight end there; idle connections are closed.
             gone.endpoint.retire(true);
         }
-        tracing::info!(upstream = &*self.settings.name, targets = ?after.names(), "The addresses of an upstream changed.");
+        let names: Vec<_> = after.names().into_iter().map(|(name, ..)| name).collect();
+        tracing::info!(
+            upstream = &*self.settings.name,
+            targets = names.join(" "),
+            "The addresses of an upstream changed."
+        );
         true
     }
 

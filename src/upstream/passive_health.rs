@@ -100,7 +100,7 @@ impl PassiveHealth {
                 target,
                 state = state.word(),
                 cause = cause.as_deref(),
-                "A target is out; requests go to others."
+                "A target is out; requests go to others, or are refused where there is none."
             );
         }
     }

@@ -310,7 +310,9 @@ fn the_operators_token_guards_everything_but_health_and_metrics() {
     let ask = |line: &str, fields: &str| {
         let mut client = Client::connect(gateway.launched.admin);
         client.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n"));
-        client.answer().status
+        let answer = client.answer();
+        assert_eq!(answer.field("www-authenticate").is_some(), answer.status == 401, "{line}");
+        answer.status
     };
 
     for path in ["/livez", "/readyz", "/metrics"] {
@@ -320,7 +322,7 @@ fn the_operators_token_guards_everything_but_health_and_metrics() {
         assert_eq!(ask(line, ""), 401, "{line}");
         assert_eq!(ask(line, "Authorization: Bearer wrong\r\n"), 401, "{line}");
         assert_eq!(
-            ask(line, "Authorization: Bearer a-long-token-for-the-operator\r\n"),
+            ask(line, "Authorization: bearer a-long-token-for-the-operator\r\n"),
             200,
             "{line}"
         );
