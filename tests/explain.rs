@@ -106,6 +106,10 @@ fn a_limit_is_explained_with_its_costs_and_all_else_that_it_has() {
 #[test]
 fn the_method_is_get_unless_another_is_given() {
     assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read matches.\n"));
+    assert!(
+        northgate(&["explain", "get", "http://h/orders"])
+            .starts_with("No route matches: 400, get is no method: methods are case-sensitive.\n")
+    );
     let put = northgate(&["explain", "PUT", "http://h/orders"]);
     assert!(put.starts_with("Route write matches.\n"), "{put}");
     let exact = northgate(&["explain", "http://API.example.com:8080/orders/7"]);

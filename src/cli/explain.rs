@@ -143,7 +143,8 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     if matches!(decision.outcome, Err(Rejection::AmbiguousPath)) {
-        return format!("{}{}", refused(&Rejection::AmbiguousPath, here), display::align(&rows));
+        let text = refused(&Rejection::AmbiguousPath, here, method);
+        return format!("{text}{}", display::align(&rows));
     }
     for candidate in here {
         row("method", method.as_str(), method_at(candidate));
@@ -161,7 +162,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
     let verdict = match &decision.outcome {
         Ok(Destination::Gateway) => "The gateway responds itself: 204.\n".to_owned(),
         Ok(destination) => format!("Route {} matches.\n", destination.id()),
-        Err(rejection) => refused(rejection, here),
+        Err(rejection) => refused(rejection, here, method),
     };
     format!("{verdict}{}", display::align(&rows))
 }
@@ -177,12 +178,16 @@ fn method_at(candidate: &Candidate<'_>) -> String {
 }
 
 /// Returns why no route matches.
-fn refused(rejection: &Rejection, here: &[Candidate<'_>]) -> String {
+fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> String {
     let status = rejection.status().as_u16();
     let why = match rejection {
         Rejection::Method { allow } => {
             let allow = String::from_utf8_lossy(allow.as_bytes());
             format!("a route has this path, but not this method. Allow: {allow}")
+        }
+        // Its host and path are valid, and a route has them.
+        Rejection::BadRequest if !here.is_empty() => {
+            format!("{method} is no method: methods are case-sensitive")
         }
         Rejection::BadRequest => "invalid host or path".to_owned(),
         Rejection::AmbiguousPath => "an upstream could read its path as another route's".to_owned(),

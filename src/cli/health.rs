@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::{fail, run};
+use crate::server::chain;
 
 /// Sends a GET request to `url`; succeeds if the response is a 2xx.
 pub(super) fn health(url: &str) -> ExitCode {
@@ -12,13 +13,13 @@ pub(super) fn health(url: &str) -> ExitCode {
                 .no_proxy()
                 .timeout(core::time::Duration::from_secs(3))
                 .build()
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| chain(&error))?;
             client
                 .get(url)
                 .send()
                 .await
                 .map(|response| response.status())
-                .map_err(|error| error.to_string())
+                .map_err(|error| chain(&error))
         })
     });
     match result {

@@ -17,6 +17,9 @@ pub const BANNER: &str = "DEVELOPMENT: keys and users are public";
 ///
 /// [`MintError`] if a token cannot be minted.
 pub fn lines(support: &Support, config: &DevConfig, program: &str) -> Result<String, MintError> {
+    // The subcommands read another file than this one unless it is named.
+    let file = config.configuration.display().to_string();
+    let of_file = if file == DEFAULT_FILE { String::new() } else { format!(" -c '{file}'") };
     let ports = config.ports;
     let mint = |mint: Mint| support.issuer().mint(&mint.lifetime(TOKEN_LIFETIME));
     let signed = mint(Mint::client("api").scopes("orders:read"))?;
@@ -70,8 +73,8 @@ pub fn lines(support: &Support, config: &DevConfig, program: &str) -> Result<Str
             ),
             "",
         ),
-        ("next", format!("{program} check"), ""),
-        ("", format!("{program} explain GET {http}/api/orders"), ""),
+        ("next", format!("{program} check{of_file}"), ""),
+        ("", format!("{program} explain GET {http}/api/orders{of_file}"), ""),
     ];
     let mut text = String::new();
     for (name, line, outcome) in rows {
@@ -83,5 +86,7 @@ pub fn lines(support: &Support, config: &DevConfig, program: &str) -> Result<Str
     Ok(text)
 }
 
+/// The default of `--config`.
+const DEFAULT_FILE: &str = "gateway.yaml";
 /// The lifetime of the printed tokens.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(8 * 3600);
