@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # docker build -t northgate .
 # docker run --rm -p 8080:8080 -v ./gateway.yaml:/etc/northgate/gateway.yaml:ro northgate
+# with a file that listens on 0.0.0.0:8080 and names services the container can reach; the repository's own is for `northgate dev`.
 
 FROM rust:1.95-slim-bookworm AS chef
 # aws-lc and mimalloc are C.
