@@ -62,6 +62,18 @@ routes:
 }
 
 #[test]
+fn a_byte_that_is_not_utf_8_is_reported_where_it_stands() {
+    let directory = files();
+    let path = directory.path().join("latin-1.yaml");
+    fs::write(&path, b"version: 1\nlisten: \xe9\n").expect("a file");
+
+    let faults = config::load(&path, &Environment::default(), NOW).expect_err("it is not text");
+
+    let place = faults.iter().next().expect("a fault").place;
+    assert_eq!((place.line, place.column), (2, 9), "{faults}");
+}
+
+#[test]
 fn the_value_of_a_variable_is_never_shown() {
     let values =
         ["unlikely-1", "unlikely-2", "unlikely-3", "unlikely-4", "unlikely-5", "unlikely-6"];

@@ -30,6 +30,14 @@ impl Auth {
             Self::Ways { ways, .. } => ways,
         }
     }
+
+    /// Whether requests without any credential pass.
+    pub fn is_optional(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Ways { optional, .. } => *optional,
+        }
+    }
 }
 
 /// One accepted credential, with the rules for its token.

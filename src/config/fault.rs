@@ -21,6 +21,12 @@ impl Position {
     pub const fn new(line: usize, column: usize) -> Self {
         Self { line: line as u32, column: column as u32 }
     }
+
+    /// Returns the position behind a beginning of a file.
+    pub(crate) fn behind(text: &str) -> Self {
+        let last = text.rsplit('\n').next().unwrap_or_default();
+        Self::new(text.matches('\n').count() + 1, last.chars().count() + 1)
+    }
 }
 
 /// The kinds of faults. The numbers are stable: scripts depend on them.

@@ -38,6 +38,7 @@ use self::file::issuers::SecretEncoding;
 use self::reserved_headers::ReservedHeaders;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -132,12 +133,17 @@ pub fn load(
     now: Timestamp,
 ) -> Result<(Config, Faults), Faults> {
     let name = path.display().to_string();
-    let text = match fs::read(path).map(String::from_utf8) {
+    let text = match read(path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
-        Ok(Err(_)) => return Err(unreadable(name, "the file is not text", "save it as UTF-8")),
+        Ok(Err(error)) => {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let at = Position::behind(&String::from_utf8_lossy(valid));
+            return Err(unreadable(name, at, "the file is not text", "save it as UTF-8"));
+        }
         Err(error) => {
             let message = format!("the file cannot be read: {error}");
-            return Err(unreadable(name, &message, "say where it is with --config"));
+            let help = "say where it is with --config";
+            return Err(unreadable(name, Position::START, &message, help));
         }
     };
     let directory = path.parent().unwrap_or(Path::new(""));
@@ -230,8 +236,21 @@ pub(crate) fn keys_of_the_process() -> Vec<String> {
     keys.collect()
 }
 
-fn unreadable(name: String, message: &str, help: &str) -> Faults {
-    Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, Position::START, message).help(help)])
+/// Reads a configuration file of at most [`MAX_FILE_BYTES`]: a device may never end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 16 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// The maximum size of a configuration file.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+fn unreadable(name: String, at: Position, message: &str, help: &str) -> Faults {
+    Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, at, message).help(help)])
 }
 
 fn hash(text: &str) -> String {

@@ -57,6 +57,11 @@ impl Check<'_> {
             }
         }
         let body = keys.body.or(String::new());
+        if let (204 | 205 | 304, Some(at)) = (status, keys.body.get().filter(|_| !body.is_empty()))
+        {
+            let message = format!("a response with status {status} has no content (RFC 9110 §15)");
+            self.fault(Code::C106, at.at, message, "take it out, or write status: 200");
+        }
         let typed = headers.iter().any(|(name, _)| name == http::header::CONTENT_TYPE);
         if !body.is_empty() && !typed {
             let plain = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -158,9 +158,9 @@ impl Check<'_> {
             level,
             scopes: scopes(key!(scopes)),
             any_scope: scopes(key!(any_scope)),
-            audience: strings(key!(audience).get().map(|at| &at.value)),
+            audience: self.texts(key!(audience).get().map(|at| &at.value)),
             claims: claims.unwrap_or_default(),
-            clients: strings(key!(clients).get().map(|at| &at.value.0)),
+            clients: self.texts(key!(clients).get().map(|at| &at.value.0)),
             bound_to,
             max_staleness,
             identity_headers,
@@ -169,6 +169,18 @@ impl Check<'_> {
         };
         self.void_rules(file, inner, outer, &way);
         Some(way)
+    }
+
+    /// Returns the texts of a list, of which none may be empty: no token has such a value.
+    fn texts(&mut self, list: Option<&OneOrMany<String>>) -> Vec<Arc<str>> {
+        let mut texts = Vec::new();
+        for at in list.into_iter().flat_map(|list| &list.items) {
+            if at.value.is_empty() {
+                self.fault(Code::C103, at.at, "this is empty", "write a text, or take it out");
+            }
+            texts.push(at.value.as_str().into());
+        }
+        texts
     }
 
     /// Returns the required token binding.
@@ -270,6 +282,7 @@ impl Check<'_> {
                 "write it beside a session with flow: code, or beside tokens; or take it out";
             self.fault(Code::C109, place, message, help);
         }
+        self.whole_seconds(max_age);
         let max_age = max_age.get().map(|_| self.time(max_age, MAX_DURATION, MAX_DURATION));
         let acr: Box<[Arc<str>]> = values.iter().map(|at| at.value.as_str().into()).collect();
         (!acr.is_empty() || max_age.is_some()).then_some(AuthenticationLevel { acr, max_age })
@@ -496,10 +509,6 @@ pub(super) fn scopes<L: Deref<Target = OneOrMany<Scalar<Scope>>>>(set: &Field<L>
         .flat_map(|list| &list.value.items)
         .map(|at| at.value.0.0.as_str())
         .collect()
-}
-
-fn strings(list: Option<&OneOrMany<String>>) -> Vec<Arc<str>> {
-    list.into_iter().flat_map(|list| &list.items).map(|at| Arc::from(at.value.as_str())).collect()
 }
 
 /// Whether the record of ended sessions is lost at a restart.

@@ -93,6 +93,7 @@ impl Check<'_> {
         let help = "write origins: [https://app.example.com]";
         let origins = self.required(&keys.origins, keys.at, "origins", help)?;
         let credentials = keys.credentials.or(false);
+        self.told_once(&origins.items);
         let any = origins.items.iter().find(|origin| origin.value == "*");
         if any.is_some() && credentials {
             let message = "every page on the web could act with its visitor's credentials";
@@ -128,6 +129,7 @@ impl Check<'_> {
                 .unwrap_or_default()
         };
         let allowed = keys.methods.get().map(|list| &list.value.0);
+        self.whole_seconds(&keys.max_age);
         Some(Cors {
             origins: any.is_none().then_some(named),
             methods: match allowed {

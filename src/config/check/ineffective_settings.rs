@@ -38,9 +38,17 @@ impl Check<'_> {
             self.without_service(keys);
             self.cors_of_other_routes(keys);
             self.of_other_methods(keys);
+            self.of_known_callers(keys, routes);
         }
         for (_, keys) in entries(&file.limits) {
             self.uncounted(keys, &seen);
+            self.unanswered(keys);
+        }
+        if let Some(at) = place(&file.metering)
+            && !entries(&file.limits)
+                .any(|(_, keys)| keys.metered.or(false) || keys.metered.is_bad())
+        {
+            self.means_nothing(at, "metering", "without a limit that is `metered`");
         }
         self.of_upstreams(file);
         self.of_issuers(file, server, routes);
@@ -156,6 +164,36 @@ impl Check<'_> {
         }
     }
 
+    /// Warns of keys of a route that need a caller, or the absence of one.
+    fn of_known_callers(&mut self, keys: &file::Route, routes: &[Route]) {
+        let Some(id) = keys.id.get() else { return };
+        let Some(route) = routes.iter().find(|route| *route.id == *id.value) else { return };
+        if route.auth.ways().is_empty() {
+            if let Some(at) = place(&keys.close_on_expiry) {
+                self.means_nothing(at, "close_on_expiry", "with `auth: none`: no token expires");
+            }
+        } else if let Some(stale) = keys.fallback.get().and_then(|fallback| fallback.stale.get())
+            && !route.auth.is_optional()
+        {
+            let why = "on a route with `auth`: responses to known callers are not kept";
+            self.means_nothing(stale.key_at, "stale", why);
+        }
+    }
+
+    /// Warns of keys of a refusal that a limit never sends.
+    fn unanswered(&mut self, keys: &Limit) {
+        if let Some(response) = keys.response.get() {
+            if keys.dry_run.or(false) {
+                self.means_nothing(response.key_at, "response", "with dry_run: nothing is refused");
+            } else if let Some(jitter) = place(&response.retry_jitter)
+                && !keys.headers.or(true)
+            {
+                let why = "with headers: false: there is no `Retry-After`";
+                self.means_nothing(jitter, "retry_jitter", why);
+            }
+        }
+    }
+
     fn uncounted(&mut self, keys: &Limit, seen: &Seen<'_>) {
         let by = keys.by.get().into_iter().flat_map(|by| &by.value.items);
         for part in by.clone() {
@@ -193,6 +231,21 @@ impl Check<'_> {
                     if let Some(at) = at {
                         self.means_nothing(at, key, "with attempts: 0");
                     }
+                }
+            } else if let Some(retries) = keys.retries.get()
+                && retries.on.get().is_some_and(|on| on.items.is_empty() && !on.incomplete)
+                && let Some(at) = place(&retries.attempts)
+            {
+                self.means_nothing(at, "attempts", "with on: []: nothing is sent again");
+            }
+            let outlier = keys.outlier.get().map(|keys| (&keys.error_rate, &keys.min_requests));
+            let breaker =
+                keys.circuit_breaker.get().map(|keys| (&keys.error_rate, &keys.min_requests));
+            for (rate, least) in [outlier, breaker].into_iter().flatten() {
+                if rate.get().is_some_and(|at| at.value.0.0 == 0)
+                    && let Some(at) = place(least)
+                {
+                    self.means_nothing(at, "min_requests", "with error_rate: 0%");
                 }
             }
             let Some(targets) = keys.targets.get().filter(|targets| !targets.incomplete) else {

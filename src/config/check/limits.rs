@@ -37,6 +37,7 @@ impl Check<'_> {
         let mut settings = Settings::new(&name.value, kind);
         settings.plans = plans;
         if let Some(by) = keys.by.get() {
+            self.told_once(&by.items);
             settings.by = by.items.iter().map(|part| part.value.0.clone()).collect();
         }
         settings.on_missing = keys.on_missing.get().map(|at| at.value.0).unwrap_or_default();
@@ -54,6 +55,9 @@ impl Check<'_> {
         if let (Kind::Concurrency(_), Some(cost)) = (&settings.kind, keys.cost.get()) {
             let message = "requests in flight have no cost: each is one";
             self.fault(Code::C106, cost.key_at, message, "take it out");
+        }
+        if let Some(methods) = keys.methods.get() {
+            self.told_once(&methods.items);
         }
         settings.methods =
             keys.methods.get().map(|list| list.items.iter().map(|at| at.value.0.clone()).collect());

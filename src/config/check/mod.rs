@@ -216,6 +216,14 @@ impl Check<'_> {
         }
     }
 
+    /// Refuses a duration with a part of a second, where HTTP or tokens count in whole ones.
+    fn whole_seconds(&mut self, set: &Value<Duration>) {
+        if let Some(at) = set.get().filter(|at| at.value.0.subsec_nanos() != 0) {
+            let message = "this is counted in whole seconds";
+            self.fault(Code::C103, at.at, message, "write whole seconds, such as 1s");
+        }
+    }
+
     /// Returns a duration not above `most`.
     fn time_or_zero(
         &mut self,
@@ -231,6 +239,16 @@ impl Check<'_> {
             }
             Some(at) => at.value.0,
             None => default,
+        }
+    }
+
+    /// Refuses an item that is twice in a list.
+    fn told_once<T: PartialEq + core::fmt::Display>(&mut self, items: &[Spanned<T>]) {
+        for (index, item) in items.iter().enumerate() {
+            if items[..index].iter().any(|earlier| earlier.value == item.value) {
+                let message = format!("{} is there already", item.shown());
+                self.fault(Code::C111, item.at, message, "keep one of them");
+            }
         }
     }
 

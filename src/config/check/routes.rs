@@ -123,6 +123,7 @@ impl Check<'_> {
         self.auth(file, &keys.auth);
         self.limit_names(file, keys.limits.get().into_iter().flat_map(|list| &list.value.items));
         self.policy_names(file, keys);
+        self.lists(keys);
         self.header_names(keys);
         self.time(&keys.timeout, MAX_DURATION, MAX_DURATION);
         self.body_size(&keys.max_body_size, None);
@@ -161,8 +162,24 @@ impl Check<'_> {
         }
     }
 
+    /// Refuses what is twice in a list of these keys alone.
+    fn lists(&mut self, keys: &file::Route) {
+        if let Some(hosts) = keys.host.get() {
+            self.told_once(&hosts.items);
+        }
+        if let Some(methods) = keys.methods.get() {
+            self.told_once(&methods.items);
+        }
+        if let Some(limits) = keys.limits.get() {
+            self.told_once(&limits.items);
+        }
+    }
+
     fn policy_names(&mut self, file: &File, keys: &file::Route) {
         let names = defined_names(&file.policies);
+        if let Some(list) = keys.policies.get() {
+            self.told_once(&list.items);
+        }
         for name in keys.policies.get().into_iter().flat_map(|list| &list.value.items) {
             self.defined(name, "policies", &names);
         }
@@ -200,6 +217,7 @@ impl Check<'_> {
         let auth = self.route_auth(file, keys, layers);
         let used = layers.limits();
         let names = self.limit_names(file, used.iter().copied());
+        self.lists(keys);
         let taken = methods(keys.methods.get().map(|list| &list.value.0));
         for name in keys.limits.get().into_iter().flat_map(|list| &list.items) {
             self.limit_counts(file, name, &taken);
@@ -275,19 +293,8 @@ impl Check<'_> {
     }
 
     fn paths(&mut self, paths: &Spanned<OneOrMany<Scalar<PathPattern>>>) -> Vec<PathPattern> {
-        let mut all: Vec<PathPattern> = Vec::new();
-        for path in &paths.items {
-            if all.contains(&path.value.0) {
-                self.fault(
-                    Code::C111,
-                    path.at,
-                    format!("{} is there already", path.shown()),
-                    "keep one of them",
-                );
-            }
-            all.push(path.value.0.clone());
-        }
-        all
+        self.told_once(&paths.items);
+        paths.items.iter().map(|path| path.value.0.clone()).collect()
     }
 
     fn route_auth(

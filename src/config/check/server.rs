@@ -447,6 +447,10 @@ impl Check<'_> {
         let mut path = "/metrics".to_owned();
         if let Some(at) = keys.and_then(|keys| keys.path.get()) {
             match patterns::check_literal(&at.value) {
+                Ok(()) if is_admin_path(&at.value) => {
+                    let message = format!("{} is another path of the admin listener", at.shown());
+                    self.fault(Code::C106, at.at, message, "write another, such as /metrics");
+                }
                 Ok(()) => path.clone_from(&at.value),
                 Err(wrong) => self.wrong(at, wrong),
             }
@@ -466,6 +470,11 @@ fn takes(own: &Address, other: SocketAddr) -> bool {
     let any_of_family = own.is_ipv4() == other.is_ipv4()
         && (own.ip().is_unspecified() || other.ip().is_unspecified());
     own.port() == other.port() && own.port() != 0 && (own.ip() == other.ip() || any_of_family)
+}
+
+/// Whether `path` is one that probes and operators need from the admin listener.
+fn is_admin_path(path: &str) -> bool {
+    matches!(path, "/livez" | "/healthz" | "/readyz") || path.starts_with("/-/")
 }
 
 /// Whether two listeners have the same address. Port 0 is any free port.

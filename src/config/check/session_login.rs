@@ -75,9 +75,18 @@ impl Check<'_> {
             self.fault(Code::C106, at.at, message, "write the scope openid, or access_token");
         }
         let Some(flow) = keys.flow.get().map(|at| at.value.0) else { return };
-        if let (Flow::Password, Some(at)) = (flow, keys.prompt.get()) {
-            let message = "`prompt` has no effect: `flow: password` has no authorization request";
-            self.fault(Code::C110, at.key_at, message, "take it out");
+        let callback = keys.paths.get().and_then(|paths| paths.value.callback.get());
+        let of_code = [("prompt", keys.prompt.get()), ("paths.callback", callback)];
+        for (key, at) in of_code {
+            if let (Flow::Password, Some(at)) = (flow, at) {
+                let message =
+                    format!("`{key}` has no effect: `flow: password` has no authorization request");
+                self.fault(Code::C110, at.key_at, message, "take it out");
+            }
+        }
+        if let (Flow::Password, Some(at)) = (flow, keys.userinfo.get().filter(|at| at.value)) {
+            let message = "`flow: password` does not ask the userinfo endpoint";
+            self.fault(Code::C106, at.at, message, "write flow: code, or take it out");
         }
         if let (Flow::Code, Some(at)) = (flow, keys.login_failures.get()) {
             let message =

@@ -69,6 +69,8 @@ impl Check<'_> {
         };
         let client = self.session_client(file, issuers, name, keys, issuer.as_deref());
         let seconds = Duration::from_secs;
+        self.whole_seconds(&keys.idle_timeout);
+        self.whole_seconds(&keys.absolute_timeout);
         let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), MAX_DURATION);
         let absolute_timeout = self.time(&keys.absolute_timeout, seconds(43_200), MAX_DURATION);
         if absolute_timeout < idle_timeout {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::Check;
+use super::auth::scopes;
+use crate::base::scopes::Scopes;
 use crate::config::auth::{AuthMethod, Credential, Expected};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
 use crate::config::file::issuers::{Issuer, RevocationCheck};
 use crate::config::file::routes::{self as file};
+use crate::config::file::sessions::Session;
 
 impl Check<'_> {
     /// Checks the rules of `way` against one another; they come from `inner`, or from `outer` in their absence.
@@ -45,12 +48,61 @@ impl Check<'_> {
             let help = "write revocation_check: introspection into the issuer, or take it out";
             self.fault(Code::C110, at.key_at, message, help);
         }
+        self.foreign_clients(file, inner, outer, way);
+        self.unrequested_scopes(file, inner, outer, way);
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
         let both = way.any_scope.iter().find(|scope| way.scopes.contains(scope));
         if let (Some(at), Some(both)) = (any.get(), both) {
             let message =
                 format!("`any_scope` asks for nothing more: `scopes` asks for `{both}` already");
             self.fault(Code::C110, at.key_at, message, "take that scope out of one of the two");
+        }
+    }
+
+    /// Refuses `clients` without the gateway's own, which has obtained the token, beside `basic` or `session`.
+    fn foreign_clients(
+        &mut self,
+        file: &File,
+        inner: &file::Auth,
+        outer: Option<&file::Auth>,
+        way: &AuthMethod,
+    ) {
+        let clients = inner.clients.or_else(outer.map(|outer| &outer.clients));
+        let (Some(at), Some(own)) = (clients.get(), own_client(file, &way.credential)) else {
+            return;
+        };
+        if !way.clients.is_empty() && !way.clients.iter().any(|client| **client == *own) {
+            let kind = way.credential.key();
+            let message = format!(
+                "no caller satisfies this: tokens beside `{kind}` are of the client `{own}`"
+            );
+            let help = "write it beside tokens that clients present, or take it out";
+            self.fault(Code::C106, at.key_at, message, help);
+        }
+    }
+
+    /// Warns of scopes that the gateway does not request where it obtains the token itself: an issuer may grant more, but
+    /// few do (RFC 6749 §3.3).
+    fn unrequested_scopes(
+        &mut self,
+        file: &File,
+        inner: &file::Auth,
+        outer: Option<&file::Auth>,
+        way: &AuthMethod,
+    ) {
+        let Some((requested, key)) = requested_scopes(file, &way.credential) else { return };
+        let all = inner.scopes.or_else(outer.map(|outer| &outer.scopes));
+        let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
+        let is_lacking = |scope: &&str| !requested.contains(*scope);
+        let lacking = way.scopes.iter().find(is_lacking);
+        let none_of = way.any_scope.iter().find(|_| way.any_scope.iter().all(|it| is_lacking(&it)));
+        let places = [
+            all.get().map(|at| at.key_at).zip(lacking),
+            any.get().map(|at| at.key_at).zip(none_of),
+        ];
+        for (at, scope) in places.into_iter().flatten() {
+            let message = format!("the gateway does not request `{scope}` for these users");
+            self.fault(Code::C110, at, message, format!("add it to {key}"));
         }
     }
 
@@ -103,6 +155,52 @@ fn is_client(file: &File, name: &str) -> bool {
     claims.is_none_or(|list| list.items.first().is_some_and(|at| at.value == "client_id"))
 }
 
+/// Returns the id of the client whose tokens callers with this credential have, where that is the gateway's own.
+fn own_client<'f>(file: &'f File, credential: &Credential) -> Option<&'f str> {
+    let (name, own) = match credential {
+        Credential::Basic(name) => (&**name, None),
+        Credential::Session(name) => {
+            let session = session(file, name)?;
+            (session.issuer.get()?.value.as_str(), Some(&session.client))
+        }
+        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => return None,
+    };
+    if !is_client(file, name) {
+        return None;
+    }
+    let client = match own {
+        Some(own) if !own.is_absent() => own,
+        _ => &issuer(file, name)?.client,
+    };
+    client.get()?.id.get().map(|at| at.value.as_str())
+}
+
+/// Returns the scopes that the gateway requests for callers with this credential, and the key that lists them; `None`
+/// where the client chooses them, or the issuer.
+fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'static str)> {
+    match credential {
+        Credential::Basic(name) => {
+            let grant = issuer(file, name)?.password_grant.get()?;
+            let requested = scopes(&grant.scopes);
+            (!requested.is_empty()).then_some((requested, "`password_grant.scopes`"))
+        }
+        Credential::Session(name) => {
+            let own = &session(file, name)?.scopes;
+            let requested =
+                if own.is_absent() { "openid".split(' ').collect() } else { scopes(own) };
+            (!requested.is_empty() && !own.is_bad())
+                .then_some((requested, "the session's `scopes`"))
+        }
+        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => None,
+    }
+}
+
+/// Returns the keys of the session called `name`.
+fn session<'f>(file: &'f File, name: &str) -> Option<&'f Session> {
+    let sessions = file.sessions.get()?;
+    sessions.iter().find(|(key, _)| key.value == name).map(|(_, keys)| &**keys)
+}
+
 /// Returns why no token can have the expected value in the claim at `path`.
 fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
     let values = expected.values();
@@ -121,6 +219,9 @@ fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected)
             let issuers: Option<Vec<&str>> = names.iter().map(|name| iss(file, name)).collect();
             let issuers = issuers.filter(|issuers| !issuers.is_empty() && disjoint(issuers))?;
             Some(format!("`iss` is always `{}`", issuers.join("` or `")))
+        }
+        "exp" | "iat" | "nbf" | "auth_time" => {
+            Some(format!("`{path}` is a time, another one in each token"))
         }
         "sub" | "jti" | "azp" | "client_id" if !values.iter().any(Json::is_string) => {
             Some(format!("`{path}` is always a text"))

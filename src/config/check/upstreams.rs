@@ -96,9 +96,13 @@ impl Check<'_> {
     fn health_check(&mut self, keys: &Spanned<file::HealthCheck>) -> Option<HealthCheck> {
         let help = "write what the service answers when it is well, such as path: /health";
         if let Some(service) = keys.grpc.get() {
-            if let Some(path) = keys.path.get() {
-                let message = "`path` has no effect beside `grpc`";
-                self.fault(Code::C106, path.key_at, message, "keep one of them");
+            let path = keys.path.get().map(|at| at.key_at);
+            let status = keys.status.get().map(|at| at.key_at);
+            for (key, at) in [("path", path), ("status", status)] {
+                if let Some(at) = at {
+                    let message = format!("`{key}` has no effect beside `grpc`");
+                    self.fault(Code::C106, at, message, "keep one of them");
+                }
             }
             let grpc = Some(Arc::from(service.value.as_str()));
             return Some(self.check_times(keys, HealthCheck { grpc, ..HealthCheck::new("") }));

@@ -231,7 +231,7 @@ impl FromScalar for Address {
             _ => return Err(wrong(format!("write {}", whole(text)))),
         };
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
-            return Err(wrong("write http://10.0.0.31:8080".into()));
+            return Err(wrong(format!("write {}", whole(text))));
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidValue::new(
@@ -275,14 +275,18 @@ fn is_service_name(name: &str) -> bool {
 /// The longest path that a Unix socket can have.
 const MAX_UNIX_PATH_BYTES: usize = 107;
 
-/// Suggests a whole URL for a text without a scheme.
+/// Suggests a whole URL for a text without a scheme, or with a port that is none.
 fn whole(text: &str) -> String {
     let authority = text.rsplit("://").next().unwrap_or(text).split('/').next().unwrap_or_default();
     let plain = authority.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
     if authority.is_empty() || !plain {
         return "http://10.0.0.31:8080".to_owned();
     }
-    format!("http://{authority}")
+    let is_no_port = |port: &str| !port.contains(']') && port.parse::<u16>().is_err();
+    match authority.rsplit_once(':') {
+        Some((host, port)) if is_no_port(port) => format!("http://{host}:8080"),
+        _ => format!("http://{authority}"),
+    }
 }
 
 impl Keyword for Balance {
