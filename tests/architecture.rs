@@ -58,6 +58,12 @@ fn every_sentence_names_its_actor() {
 }
 
 #[test]
+fn documentation_begins_with_a_noun_or_a_verb() {
+    let vague: Vec<_> = texts("src").iter().flat_map(vague_beginnings).collect();
+    assert!(vague.is_empty(), "\n{}\n", vague.join("\n"));
+}
+
+#[test]
 fn one_file_reads_the_machines_clock() {
     // Timers are tokio's, whose time tests can hold: only the calendar is at stake here.
     let readers = sources("src");
@@ -168,6 +174,19 @@ fn a_pronoun_that_hides_its_actor_is_found() {
     for word in ["antibody", "bodyguard", "somebodyless"] {
         let source = Source { path: "src/lib.rs".to_owned(), text: word.to_owned() };
         assert_eq!(hidden_actors(&source), Vec::<String>::new(), "{word}");
+    }
+}
+
+#[test]
+fn documentation_that_begins_with_a_question_is_found() {
+    for (text, found) in [
+        ("    /// What it does.", 1),
+        ("//! Whom it serves.\n//! Where it is.", 1),
+        ("/// The place.\n/// Where it is.", 0),
+        ("/// Whether it is there.", 0),
+    ] {
+        let source = Source { path: "src/lib.rs".to_owned(), text: text.to_owned() };
+        assert_eq!(vague_beginnings(&source).len(), found, "{text}");
     }
 }
 
@@ -336,6 +355,27 @@ fn hidden_actors(source: &Source) -> Vec<String> {
                 found.push(format!("{}:{}: {word}", source.path, line + 1));
             }
         }
+    }
+    found
+}
+
+/// The places where documentation begins with a question in place of a noun or a verb.
+fn vague_beginnings(source: &Source) -> Vec<String> {
+    const QUESTIONS: [&str; 5] = ["What", "Where", "Who", "Whom", "Of"];
+    let documentation = |line: &str| -> Option<String> {
+        let line = line.trim_start();
+        let text = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))?;
+        Some(text.trim_start().to_owned())
+    };
+    let mut found = Vec::new();
+    let mut before = None;
+    for (line, text) in source.text.lines().enumerate() {
+        let text = documentation(text);
+        let first = text.as_deref().and_then(|text| text.split(' ').next());
+        if before.is_none() && first.is_some_and(|word| QUESTIONS.contains(&word)) {
+            found.push(format!("{}:{}: {}", source.path, line + 1, text.as_deref().unwrap_or("")));
+        }
+        before = text;
     }
     found
 }

@@ -1,4 +1,4 @@
-//! The way of interim responses to the client of a request (RFC 9110 §15.2).
+//! A sink for interim responses to the client of a request (RFC 9110 §15.2).
 
 use core::fmt;
 

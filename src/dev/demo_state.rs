@@ -1,4 +1,4 @@
-//! What the sample services know of the system around them; the shop's start page shows it.
+//! The state of the system that the sample services show, on the shop's start page for one.
 
 use core::fmt;
 use core::time::Duration;

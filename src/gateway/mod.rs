@@ -86,7 +86,7 @@ pub struct Snapshot {
     limiters: Vec<Arc<limit::Limiter>>,
     /// The exchange of revocations with the other instances on the same Redis.
     revocation_sync: Option<Arc<RevocationSync>>,
-    /// Where tokens are besides `Authorization`, on any route.
+    /// The places of tokens besides `Authorization`, on any route.
     token_places: TokenPlaces,
     /// Header fields reserved for the gateway on every route.
     reserved: ReservedHeaders,

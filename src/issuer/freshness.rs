@@ -33,7 +33,7 @@ pub(super) fn refresh_after(lifetime: Duration) -> Duration {
     lifetime * 4 / 5
 }
 
-/// What tells the key of a token from others: its `kid`, or without one the token's signature. Tokens
+/// The name of a token's key among others: its `kid`, or without one the token's signature. Tokens
 /// without `kid` do not share an entry: an old one must not delay the key of a new one.
 #[derive(Clone, Copy, Debug, Hash)]
 pub(super) enum UnknownKey<'t> {

@@ -256,7 +256,13 @@ impl Inner {
             }
             GrantOutcome::Odd(error) | GrantOutcome::Unavailable(error) => {
                 if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(issuer, client, error, suppressed, "Could not redeem a grant.");
+                    tracing::warn!(
+                        issuer,
+                        client,
+                        error,
+                        suppressed,
+                        "Could not redeem a grant; the login, the refresh or the exchange of credentials fails."
+                    );
                 }
                 Err(GrantError::Unavailable)
             }

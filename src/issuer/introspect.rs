@@ -118,7 +118,7 @@ impl Inner {
             }
             Classified::Unavailable(why) => {
                 if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Could not introspect a token.");
+                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Could not introspect a token; its request is refused unless a cached result may stand in.");
                 }
                 pass.record_unavailable(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)
@@ -245,7 +245,7 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
 /// `Bearer` credentials with a token that the server itself issued.
 fn bearer(token: &Secret<String>) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
-        tracing::error!(field = %AUTHORIZATION, "Cannot send the own access token: it is not valid in a header field.");
+        tracing::error!(field = %AUTHORIZATION, "Could not send the own access token, which is not valid in a header field; tokens are not introspected.");
         CallError::NotSent
     })?;
     value.set_sensitive(true);

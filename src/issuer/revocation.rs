@@ -57,7 +57,7 @@ impl Inner {
         });
         response.await.map_err(|(error, why)| {
             if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
-                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "Could not revoke a token at the issuer.");
+                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "Could not revoke a token at the issuer; it may stay valid there.");
             }
             error
         })

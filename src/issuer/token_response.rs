@@ -216,7 +216,8 @@ fn seconds(value: &Value) -> Option<Duration> {
     (0.0..=NEVER).contains(&seconds).then(|| Duration::from_secs(seconds.min(MAX_LIFETIME) as u64))
 }
 
-/// What some servers write for a token that never expires: the largest number of 63 bits. Beyond it is no lifetime.
+/// The lifetime that some servers write for a token that never expires: the largest number of 63 bits. Beyond it is no
+/// lifetime.
 const NEVER: f64 = i64::MAX as f64;
 /// 136 years, in seconds; a longer lifetime counts as this one.
 const MAX_LIFETIME: f64 = 4_294_967_295.0;

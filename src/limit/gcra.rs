@@ -128,7 +128,7 @@ impl Gcra {
         self.converted(cell, now).until.saturating_sub(now)
     }
 
-    /// Returns a counter that another rate has charged as if this one had: with the same number of requests used. A
+    /// Converts a counter that was charged under another rate, keeping the number of requests used. A
     /// rate that changes, in the file or with a caller's plan, neither forgives nor multiplies them.
     fn converted(&self, cell: Counter, now: u64) -> Counter {
         if cell.used == self.interval || cell.used == 0 || cell.until <= now {

@@ -46,7 +46,7 @@ pub enum StateError {
     /// The file exists, but cannot be read; it was set aside.
     #[error("the saved quotas cannot be read; moved to {}", .aside.display())]
     Read {
-        /// Where the file is now.
+        /// The path of the file now.
         aside: PathBuf,
         /// The reason.
         source: io::Error,

@@ -1,4 +1,4 @@
-//! What operators see of limits, and how they reset counters.
+//! Limits as operators see them, and the reset of counters.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use super::registry::LimitRegistry;
 use super::settings::KeyPart;
 use super::shared::{LeaseSlot, SharedLimit};
 
-/// Whose counters an operator resets: the named parts of a key, such as `client`, and their values.
+/// The consumers whose counters an operator resets: the named parts of a key, such as `client`, and their values.
 #[derive(Clone, Debug, Default)]
 pub struct ResetTarget {
     /// The parts by their names in the file, such as `client` or `header:x-tenant`.
@@ -293,7 +293,7 @@ impl Census {
     }
 }
 
-/// What a consumer has used of its amount, what is left, and the seconds until its reset.
+/// A consumer's use of its amount, the rest, and the seconds until its reset.
 struct Standing {
     used: u64,
     left: u64,

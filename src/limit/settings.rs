@@ -37,7 +37,7 @@ pub struct Settings {
     pub max_keys: usize,
     /// The cost of one request; if the response tells it, what is charged until then, and if it does not.
     pub cost: Cost,
-    /// Where the response tells the cost.
+    /// The place of the cost in a response.
     pub response_cost: Option<ResponseCost>,
     /// The counted methods; `None` means all.
     pub methods: Option<Box<[Method]>>,

@@ -1,4 +1,4 @@
-//! What is not exported yet, on disk: usage that is no event yet, and batches that a destination lacks.
+//! The usage that is not exported yet, on disk: usage that is no event yet, and batches that a destination lacks.
 //!
 //! Each process has a file of its own, one per batch besides, and a lock that shows that it lives. The file is replaced
 //! while usage changes; it is small, however long a destination is away: it has the number of the first batch that each

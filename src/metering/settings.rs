@@ -8,7 +8,7 @@ use url::Url;
 
 use crate::base::secret::Secret;
 
-/// Where usage goes, and how often.
+/// The destinations of usage, and the time between two exports.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The time between two batches of events. Default 60 s.

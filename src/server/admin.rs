@@ -143,7 +143,7 @@ fn router(admin: Arc<Admin>) -> Router {
         )
 }
 
-/// What stands in front of the endpoints.
+/// The guard of the endpoints: origins, the token, and the metrics at their path.
 #[derive(Clone)]
 struct Guard {
     admin: Arc<Admin>,

@@ -1,4 +1,4 @@
-//! Who reads the response to a request: a person, or a script of a page.
+//! Whether a response goes to a navigation, and so to a person, or to a script of a page.
 //!
 //! Browsers say it in `Sec-Fetch-Mode`. Libraries that fetch pages in the
 //! background, and ask for HTML to put it into the current page, say it in
@@ -37,7 +37,7 @@ pub(super) fn htmx_page(request: &Parts) -> Option<Option<String>> {
     }))
 }
 
-/// Where a browser's request comes from (Fetch Metadata §2.2).
+/// The mode of a browser's request (Fetch Metadata §2.2).
 pub(super) const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");

@@ -10,7 +10,7 @@ use crate::base::interim_sink::MAX_INTERIM_RESPONSES;
 /// The interim responses to one request.
 #[derive(Debug)]
 pub(super) struct InterimResponses<'a> {
-    /// Where they wait to be passed on; without it they are dropped.
+    /// The responses that wait to be passed on; without a place they are dropped.
     place: Option<&'a RefCell<Vec<Response<()>>>>,
     /// Bytes so far.
     bytes: usize,

@@ -13,7 +13,7 @@ impl Check<'_> {
     /// Returns the codings of a route.
     ///
     /// A browser sends a session, a token in a cookie and Basic credentials by itself, also when a page of an attacker causes the request.
-    /// Where the response then holds a secret beside text of the attacker, its compressed size tells of the secret
+    /// If the response then holds a secret beside text of the attacker, its compressed size tells of the secret
     /// (BREACH). Such a route is compressed only if it says so itself, and is warned of.
     pub(super) fn compress(
         &mut self,

@@ -8,7 +8,7 @@ use crate::config::fault::Code;
 use crate::config::file::issuers::{self as file, RevocationCheck};
 
 impl Check<'_> {
-    /// Warns of the peculiarities of a known issuer, and refuses a name that none of its tokens says.
+    /// Warns of the peculiarities of a known issuer, and refuses an `iss` that none of its tokens has.
     pub(super) fn peculiarities(&mut self, keys: &Spanned<file::Issuer>, used: &Used) {
         let Some(issuer) = keys.issuer.get() else { return };
         let Some(address) = Address::of(&issuer.value) else { return };

@@ -1,4 +1,4 @@
-//! The secrets of a whole file: which of its values and keys are, and the file without them.
+//! Finds the secrets of a whole file, and removes them from its text and its faults.
 
 use std::collections::HashSet;
 

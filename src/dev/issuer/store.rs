@@ -17,7 +17,7 @@ use crate::base::clock::Timestamp;
 use crate::base::lock::IgnorePoison;
 use crate::base::scopes::Scopes;
 
-/// What a user granted to a client, or a client may do for itself.
+/// The rights that a user granted to a client, or that a client has for itself.
 #[derive(Clone, Debug)]
 pub(super) struct Grant {
     /// The client that received it.

@@ -36,7 +36,7 @@ pub(crate) struct Completed {
     pub tunnel: Option<Box<Tunnel>>,
     /// The endpoint that responded, and the number of attempts.
     pub endpoint: Option<(Arc<Endpoint>, u32)>,
-    /// What took the place of the upstream's own response, if anything did.
+    /// The replacement of the upstream's own response, if there is one.
     pub replaced: Option<Box<Replacement>>,
     /// The time spent waiting for the response head; `None` if the fallback was tried.
     pub waited: Option<core::time::Duration>,

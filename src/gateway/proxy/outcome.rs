@@ -19,7 +19,7 @@ pub(crate) struct UpstreamOutcome {
     pub cause: Option<Cow<'static, str>>,
 }
 
-/// What took the place of an upstream's own response.
+/// The replacement of an upstream's own response.
 #[derive(Debug)]
 pub(crate) struct Replacement {
     /// The kind of the fallback.

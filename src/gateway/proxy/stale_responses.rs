@@ -271,7 +271,7 @@ const STALE: &str = "northgate; hit; detail=stale";
 const MAX_STORED_BYTES: u64 = 256 * 1024;
 /// The responses of one target that differ in what they vary by.
 const MAX_VARIANTS: usize = 8;
-/// What an entry takes besides its fields and its content.
+/// The bytes of an entry besides its fields and its content.
 const ENTRY_BYTES: usize = 512;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Compression of responses: the ones that are compressed, and their header fields.
 //!
-//! Compressed are text and data formats of at least a kibibyte. Never compressed is a response that its origin forbids
+//! Text and data formats of at least a kibibyte are compressed. Never compressed is a response that its origin forbids
 //! to transform, that has a coding or is a part already, or that sets a cookie: the size of a compressed response
 //! tells of secrets in it beside text that an attacker chooses (BREACH, CVE-2013-3587).
 

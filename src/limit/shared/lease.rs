@@ -519,9 +519,9 @@ const DOUBLING_MICROS: u64 = 100_000;
 const RETRY_MICROS: u64 = 1_000_000;
 /// Places in flight are renewed at this interval, a third of their lifetime.
 const RENEWAL_MICROS: u64 = SLOT_LIFETIME_MICROS / 3;
-/// Leases of quotas are renewed at this interval, a fifth of their lifetime …
+/// Leases of quotas are renewed at this interval, a fifth of their lifetime.
 const LEASE_RENEWAL_MICROS: u64 = LEASE_LIFETIME_MICROS / 5;
-/// … and used for this time after the last response, so that none is used when the store takes it back.
+/// A lease of a quota is used for this time after the last response, so that none is used when the store takes it back.
 const LEASE_VALIDITY_MICROS: u64 = LEASE_LIFETIME_MICROS / 5 * 4;
 /// Unused grants are returned after this time without a request.
 const IDLE_LEASE_MICROS: u64 = 500_000;

@@ -46,7 +46,7 @@ pub(in crate::limit) struct Decided {
     pub(super) wait: u64,
 }
 
-/// What requests need to know of the store.
+/// The state of the store that requests read.
 #[derive(Debug)]
 pub(in crate::limit) struct StoreState {
     pub(in crate::limit) time: StoreTime,

@@ -68,7 +68,7 @@ proptest! {
         }
     }
 
-    /// What is used up stays used up, whatever keys come.
+    /// A used-up limit stays used up, whatever keys come.
     #[test]
     fn no_flood_renews_what_is_used_up(
         limit in 1_u64..4,
@@ -98,7 +98,7 @@ proptest! {
     }
 }
 
-/// What the file says.
+/// The settings in the file.
 #[derive(Clone, Copy, Debug)]
 struct File {
     /// The kind of window, an index.

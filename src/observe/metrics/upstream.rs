@@ -38,7 +38,7 @@ pub struct UpstreamMetrics {
 /// The kind of a response in place of an upstream's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FallbackKind {
-    /// Of another upstream.
+    /// The response of another upstream.
     Upstream,
     /// The last good response.
     Stale,

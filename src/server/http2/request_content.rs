@@ -19,7 +19,7 @@ use crate::server::connection_timeouts::ActiveRequest;
 /// The content of a request, which keeps its connection active until it ends: the response may end earlier.
 pub(super) struct RequestContent {
     received: ReceivedContent,
-    /// Where `100 Continue` goes once the content is wanted.
+    /// The responder that sends `100 Continue` once the content is wanted.
     awaits_continue: Option<Rc<Responder>>,
     _active: ActiveRequest,
 }

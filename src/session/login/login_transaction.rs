@@ -22,7 +22,7 @@ use crate::base::secret::Secret;
 pub(crate) struct LoginTransaction {
     seed: [u8; 32],
     began: Timestamp,
-    /// What it leads to.
+    /// The intent of the login.
     pub(crate) intent: LoginIntent,
 }
 

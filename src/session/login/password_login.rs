@@ -306,7 +306,7 @@ impl Sessions {
     }
 }
 
-/// What a login has verified about its user besides the access token.
+/// The user as a login has verified them, besides the access token.
 #[derive(Debug, Default)]
 pub(crate) struct Person {
     /// Whether the ID token was verified, or userinfo has told who the user is.

@@ -20,7 +20,7 @@ use crate::session::cookies::seal::{KeyRing, associated_data};
 use crate::session::store::shared_revocations::SharedRevocations;
 use crate::session::store::state::{Id, SessionState};
 
-/// What is pending.
+/// A pending revocation.
 #[derive(Debug)]
 pub(crate) enum PendingRevocation {
     /// The access and the refresh token of this state are to be revoked.

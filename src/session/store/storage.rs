@@ -526,11 +526,11 @@ impl OpenedCookies {
 
 impl fmt::Debug for OpenedCookies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Openings").field(&self.0.entry_count()).finish()
+        f.debug_tuple("OpenedCookies").field(&self.0.entry_count()).finish()
     }
 }
 
-/// Hashes both ends of a long text and leaves the middle to the comparison.
+/// Hashes both ends of a long text; texts that differ in the middle alone have one hash, and are told apart by comparison.
 ///
 /// A sealed text begins with a random nonce and ends with an authentication
 /// tag, and only texts that open are cached: clients cannot make two that collide.

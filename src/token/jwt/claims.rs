@@ -264,7 +264,7 @@ fn scopes(claims: &Map<String, Value>, rules: &ValidationRules) -> Result<Scopes
 
 /// The event of a logout token (Back-Channel Logout §2.4).
 pub(super) const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
-/// What a token says in `token_use` or `typ` that is not for access.
+/// The values of `token_use` or `typ` in tokens that are not for access.
 const OTHER_USES: [&str; 9] = [
     "id",
     "id_token",
