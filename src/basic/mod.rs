@@ -1,5 +1,5 @@
 //! Floor 4: HTTP Basic authentication of API clients, by the password grant.
 
-mod exchange;
+mod password_grant;
 
-pub use self::exchange::{BasicError, BasicExchange, ExchangedCredentials};
+pub use self::password_grant::{BasicError, BasicExchange, ExchangedCredentials};

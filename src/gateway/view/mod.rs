@@ -2,6 +2,6 @@
 
 pub(crate) mod admin_view;
 pub mod explain;
-#[cfg(test)]
-mod issuer_twins;
 mod issuers;
+#[cfg(test)]
+mod tests;

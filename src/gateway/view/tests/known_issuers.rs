@@ -1,4 +1,4 @@
-//! Twins of well-known authorization servers: keys, metadata and tokens in the shapes of their public documentation,
+//! Well-known authorization servers: keys, metadata and tokens in the shapes of their public documentation,
 //! against the very configurations of `docs/authorization-servers.md`.
 
 use std::fs;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::explain::{Verdict, refusal, verify};
 use crate::base::clock::{Clock, Timestamp};
 use crate::config::{self, Auth, Config, Environment};
 use crate::gateway::RetainedState;
+use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::issuer::Discovery;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningKey;
@@ -428,7 +428,7 @@ fn jwt() -> Value {
     json!({ "typ": "JWT" })
 }
 
-const PAGE: &str = include_str!("../../../docs/authorization-servers.md");
+const PAGE: &str = include_str!("../../../../docs/authorization-servers.md");
 const FRAME: &str = "version: 1
 listen: 127.0.0.1:8080
 upstreams: { api: { targets: [http://127.0.0.1:8081] } }

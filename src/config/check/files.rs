@@ -1,4 +1,4 @@
-//! Reads secrets and other files that the configuration names.
+//! Reads the files that the configuration names: secrets, certificates, keys, directories of state.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

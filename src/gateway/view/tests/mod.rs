@@ -1,0 +1,3 @@
+//! Tests of explained decisions against whole configurations.
+
+mod known_issuers;
