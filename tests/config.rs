@@ -408,6 +408,7 @@ fn files() -> TempDir {
     write("tls.pem", &made.cert.pem());
     write("tls-key.pem", &made.signing_key.serialize_pem());
     write("gateway", "secret\n");
+    write("style.css", "body { color: black }\n");
     write("gateway-web", "secret\n");
     write("redis", "secret\n");
     write("billing-token", "secret\n");

@@ -14,17 +14,27 @@ use super::route::{
     Action, Coding, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
 };
 use super::server::{Certificates, Tls};
-use super::yaml_writer::{is_empty, write_entry};
+use super::yaml_writer::{is_unset, unless_empty, write_entry};
 use crate::base::secret::HIDDEN;
 use crate::issuer::ResourceIndicator;
-use crate::session::TokenStorage;
-use crate::{session, store, tls, upstream};
+use crate::session::{Flow, TokenStorage};
+use crate::{session, store, upstream};
 
 impl Config {
-    /// Returns the effective configuration under the keys of the file. Certificates are identified by their subject;
-    /// other files are left out, since their content is included.
+    /// Returns the effective configuration under the keys of the file, which loads to the same configuration where the
+    /// secrets in it are written out.
     pub fn effective(&self) -> Value {
-        let named = |entries: Vec<(String, Value)>| Value::Object(entries.into_iter().collect());
+        let mut all = self.settings();
+        for (place, file) in &self.named_files {
+            insert(&mut all, place, file.clone());
+        }
+        all
+    }
+
+    fn settings(&self) -> Value {
+        let named = |entries: Vec<(String, Value)>| {
+            unless_empty(Value::Object(entries.into_iter().collect()))
+        };
         json!({
             "version": 1,
             "listen": self.listeners.iter().map(|listener| json!({
@@ -67,7 +77,7 @@ impl Config {
         let mut text = String::new();
         if let Value::Object(mut all) = self.effective() {
             for section in SECTIONS {
-                if let Some(value) = all.remove(section).filter(|value| !is_empty(value)) {
+                if let Some(value) = all.remove(section).filter(|value| !is_unset(value)) {
                     write_entry(&mut text, 0, section, &value);
                 }
             }
@@ -90,27 +100,43 @@ impl Config {
             "max_connections_per_ip": server.max_connections_per_ip.unwrap_or(0),
             "max_requests_in_flight": server.max_requests_in_flight.unwrap_or(0),
             "http2_max_concurrent_streams": server.http2_max_concurrent_streams,
-            "trusted_proxies": server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "trusted_proxies": unless_empty(server.trusted_proxies.iter().map(ToString::to_string).collect()),
             "forwarded_headers": server.forwarded_headers.word(),
             "public_url": server.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
-            "dpop_nonce_keys": vec![HIDDEN; self.dpop_nonce_keys.len()],
+            "dpop_nonce_keys": unless_empty(json!(vec![HIDDEN; self.dpop_nonce_keys.len()])),
             "state_dir": server.state_dir.as_ref().map(|dir| dir.display().to_string()),
             "drain_delay": format_duration(server.drain_delay),
             "drain_timeout": format_duration(server.drain_timeout),
             "server_header": server.server_header.as_ref().and_then(|value| value.to_str().ok()),
             "request_id_header": server.request_id_header.as_str(),
-            "identity_keys": vec![HIDDEN; server.identity_keys.len()],
         })
     }
 }
 
+/// Sets the value at `place`, a path of keys and of indexes into lists.
+fn insert(all: &mut Value, place: &[String], value: Value) {
+    let [key, rest @ ..] = place else {
+        *all = value;
+        return;
+    };
+    match all {
+        Value::Array(items) => {
+            if let Some(item) = key.parse::<usize>().ok().and_then(|index| items.get_mut(index)) {
+                insert(item, rest, value);
+            }
+        }
+        Value::Object(entries) => {
+            insert(entries.entry(key).or_insert_with(|| json!({})), rest, value);
+        }
+        _ => {}
+    }
+}
+
 fn tls_side(side: &Tls) -> Value {
-    let Certificates::Files(files) = &side.certificates else { return json!("self_signed") };
-    let names = files
-        .iter()
-        .map(|identity| tls::server::CertificateNames::of(identity).map(|names| names.dns));
+    if matches!(side.certificates, Certificates::SelfSigned) {
+        return json!("self_signed");
+    }
     json!({
-        "certificates": names.collect::<Result<Vec<_>, _>>().unwrap_or_default(),
         "min_version": if side.only_tls13 { "1.3" } else { "1.2" },
         "session_tickets": side.session_tickets,
         "client_auth": match &side.clients {
@@ -148,19 +174,19 @@ fn session_of(session: &session::Settings) -> Value {
         "scopes": session.scopes.iter().collect::<Vec<_>>(),
         "resource": session.resource.as_ref().map(ResourceIndicator::as_str),
         "prompt": session.prompt,
-        "authorize_parameters": Value::Object(
+        "authorize_parameters": unless_empty(Value::Object(
             session.authorize_parameters.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
-        ),
+        )),
         "identity": session.identity.word(),
         "userinfo": session.userinfo,
         "paths": {
-            "login": session.paths.login, "callback": session.paths.callback, "logout": session.paths.logout,
+            "login": session.paths.login, "callback": (session.flow == Flow::Code).then_some(&session.paths.callback), "logout": session.paths.logout,
             "status": session.paths.status, "refresh": session.paths.refresh,
             "back_channel_logout": session.paths.back_channel_logout,
         },
         "tokens": tokens,
         "store": store,
-        "keys": vec![HIDDEN; session.keys.len()],
+        "keys": unless_empty(json!(vec![HIDDEN; session.keys.len()])),
         "cookie": {
             "prefix": session.cookie.prefix, "same_site": session.cookie.same_site.word(),
             "secure": session.cookie.secure, "domain": session.cookie.domain, "path": session.cookie.path,
@@ -168,17 +194,25 @@ fn session_of(session: &session::Settings) -> Value {
         "idle_timeout": format_duration(session.idle_timeout),
         "absolute_timeout": format_duration(session.absolute_timeout),
         "login_failures": failures((session.login_failures.count, session.login_failures.window)),
-        "limits": session.limits,
+        "limits": unless_empty(json!(session.limits)),
         "refresh_before": format_duration(session.refresh_before),
         "csrf": session.csrf.word(),
         "on_unauthenticated": session.on_unauthenticated.word(),
         "after_login": session.after_login,
         "after_logout": session.after_logout,
-        "return_to": session.return_to.iter().filter_map(place_of).collect::<Vec<_>>(),
+        "return_to": return_to(&session.return_to),
         "revoke_on_logout": session.revoke_on_logout,
         "end_session": session.end_session,
         "forward": session.forward.word(),
     })
+}
+
+/// Returns `return_to`, which is unset where it is the session's own origin.
+fn return_to(places: &[session::ReturnTo]) -> Value {
+    if places.iter().any(|place| matches!(place, session::ReturnTo::SameOrigin)) {
+        return Value::Null;
+    }
+    places.iter().filter_map(place_of).collect()
 }
 
 /// Returns an entry of `return_to` as the file writes it; `None` for the session's own origin.
@@ -208,12 +242,13 @@ fn upstream_of(upstream: &upstream::Settings) -> Value {
             "timeout": format_duration(check.timeout),
             "healthy_after": check.healthy_after,
             "unhealthy_after": check.unhealthy_after,
-            "status": check.status.iter().map(|(low, high)| format!("{low}-{high}")).collect::<Vec<_>>(),
+            // The file may not have it beside `grpc`.
+            "status": check.grpc.is_none().then(|| check.status.iter().map(|(low, high)| format!("{low}-{high}")).collect::<Vec<_>>()),
         })),
         "slow_start": format_duration(upstream.slow_start),
         "panic_threshold": format!("{}%", upstream.panic_threshold),
         "dns_refresh": format_duration(upstream.dns_refresh),
-        "dns_servers": upstream.dns_servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "dns_servers": unless_empty(upstream.dns_servers.iter().map(ToString::to_string).collect()),
         "connect_timeout": format_duration(upstream.connect_timeout),
         "timeout": format_duration(upstream.timeout),
         "stream_timeout": format_duration(upstream.stream_timeout.unwrap_or_default()),
@@ -271,13 +306,16 @@ fn route_of(route: &Route) -> Value {
     });
     let mut all = Map::from_iter([
         ("id".to_owned(), json!(route.id)),
-        ("host".to_owned(), route.hosts.iter().map(ToString::to_string).collect()),
+        ("host".to_owned(), unless_empty(route.hosts.iter().map(ToString::to_string).collect())),
         ("path".to_owned(), route.paths.iter().map(ToString::to_string).collect()),
-        ("methods".to_owned(), route.methods.iter().map(http::Method::as_str).collect()),
-        ("match_headers".to_owned(), Value::Object(fields.collect())),
+        (
+            "methods".to_owned(),
+            unless_empty(route.methods.iter().map(http::Method::as_str).collect()),
+        ),
+        ("match_headers".to_owned(), unless_empty(Value::Object(fields.collect()))),
         (action.0.to_owned(), action.1),
         ("auth".to_owned(), auth_of(&route.auth)),
-        ("limits".to_owned(), json!(route.limits)),
+        ("limits".to_owned(), unless_empty(json!(route.limits))),
         ("rewrite".to_owned(), rewrite_of(&route.rewrite)),
         (
             "headers".to_owned(),
@@ -305,8 +343,8 @@ fn route_of(route: &Route) -> Value {
         let cors = json!({
             "origins": cors.origins.as_ref().map_or_else(|| json!("*"), |origins| origins.iter().map(|origin| text_of("origins", origin)).collect()),
             "methods": cors.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
-            "headers": names(&cors.headers),
-            "expose": names(&cors.expose),
+            "headers": unless_empty(json!(names(&cors.headers))),
+            "expose": unless_empty(json!(names(&cors.expose))),
             "credentials": cors.credentials,
             "max_age": format_duration(cors.max_age),
         });
@@ -348,12 +386,12 @@ fn way_of(way: &AuthMethod) -> Value {
         way.identity_headers.iter().map(|header| (header.name.to_string(), json!(header.claim)));
     json!({
         way.credential.key(): names,
-        "scopes": way.scopes.iter().collect::<Vec<_>>(),
-        "any_scope": way.any_scope.iter().collect::<Vec<_>>(),
-        "audience": way.audience,
-        "claims": Value::Object(claims.collect()),
-        "clients": way.clients,
-        "acr": way.level.as_ref().map(|level| level.acr.iter().collect::<Vec<_>>()),
+        "scopes": unless_empty(way.scopes.iter().collect()),
+        "any_scope": unless_empty(way.any_scope.iter().collect()),
+        "audience": unless_empty(json!(way.audience)),
+        "claims": unless_empty(Value::Object(claims.collect())),
+        "clients": unless_empty(json!(way.clients)),
+        "acr": way.level.as_ref().map(|level| unless_empty(level.acr.iter().map(|acr| &**acr).collect())),
         "max_age": way.level.as_ref().and_then(|level| level.max_age).map(format_duration),
         "dpop": way.bound_to == Some(TokenBinding::Key),
         "mtls": way.bound_to == Some(TokenBinding::Certificate),
@@ -377,7 +415,7 @@ fn rewrite_of(rewrite: &Rewrite) -> Value {
     match rewrite {
         Rewrite::Keep => Value::Null,
         Rewrite::Prefix { strip, add } => {
-            let strip = (!strip.is_empty()).then_some(strip);
+            let [strip, add] = [strip, add].map(|prefix| (!prefix.is_empty()).then_some(prefix));
             json!({ "strip_prefix": strip, "add_prefix": add })
         }
         Rewrite::Path(parts) => {
@@ -407,9 +445,9 @@ fn edits_of(edits: &HeaderEdits) -> Value {
             .collect::<Map<_, _>>()
     };
     json!({
-        "set": named(&edits.set),
-        "add": named(&edits.add),
-        "remove": edits.remove.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "set": unless_empty(Value::Object(named(&edits.set))),
+        "add": unless_empty(Value::Object(named(&edits.add))),
+        "remove": unless_empty(edits.remove.iter().map(ToString::to_string).collect()),
     })
 }
 
@@ -417,8 +455,14 @@ fn text_of(name: &str, value: &http::HeaderValue) -> Value {
     json!(shown(name, value.to_str().unwrap_or_default()))
 }
 
+/// Returns a share as a percentage: in the shortest form that reads as the same share.
 fn percent(share: f64) -> String {
-    format!("{}%", share * 100.0)
+    let percent = share * 100.0;
+    let mut rounded = (0..=15).map(|places| format!("{percent:.places$}"));
+    let is_same = |text: &String| {
+        text.parse::<f64>().is_ok_and(|number| (number / 100.0).to_bits() == share.to_bits())
+    };
+    format!("{}%", rounded.find(is_same).unwrap_or_else(|| percent.to_string()))
 }
 
 /// The sections, in the order of the file.

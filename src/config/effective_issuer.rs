@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Issuer;
 use super::de::units::{Keyword, format_duration};
 use super::redact::shown;
+use super::yaml_writer::unless_empty;
 use crate::base::secret::HIDDEN;
 use crate::issuer::{Client, ClientAuth, Discovery, Endpoints, OnUnavailable, ResourceIndicator};
 use crate::limit::Unit;
@@ -27,14 +28,14 @@ pub(super) fn issuer_of(issuer: &Issuer) -> Value {
     } = &settings.endpoints;
     json!({
         "issuer": settings.issuer,
-        "tenants": settings.tenants,
+        "tenants": unless_empty(json!(settings.tenants)),
         "discovery": match &settings.discovery {
             Discovery::Auto => "auto".to_owned(),
             Discovery::Off => "off".to_owned(),
             Discovery::At(url) => shown("discovery", url.as_str()).to_owned(),
         },
         "audience": match &rules.audience { Audience::OneOf(all) => json!(all), Audience::Any => Value::Null },
-        "audience_claim": rules.audience_claim,
+        "audience_claim": unless_empty(json!(rules.audience_claim)),
         "algorithms": rules.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
         "hmac_secret": settings.hmac_secret.as_ref().map(|_| HIDDEN),
         "hmac_secret_encoding": settings.hmac_secret.as_ref().and(hmac_secret_encoding.word()),
@@ -68,7 +69,6 @@ pub(super) fn issuer_of(issuer: &Issuer) -> Value {
             "failures": failures(settings.password_grant.failures),
         },
         "decryption": rules.decryption.as_ref().map(|ring| json!({
-            "keys": vec![HIDDEN; ring.keys.len()],
             "algorithms": ring.algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>(),
             "content_algorithms": ring.encryptions.iter().map(|encryption| encryption.name()).collect::<Vec<_>>(),
         })),
@@ -84,18 +84,15 @@ pub(super) fn issuer_of(issuer: &Issuer) -> Value {
 
 /// Returns the gateway's client at an issuer.
 pub(super) fn client_of(client: &Client) -> Value {
-    let (secret, key) = match client.auth {
-        ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::SecretJwt(_) => {
-            (Some(HIDDEN), None)
-        }
-        ClientAuth::PrivateKeyJwt(_) | ClientAuth::TlsClientAuth { .. } => (None, Some(HIDDEN)),
-        ClientAuth::None => (None, None),
+    let secret = match client.auth {
+        ClientAuth::Basic(_) | ClientAuth::Post(_) | ClientAuth::SecretJwt(_) => Some(HIDDEN),
+        ClientAuth::PrivateKeyJwt(_) | ClientAuth::TlsClientAuth { .. } | ClientAuth::None => None,
     };
     let kid = match &client.auth {
         ClientAuth::PrivateKeyJwt(key) => key.kid(),
         _ => None,
     };
-    json!({ "id": client.id, "auth": client.auth.name(), "secret": secret, "key": key, "kid": kid })
+    json!({ "id": client.id, "auth": client.auth.name(), "secret": secret, "kid": kid })
 }
 
 fn url(url: Option<&url::Url>) -> Option<&str> {

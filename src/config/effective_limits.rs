@@ -28,8 +28,11 @@ pub(super) fn limit_of(limit: &limit::Settings) -> Value {
     match &limit.kind {
         Kind::Rate(spike) => {
             all.insert("rate".into(), amounts_of(limit));
-            if limit.plans.is_none() {
-                all.insert("burst".into(), spike.burst().get().into());
+            // Plans without a burst of their own have different ones, by their rates.
+            let bursts = || bursts_of(limit, spike.burst().get());
+            let first = bursts().next();
+            if bursts().all(|burst| Some(burst) == first) {
+                all.insert("burst".into(), first.into());
             }
         }
         Kind::Quota(quota) => {
@@ -87,6 +90,18 @@ pub(super) fn limit_of(limit: &limit::Settings) -> Value {
         all.insert("methods".into(), methods.iter().map(http::Method::as_str).collect());
     }
     Value::Object(all)
+}
+
+/// Returns the burst of each plan, or `own` without plans.
+fn bursts_of(limit: &limit::Settings, own: u32) -> impl Iterator<Item = u32> {
+    let plans = limit.plans.as_ref();
+    let own = plans.is_none_or(|plans| plans.has_default).then_some(own);
+    let of_plan = |kind: &Kind| match kind {
+        Kind::Rate(spike) => Some(spike.burst().get()),
+        Kind::Quota(_) | Kind::Concurrency(_) => None,
+    };
+    let of_plans = plans.into_iter().flat_map(|plans| &plans.values);
+    of_plans.filter_map(move |plan| of_plan(&plan.kind)).chain(own)
 }
 
 /// Returns the amount of a rate or quota, by plan if it has plans.

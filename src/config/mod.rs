@@ -17,6 +17,7 @@ mod effective_issuer;
 mod effective_limits;
 pub mod fault;
 mod file;
+mod named_files;
 mod not_implemented;
 pub mod own_path_hosts;
 mod patterns;
@@ -91,6 +92,8 @@ pub struct Config {
     /// Every identity header of every route, and every field that an edit of a request fills from a claim: removed from
     /// the requests of clients, on all routes.
     pub identity_headers: Vec<HeaderName>,
+    /// The files that the configuration names in place of content, with the places of their keys.
+    named_files: Vec<(Vec<String>, serde_json::Value)>,
     /// SHA-256 of the file as it was written, the first 16 hexadecimal digits.
     pub hash: String,
 }

@@ -201,13 +201,23 @@ impl HeaderMatch {
     pub fn shown(&self) -> Cow<'_, str> {
         let text = match &self.value {
             ValueMatch::Exact(value) => String::from_utf8_lossy(value.as_bytes()),
-            ValueMatch::Regex(regex) => Cow::Borrowed(regex.as_str()),
+            ValueMatch::Regex(regex) => Cow::Borrowed(as_written(regex)),
         };
         match redact::shown(self.name.as_str(), &text) {
             HIDDEN => Cow::Borrowed(HIDDEN),
             _ => text,
         }
     }
+}
+
+/// The beginning and the end that every expression gets, so that it matches whole values: `v1` does not match `v10`.
+pub(crate) const ANCHORS: [&str; 2] = ["^(?:", ")$"];
+
+/// Returns an expression as the file writes it.
+fn as_written(regex: &regex::bytes::Regex) -> &str {
+    let anchored = regex.as_str();
+    let rest = anchored.strip_prefix(ANCHORS[0]);
+    rest.and_then(|rest| rest.strip_suffix(ANCHORS[1])).unwrap_or(anchored)
 }
 
 /// The required value of a header field.

@@ -2,13 +2,17 @@
 
 use serde_json::{Value, json};
 
-/// Writes one key and its value. Empty and unset values are left out.
+/// Writes one key and its value. Unset values are left out; an empty list or mapping is written, since it can differ from
+/// the default.
 pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Value) {
     let indent = "  ".repeat(depth);
     match value {
+        Value::Object(entries) if entries.is_empty() => {
+            text.push_str(&format!("{indent}{}: {{}}\n", scalar(&json!(key))));
+        }
         Value::Object(entries) => {
             text.push_str(&format!("{indent}{}:\n", scalar(&json!(key))));
-            for (key, value) in entries.iter().filter(|(_, value)| !is_empty(value)) {
+            for (key, value) in entries.iter().filter(|(_, value)| !is_unset(value)) {
                 write_entry(text, depth + 1, key, value);
             }
         }
@@ -20,7 +24,7 @@ pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Va
                     // `id`, `url` and `address` first, since they identify the entry.
                     let first = |key: &str| !matches!(key, "id" | "url" | "address");
                     let mut entries: Vec<_> =
-                        entries.iter().filter(|(_, value)| !is_empty(value)).collect();
+                        entries.iter().filter(|(_, value)| !is_unset(value)).collect();
                     entries.sort_by_key(|(key, _)| first(key));
                     for (key, value) in entries {
                         write_entry(&mut block, depth + 2, key, value);
@@ -64,11 +68,20 @@ fn escaped(text: &str) -> String {
     json!(text.replace('}', "$}").replace("${", "$${")).to_string()
 }
 
-pub(super) fn is_empty(value: &Value) -> bool {
+/// Whether a value is unset, or a mapping of unset values.
+pub(super) fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::Object(entries) => entries.values().all(is_empty),
-        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => !entries.is_empty() && entries.values().all(is_unset),
         _ => false,
+    }
+}
+
+/// Returns a list or a mapping that is unset where it is empty.
+pub(super) fn unless_empty(value: Value) -> Value {
+    match value {
+        Value::Array(items) if items.is_empty() => Value::Null,
+        Value::Object(entries) if entries.is_empty() => Value::Null,
+        value => value,
     }
 }

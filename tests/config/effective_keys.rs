@@ -29,6 +29,37 @@ fn every_key_of_the_file_is_in_the_effective_configuration() {
     assert!(forgotten.is_empty(), "`northgate config` forgets {forgotten:?}");
 }
 
+#[test]
+fn the_effective_configuration_loads_to_the_same() {
+    let files = super::files();
+    let burst = "{ rate: { claim: plan, values: { a: 5/s }, default: 1/s }, burst: 7,";
+    for (from, to) in [
+        ("", ""),
+        ("{ jwt: main,", "{ jwt: main, identity_headers: {},"),
+        ("flow: code", "flow: code\n    scopes: []\n    return_to: []"),
+        ("flow: code", "flow: password"),
+        ("circuit_breaker: {}", "retries: { on: [] }"),
+        ("health_check: { path: /health }", "health_check: { grpc: shop }"),
+        ("rewrite: { strip_prefix: /a, add_prefix: /b }", "rewrite: { strip_prefix: /a }"),
+        ("regex: \"a+\"", "regex: \"a|b\""),
+        ("{ rate: 10/s,", burst),
+        ("version: 1", "version: 1\nlogging: { sample: 7%, redact_query: [] }"),
+        ("version: 1", "version: 1\nlogging: { sample: 0.001% }"),
+    ] {
+        let text = FILE.replacen(from, to, 1);
+        assert!(from.is_empty() || text != FILE, "{from}");
+        let config = super::load(&text, files.path());
+        let printed = config.effective_yaml();
+        // Secrets are hidden: any of them in their place.
+        let whole = printed.replace("\"***\"", "{ file: session-key }");
+
+        let again = super::load(&whole, files.path());
+
+        assert_eq!(again.effective(), config.effective(), "{to}\n{printed}");
+        assert_eq!(again.effective_yaml(), printed, "{to}");
+    }
+}
+
 /// Returns the keys of each kind of mapping in the file: `issuers::Client` has `id`, `secret` …
 fn mappings() -> Vec<(String, Vec<String>)> {
     let mut all: Vec<(String, Vec<String>)> = Vec::new();
@@ -54,10 +85,10 @@ fn mappings() -> Vec<(String, Vec<String>)> {
 }
 
 /// The kinds of mappings, where the effective configuration of [`FILE`] has them, and the keys that it has in another form:
-/// the content of a file in place of its path, each route's own in place of a layer.
+/// each route's own in place of a layer.
 const PLACES: &[(&str, &str, &str)] = &[
-    ("issuers::Issuer", "/issuers/main", "jwks_uri jwks_file ca_file"),
-    ("issuers::Client", "/issuers/main/client", "cert"),
+    ("issuers::Issuer", "/issuers/main /issuers/other", "jwks_uri"),
+    ("issuers::Client", "/issuers/main/client /issuers/other/client", ""),
     ("issuers::Endpoints", "/issuers/main/endpoints", ""),
     ("issuers::Introspection", "/issuers/main/introspection", ""),
     ("issuers::PasswordGrant", "/issuers/main/password_grant", ""),
@@ -68,11 +99,11 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("limits::Plans", "/limits/told/quota", ""),
     ("limits::Response", "/limits/rate/response", ""),
     ("metering::Metering", "/metering", ""),
-    ("metering::Http", "/metering/http", "ca_file"),
+    ("metering::Http", "/metering/http", ""),
     ("mod::File", "", "defaults policies"),
     ("observability::Logging", "/logging", ""),
     ("observability::Metrics", "/metrics", ""),
-    ("redis::Redis", "/redis", "ca_file"),
+    ("redis::Redis", "/redis", ""),
     ("resilience::Fallback", "/routes/0/fallback", ""),
     ("resilience::Respond", "/routes/1/respond", ""),
     ("resilience::Mirror", "/routes/0/mirror", ""),
@@ -92,18 +123,17 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("routes::Edits", "/routes/0/headers/request", ""),
     ("routes::Cors", "/routes/0/cors", ""),
     ("server::Listener", "/listen/0", ""),
-    // Certificates are printed by their names.
-    ("server::Tls", "/listen/0/tls", "cert key client_ca"),
+    ("server::Tls", "/listen/0/tls", ""),
     ("server::Server", "/server", ""),
     ("server::Admin", "/admin", ""),
-    ("sessions::Session", "/sessions/web", "style"),
+    ("sessions::Session", "/sessions/web", ""),
     ("sessions::Paths", "/sessions/web/paths", "base"),
     ("sessions::Cookie", "/sessions/web/cookie", ""),
     ("upstreams::Upstream", "/upstreams/shop", ""),
     ("upstreams::Target", "/upstreams/shop/targets/0", ""),
     ("upstreams::Outlier", "/upstreams/shop/outlier", ""),
     ("upstreams::HealthCheck", "/upstreams/shop/health_check", ""),
-    ("upstreams::Tls", "/upstreams/shop/tls", "ca_file cert key"),
+    ("upstreams::Tls", "/upstreams/shop/tls", ""),
     ("upstreams::Retries", "/upstreams/shop/retries", ""),
     // A secret is printed as `***`.
     ("value::SecretSource", "", "file env"),
@@ -113,14 +143,21 @@ const PLACES: &[(&str, &str, &str)] = &[
 const FILE: &str = "
 version: 1
 listen:
-  - { address: 127.0.0.1:8443, tls: { cert: tls.pem, key: tls-key.pem } }
-server: { state_dir: state }
+  - { address: 127.0.0.1:8443, tls: { cert: tls.pem, key: tls-key.pem, client_ca: tls.pem, client_auth: optional } }
+server: { state_dir: state, identity_keys: tls-key.pem }
 issuers:
   main:
     issuer: https://auth.example.com
     audience: api
     client: { id: gateway, auth: private_key_jwt, key: tls-key.pem, kid: one }
     decryption: { keys: tls-key.pem, algorithms: [ECDH-ES] }
+  other:
+    issuer: https://other.example.com
+    audience: api
+    ca_file: tls.pem
+    jwks_file: jwks.json
+    discovery: off
+    client: { id: gateway, auth: tls_client_auth, key: tls-key.pem, cert: tls.pem }
 sessions:
   web:
     issuer: main
@@ -128,14 +165,16 @@ sessions:
     client: { id: web, secret: { file: gateway-web } }
     public_url: https://www.example.com
     keys: [{ file: session-key }]
+    style: style.css
 upstreams:
   shop:
     targets: [http://127.0.0.1:1]
     health_check: { path: /health }
     circuit_breaker: {}
+    tls: { ca_file: tls.pem, cert: tls.pem, key: tls-key.pem }
   other: { targets: [http://127.0.0.1:2] }
-redis: { url: \"rediss://redis:6379\" }
-metering: { http: { url: https://billing.example.com, token: { file: billing-token } } }
+redis: { url: \"rediss://redis:6379\", ca_file: tls.pem }
+metering: { http: { url: https://billing.example.com, token: { file: billing-token }, ca_file: tls.pem } }
 limits:
   rate: { rate: 10/s, methods: [GET], by: ip }
   quota: { quota: 10/day, store: redis, by: ip, cost: { response_header: X-Cost } }

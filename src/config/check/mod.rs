@@ -49,6 +49,7 @@ use super::de::units::InvalidValue;
 use super::fault::{Code, Fault, Position};
 use super::file::File;
 use super::file::value::Value;
+use super::named_files;
 use super::redact;
 use super::suggestion;
 use super::variable_expansion::Environment;
@@ -115,6 +116,7 @@ pub(crate) fn check(
         metering,
         routes,
         identity_headers,
+        named_files: named_files::of(file),
         hash,
     }
 }

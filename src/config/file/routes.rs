@@ -14,7 +14,7 @@ use crate::config::auth::ForwardToken;
 use crate::config::de::field::{Field, List, ListOrNone, Map, OneOrMany};
 use crate::config::de::percent::PercentHundredths;
 use crate::config::de::units::{FromScalar, InvalidValue, Keyword, Scalar, Scope, Size};
-use crate::config::route::{Coding, HostPattern, PathPattern, Template};
+use crate::config::route::{ANCHORS, Coding, HostPattern, PathPattern, Template};
 use crate::upstream::HashBy;
 
 /// A route. `policies` and `defaults` take every key except those that match
@@ -276,15 +276,14 @@ impl FromScalar for regex::bytes::Regex {
     const WANTED: &'static str = "a regular expression";
 
     fn parse(text: &str) -> Result<Self, InvalidValue> {
-        // The expression is anchored at both ends: `v1` does not match `v10`.
-        regex::bytes::RegexBuilder::new(&format!("^(?:{text})$"))
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|_| {
-                InvalidValue::new(
-                    "is not a regular expression",
-                    "write it as the Rust crate `regex` does",
-                )
-            })
+        regex::bytes::RegexBuilder::new(&ANCHORS.join(text)).size_limit(1 << 20).build().map_err(
+            |error| {
+                // The lines before quote the expression.
+                let error = error.to_string();
+                let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                let help = format!("{cause}: write it as the Rust crate `regex` does");
+                InvalidValue::new("is not a regular expression", help)
+            },
+        )
     }
 }
