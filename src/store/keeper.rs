@@ -173,7 +173,8 @@ fn is_answer(error: &RedisError) -> bool {
 }
 
 /// Whether the server works, but refuses this command: access control
-/// forbids it, the version does not know it, or the key has another type.
+/// forbids it, the version does not know it, the key has another type, or it
+/// is a node of a Cluster that is not spoken to as one.
 fn is_refusal(error: &RedisError) -> bool {
     match error.kind() {
         // Before Redis 7, a script reports by this that the server is full, or a replica.
@@ -182,7 +183,7 @@ fn is_refusal(error: &RedisError) -> bool {
             !UNUSABLE.iter().any(|code| detail.contains(code))
         }
         ErrorKind::Server(ServerErrorKind::NoPerm) => true,
-        _ => error.code() == Some("WRONGTYPE"),
+        _ => matches!(error.code(), Some("WRONGTYPE" | "CROSSSLOT" | "MOVED")),
     }
 }
 
@@ -207,7 +208,6 @@ impl ConnectionKeeper {
         settings: &Settings,
         servers: Servers,
         me: u64,
-        members: String,
     ) -> Self {
         Self {
             handle: Arc::downgrade(handle),
@@ -217,7 +217,7 @@ impl ConnectionKeeper {
             connect_timeout: settings.connect_timeout,
             servers,
             me: format!("{me:016x}"),
-            members,
+            members: members_key(settings),
         }
     }
 
@@ -344,8 +344,11 @@ static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
         "local time = redis.pcall('TIME')
          local now = 0
          if not time.err then now = time[1] * 1000 + math.floor(time[2] / 1000) end
-         local known, names, kept, count = 0, ARGV[1], ARGV[1] .. '=' .. now, 1
-         for name, seen in string.gmatch(redis.call('GET', KEYS[1]) or '', '(%x+)=(%d+)') do
+         local members = redis.call('GET', KEYS[1])
+         local since = members and (string.match(members, '^since:(%d+)') or 0) or now
+         local known, names, count = 0, ARGV[1], 1
+         local kept = 'since:' .. since .. ' ' .. ARGV[1] .. '=' .. now
+         for name, seen in string.gmatch(members or '', '(%x+)=(%d+)') do
            if name == ARGV[1] then
              known = 1
            elseif tonumber(seen) + ARGV[2] > now and count < 256 then
@@ -357,10 +360,18 @@ static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Returns the key of the ids of all gateways: absent in a server that has lost its data, it begins with `since:` and the
+/// milliseconds since the epoch at which the first gateway noticed that, or 0.
+pub(super) fn members_key(settings: &Settings) -> String {
+    format!("{}fleet:members", settings.prefix)
+}
+
 /// The error codes of a server that does not store data at the moment.
 const UNUSABLE: [&str; 5] = ["OOM", "READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN"];
 /// The interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// The time in which all gateways notice that the server has lost its data, by their heartbeats, and write it again.
+pub(crate) const RESTORE_TIME: Duration = Duration::from_secs(2);
 /// The lifetime of a gateway's id without heartbeats.
 const MEMBER_TTL: Duration = Duration::from_secs(10);
 /// The pause before the first attempt to reconnect; each further one is twice as long…
@@ -404,6 +415,8 @@ mod tests {
         for line in [
             "NOPERM this user has no permissions to run the 'set' command",
             "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "CROSSSLOT Keys in request don't hash to the same slot",
+            "MOVED 3999 127.0.0.1:6381",
             "ERR unknown command 'XADD'",
         ] {
             assert!(is_answer(&error(line)) && is_refusal(&error(line)), "{line}");

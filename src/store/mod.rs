@@ -14,5 +14,6 @@ mod settings;
 pub use ::redis::{Script, Value};
 
 pub use self::keeper::Condition;
+pub(crate) use self::keeper::RESTORE_TIME;
 pub use self::redis::{Redis, Unavailable};
 pub use self::settings::{InvalidUrl, Settings, Topology};

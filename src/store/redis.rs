@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::keeper::{Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
+use super::keeper::{self, Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
 use super::servers::{Connection, Servers};
 use super::settings::{InvalidUrl, Settings};
 
@@ -36,8 +36,8 @@ impl Redis {
     pub fn new(settings: Settings, control: Handle) -> Result<Self, InvalidUrl> {
         let servers = Servers::new(&settings)?;
         let line = Arc::new(ConnectionHandle::default());
-        let (me, members) = (random_id(), settings.prefix.to_string() + "fleet:members");
-        let keeper = ConnectionKeeper::new(&line, &settings, servers, me, members);
+        let me = random_id();
+        let keeper = ConnectionKeeper::new(&line, &settings, servers, me);
         control.spawn(keeper.run());
         Ok(Self { settings, control, line, me })
     }
@@ -55,6 +55,12 @@ impl Redis {
     /// Returns the key of `name` in the namespace `room`: `northgate:s:…`.
     pub fn key(&self, room: &str, name: &str) -> String {
         format!("{}{room}:{name}", self.settings.prefix)
+    }
+
+    /// Returns the key of the ids of all gateways, by which a script tells whether the server has lost its data within
+    /// [`RESTORE_TIME`](super::RESTORE_TIME): it is absent, or begins with `since:` and the milliseconds since the epoch.
+    pub fn members_key(&self) -> String {
+        keeper::members_key(&self.settings)
     }
 
     /// Whether there is a connection.

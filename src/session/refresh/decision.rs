@@ -35,7 +35,7 @@ pub(crate) enum LockResponse {
     Lapsed,
     /// Another instance holds the lock.
     Busy,
-    /// No response, or the lock could not be written.
+    /// No response, the lock could not be written, or Redis has lost its data a moment ago.
     NoResponse,
 }
 

@@ -30,7 +30,8 @@ use crate::session::logout::session_watch::SessionWatchers;
 use crate::session::logout::token_revocation::TokenRevoker;
 use crate::session::settings::Forward;
 use crate::session::store::loaded_session::LoadedSession;
-use crate::session::store::redis::{LockState, RefreshLock, SharedSessions};
+use crate::session::store::lookup::LockState;
+use crate::session::store::redis::{RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
 use crate::session::store::state::SessionState;
 use crate::store::Unavailable;
@@ -180,20 +181,22 @@ impl TokenRefresher {
         self: &Arc<Self>,
         control: &Handle,
     ) -> Option<AbortOnDrop> {
-        let mut connections = self.sharing.as_ref()?.connections();
+        let sharing = Arc::clone(self.sharing.as_ref()?);
+        let mut connections = sharing.connections();
         connections.mark_unchanged();
         let this = Arc::clone(self);
         let task = control.spawn(async move {
             while connections.changed().await.is_ok() {
-                // After a further outage everything is published again.
-                let _ = this.republish().await;
+                // One late response, or a further outage: everything is published again.
+                while this.republish(&sharing).await.is_err() {
+                    sharing.wait_to_retry().await;
+                }
             }
         });
         Some(AbortOnDrop(task.abort_handle()))
     }
 
-    async fn republish(&self) -> Result<(), Unavailable> {
-        let Some(sharing) = &self.sharing else { return Ok(()) };
+    async fn republish(&self, sharing: &SharedSessions) -> Result<(), Unavailable> {
         // First the data that prevent a second redemption of the same token.
         for (loaded, left) in self.results.recent(self.clock.now()) {
             if loaded.end_reason(&self.ended).is_none() {

@@ -1,6 +1,7 @@
 //! Session storage: encrypted cookies, process memory, or Redis.
 
 pub(crate) mod loaded_session;
+pub(crate) mod lookup;
 pub(crate) mod redis;
 pub(crate) mod redis_scripts;
 pub(crate) mod refresh_origin;

@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::loaded_session::LoadedSession;
+use super::lookup::{LockState, SharedLookup, Successor};
 use super::redis_scripts::{
     ACQUIRE_LOCK, COMPLETE_REFRESH, EXTEND_LOCK, PUT, RELEASE_LOCK, REPUBLISH, SAVE,
 };
@@ -37,10 +38,10 @@ use crate::base::digest::sha256;
 use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::session::cookies::seal::KeyRing;
-use crate::session::refresh::decision::{self, LockResponse};
+use crate::session::refresh::decision;
 use crate::session::refresh::refresh_events;
 use crate::session::settings::{Forward, Settings, TokenStorage};
-use crate::store::{Condition, Redis, Unavailable, Value};
+use crate::store::{Condition, RESTORE_TIME, Redis, Unavailable, Value};
 
 /// The shared data of one `sessions.<name>`.
 pub(crate) struct SharedSessions {
@@ -121,8 +122,13 @@ impl SharedSessions {
         if value == ENDED {
             return Ok(SharedLookup::Over);
         }
-        let text = value.get(RECEIVED_AT_DIGITS..).and_then(|text| core::str::from_utf8(text).ok());
-        Ok(text.map_or(SharedLookup::Nothing, |text| SharedLookup::Sealed(text.into())))
+        Ok(sealed_text(&value).map_or(SharedLookup::Nothing, SharedLookup::Sealed))
+    }
+
+    /// Opens the session `id` that `ACQUIRE_LOCK` returned, because its tokens are later.
+    fn open_later(&self, id: Id, values: &[Value]) -> Option<LoadedSession> {
+        let [Value::BulkString(value)] = values else { return None };
+        self.open(id, sealed_text(value)?)
     }
 
     /// Whether the session has ended only by having been idle.
@@ -229,8 +235,12 @@ impl SharedSessions {
         before: &SessionState,
     ) -> Option<LockState> {
         let RefreshLock { token_keys, session, owner } = ours;
-        let keys: [&str; 4] = [&token_keys.record, &token_keys.lock, session, &token_keys.begun];
-        let arguments: [&[u8]; 3] = [owner, &millis(self.lease), &millis(RESULT_RETENTION)];
+        let RefreshKeys { record, lock, begun, .. } = token_keys;
+        let members = self.redis.members_key();
+        let keys: [&str; 5] = [record, lock, session, begun, &members];
+        let (ttl, retention, age) = (millis(self.lease), millis(RESULT_RETENTION), age(before));
+        let restored = millis(RESTORE_TIME);
+        let arguments: [&[u8]; 5] = [owner, &ttl, &retention, age.as_bytes(), &restored];
         let response = self.redis.run_with_grace(&ACQUIRE_LOCK, &keys, &arguments).await;
         Some(match response.ok()? {
             Value::BulkString(sealed) => {
@@ -240,8 +250,13 @@ impl SharedSessions {
                     None => LockState::Busy,
                 }
             }
+            Value::Array(later) => match self.open_later(before.id, &later) {
+                Some(loaded) => LockState::Done(Arc::new(loaded)),
+                None => LockState::Busy,
+            },
             Value::Int(1) => LockState::Mine,
             Value::Int(2) => LockState::Lapsed,
+            Value::Int(3) => LockState::Restoring,
             Value::Int(-1) => LockState::Over,
             _ => LockState::Busy,
         })
@@ -487,54 +502,6 @@ impl SharedSessions {
     }
 }
 
-/// The result of looking up a session in Redis.
-pub(crate) enum SharedLookup {
-    /// The session, sealed.
-    Sealed(Box<str>),
-    /// The session has ended.
-    Over,
-    /// No such key.
-    Nothing,
-}
-
-/// The result of trying to acquire a refresh lock.
-pub(crate) enum LockState {
-    /// Acquired: redeem, and publish the result.
-    Mine,
-    /// Acquired, after another instance had it and never published a result.
-    Lapsed,
-    /// Another instance holds it: try again in a moment.
-    Busy,
-    /// Another instance has refreshed the session; its result.
-    Done(Arc<LoadedSession>),
-    /// The session has ended.
-    Over,
-}
-
-impl LockState {
-    /// The same without the result.
-    pub(crate) const fn response(&self) -> LockResponse {
-        match self {
-            Self::Mine => LockResponse::Mine,
-            Self::Lapsed => LockResponse::Lapsed,
-            Self::Busy => LockResponse::Busy,
-            Self::Done(_) => LockResponse::Done,
-            Self::Over => LockResponse::Over,
-        }
-    }
-}
-
-/// The successor of a session whose refresh token was redeemed.
-#[derive(Default)]
-pub(crate) struct Successor {
-    /// The session with new tokens.
-    pub(crate) renewed: Option<Arc<LoadedSession>>,
-    /// Whether a browser has been given other tokens that are not known here.
-    pub(crate) is_replaced: bool,
-    /// Whether the session has ended.
-    pub(crate) is_over: bool,
-}
-
 /// A lock on redeeming one refresh token; only its owner can release it.
 #[derive(Clone)]
 pub(crate) struct RefreshLock {
@@ -559,6 +526,12 @@ impl fmt::Debug for SharedSessions {
 
 fn millis(duration: Duration) -> Vec<u8> {
     duration.as_millis().max(1).to_string().into_bytes()
+}
+
+/// Returns the sealed text of a session's value, which follows its age.
+fn sealed_text(value: &[u8]) -> Option<Box<str>> {
+    let text = value.get(RECEIVED_AT_DIGITS..)?;
+    core::str::from_utf8(text).ok().map(Into::into)
 }
 
 /// The time at which the tokens of a session were received, formatted so that later times sort higher.

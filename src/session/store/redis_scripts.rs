@@ -18,11 +18,20 @@ pub(crate) static REPUBLISH: LazyLock<Script> = LazyLock::new(|| {
 });
 pub(crate) static PUT: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"));
+/// Grants no lock while a result may be missing because the server has lost its data, nor for tokens older than the
+/// session's.
 pub(crate) static ACQUIRE_LOCK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "if redis.call('GET', KEYS[3]) == 'over' then return -1 end
+        "local session = redis.call('GET', KEYS[3])
+         if session == 'over' then return -1 end
          local record = redis.call('GET', KEYS[1])
          if record then return record end
+         local members = redis.call('GET', KEYS[5])
+         local since = tonumber(members and string.match(members, '^since:(%d+)')) or 0
+         local time = since > 0 and redis.pcall('TIME')
+         local age = time and not time.err and time[1] * 1000 + time[2] / 1000 - since
+         if not members or (age and age >= 0 and age < tonumber(ARGV[5])) then return 3 end
+         if session and string.sub(session, 1, 20) > ARGV[4] then return {session} end
          if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
            and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
          if redis.call('SET', KEYS[4], ARGV[1], 'NX', 'PX', ARGV[3]) then return 1 end

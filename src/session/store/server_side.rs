@@ -19,7 +19,8 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use super::loaded_session::LoadedSession;
-use super::redis::{SharedLookup, SharedSessions};
+use super::lookup::SharedLookup;
+use super::redis::SharedSessions;
 use super::state::Id;
 use crate::base::lock::IgnorePoison;
 use crate::session::logout::ended_sessions::EndedSessions;

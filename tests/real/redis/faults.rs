@@ -253,6 +253,76 @@ async fn an_emptied_redis_gets_refresh_results_again() {
     assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed);
 }
 
+#[tokio::test]
+async fn an_emptied_redis_has_no_instance_redeem_what_another_has_redeemed() {
+    let life = Duration::from_secs(6);
+    for tokens in [SEALED, PLAIN, SERVER] {
+        let Some(fleet) = Fleet::with_tokens_of(life, "emptied: a refresh", tokens).await else {
+            return;
+        };
+        let old = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &old).await.status(), StatusCode::OK);
+        fleet.let_the_token_expire().await;
+        assert_eq!(fleet.get(0, "/app", &old).await.status(), StatusCode::OK, "{tokens}");
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+
+        let _: String = fleet.redis.ask(&["FLUSHALL"]);
+        let late = fleet.get(1, "/app", &old).await;
+
+        assert_eq!(late.status(), StatusCode::OK, "{tokens}");
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed, "{tokens}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_redis_has_no_instance_redeem_what_another_is_redeeming() {
+    for tokens in [SEALED, SERVER] {
+        let life = Duration::from_secs(6);
+        let Some(fleet) = Fleet::with_tokens_of(life, "emptied: a redeem", tokens).await else {
+            return;
+        };
+        let cookie = fleet.log_in(0).await;
+        assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+        fleet.let_the_token_expire().await;
+        let redeemed = fleet.issuer.count(Endpoint::Token);
+        let held = fleet.issuer.pause(Endpoint::Token);
+        let redeeming = Handle::current().spawn(fleet.request(0, "/app", &cookie).send());
+        fleet.issuer.wait_for_calls(Endpoint::Token, redeemed + 1).await;
+
+        let _: String = fleet.redis.ask(&["FLUSHALL"]);
+        let waiting = Handle::current().spawn(fleet.request(1, "/app", &cookie).send());
+        // The issuer responds when the other instance has noticed the loss, and written its lock again.
+        sleep(Duration::from_millis(500)).await;
+        drop(held);
+
+        for answer in [redeeming, waiting] {
+            let answer = answer.await.expect("no panic").expect("an answer");
+            assert_eq!(answer.status(), StatusCode::OK, "{tokens}");
+        }
+        assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1, "{tokens}");
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_redis_has_no_instance_redeem_for_an_old_copy_of_a_session() {
+    let life = Duration::from_secs(6);
+    let Some(fleet) = Fleet::with_tokens_of(life, "emptied: a copy", SERVER).await else { return };
+    let cookie = fleet.log_in(0).await;
+    assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+    fleet.let_the_token_expire().await;
+    assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK);
+    let redeemed = fleet.issuer.count(Endpoint::Token);
+    // The result of the refresh is kept for half a minute.
+    sleep(Duration::from_secs(31)).await;
+
+    let _: String = fleet.redis.ask(&["FLUSHALL"]);
+
+    assert_eq!(fleet.get(1, "/app", &cookie).await.status(), StatusCode::OK);
+    assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK);
+    // The later tokens have expired by now.
+    assert_eq!(fleet.issuer.count(Endpoint::Token), redeemed + 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_instance_waits_for_a_refresh_after_its_request_has_ended() {
     for tokens in [SEALED, SERVER] {

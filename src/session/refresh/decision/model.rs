@@ -1,5 +1,5 @@
 //! Every interleaving of two instances, one refresh token, an issuer that ends a family on reuse, and a
-//! Redis that fails and recovers; with requests, a logout and a crash at any moment.
+//! Redis that fails, recovers and loses its data; with requests, a logout and a crash at any moment.
 //!
 //! The decisions are the gateway's own functions. The Redis scripts are modelled here as briefly as
 //! possible.
@@ -20,6 +20,8 @@ struct World {
     /// The first access token has expired.
     ended: bool,
     crashed: bool,
+    /// Redis has lost its data, once.
+    lost_data: bool,
     logged_out: bool,
 }
 
@@ -39,6 +41,8 @@ enum Phase {
     Settled,
     /// Reachable again; every instance is publishing.
     Back,
+    /// Reachable and empty: it has lost its data, and every instance is publishing.
+    Restoring,
     Away,
     /// Unreachable for longer than any lock lasts.
     LongAway,
@@ -89,7 +93,8 @@ type Add<'a> = &'a mut dyn FnMut(&dyn Fn(&mut World));
 impl World {
     fn condition(&self) -> Condition {
         match self.store.phase {
-            Phase::Settled => Condition::Usable(PUBLISH_GRACE),
+            // Without a lost connection, a loss is not noticed at once.
+            Phase::Settled | Phase::Restoring => Condition::Usable(PUBLISH_GRACE),
             Phase::Back => Condition::Usable(Duration::ZERO),
             Phase::Away => Condition::Unusable(Duration::ZERO),
             Phase::LongAway => Condition::Unusable(alone_after(LEASE)),
@@ -97,7 +102,7 @@ impl World {
     }
 
     fn is_reachable(&self) -> bool {
-        matches!(self.store.phase, Phase::Settled | Phase::Back)
+        matches!(self.store.phase, Phase::Settled | Phase::Back | Phase::Restoring)
     }
 
     /// The script `ACQUIRE_LOCK`.
@@ -106,6 +111,7 @@ impl World {
         match store.lease {
             _ if store.over => LockResponse::Over,
             _ if store.record => LockResponse::Done,
+            _ if store.phase == Phase::Restoring => LockResponse::NoResponse,
             Some(other) if other != me => LockResponse::Busy,
             _ => {
                 store.lease = Some(me);
@@ -156,8 +162,13 @@ impl World {
         };
         add(&|world| world.ended = true);
         match self.store.phase {
-            Phase::Settled => add(&Self::go_away),
-            Phase::Back => {
+            Phase::Settled => {
+                add(&Self::go_away);
+                if !self.lost_data {
+                    add(&Self::lose_data);
+                }
+            }
+            Phase::Back | Phase::Restoring => {
                 add(&Self::go_away);
                 add(&Self::settle);
             }
@@ -195,6 +206,16 @@ impl World {
         self.store.phase = Phase::Away;
     }
 
+    /// An instance publishes again what it knows.
+    fn lose_data(&mut self) {
+        for gateway in &mut self.gateways {
+            gateway.owes_end |= gateway.over;
+            gateway.elsewhere |= self.store.record;
+        }
+        self.store = Store { phase: Phase::Restoring, ..Store::default() };
+        self.lost_data = true;
+    }
+
     /// Each live instance has published: it extends its lock, or publishes its result.
     fn settle(&mut self) {
         for me in GATEWAYS {
@@ -213,6 +234,7 @@ impl World {
                     self.store.started.get_or_insert(me);
                 }
                 At::Publishing => self.publish(me),
+                At::New => self.store.record = true,
                 _ => {}
             }
         }
@@ -362,11 +384,13 @@ fn two_instances_redeem_once_and_lose_no_logout_in_any_interleaving() {
     assert!(worlds.next.len() > 1_000, "{} worlds", worlds.next.len());
     for (world, next) in &worlds.next {
         let story = || worlds.story(world);
-        let World { store, issuer, gateways, ended, crashed, logged_out } = world;
+        let World { store, issuer, gateways, ended, crashed, lost_data, logged_out } = world;
         // One redemption; a second one only after a crash has lost the result of the first.
         assert!(issuer.redeemed < 2 || *crashed, "redeemed twice: {}", story());
+        // Redis has lost who began a refresh, and was killed in it.
+        let forgotten = *crashed && *lost_data;
         assert!(
-            !issuer.killed || *ended,
+            !issuer.killed || *ended || forgotten,
             "a family was killed while its access token was valid: {}",
             story()
         );

@@ -1,0 +1,57 @@
+//! The responses of Redis about a session and its refresh.
+
+use std::sync::Arc;
+
+use super::loaded_session::LoadedSession;
+use crate::session::refresh::decision::LockResponse;
+
+/// The result of looking up a session in Redis.
+pub(crate) enum SharedLookup {
+    /// The session, sealed.
+    Sealed(Box<str>),
+    /// The session has ended.
+    Over,
+    /// No such key.
+    Nothing,
+}
+
+/// The result of trying to acquire a refresh lock.
+pub(crate) enum LockState {
+    /// Acquired: redeem, and publish the result.
+    Mine,
+    /// Acquired, after another instance had it and never published a result.
+    Lapsed,
+    /// Another instance holds it: try again in a moment.
+    Busy,
+    /// Redis has lost its data a moment ago, and instances are publishing their results again: try again in a moment.
+    Restoring,
+    /// Another instance has refreshed the session; its result.
+    Done(Arc<LoadedSession>),
+    /// The session has ended.
+    Over,
+}
+
+impl LockState {
+    /// The same without the result.
+    pub(crate) const fn response(&self) -> LockResponse {
+        match self {
+            Self::Mine => LockResponse::Mine,
+            Self::Lapsed => LockResponse::Lapsed,
+            Self::Busy => LockResponse::Busy,
+            Self::Restoring => LockResponse::NoResponse,
+            Self::Done(_) => LockResponse::Done,
+            Self::Over => LockResponse::Over,
+        }
+    }
+}
+
+/// The successor of a session whose refresh token was redeemed.
+#[derive(Default)]
+pub(crate) struct Successor {
+    /// The session with new tokens.
+    pub(crate) renewed: Option<Arc<LoadedSession>>,
+    /// Whether a browser has been given other tokens that are not known here.
+    pub(crate) is_replaced: bool,
+    /// Whether the session has ended.
+    pub(crate) is_over: bool,
+}
