@@ -21,9 +21,10 @@ impl Check<'_> {
             Some((
                 first,
                 match &urls.value.items[..] {
-                    [one] => Settings::new(&one.value),
-                    many => {
-                        let urls: Vec<_> = many.iter().map(|url| url.value.as_str()).collect();
+                    // A list of one begins before its item, and is a Cluster as well.
+                    [one] if one.at == urls.at => Settings::new(&one.value),
+                    nodes => {
+                        let urls: Vec<_> = nodes.iter().map(|url| url.value.as_str()).collect();
                         Settings::cluster(&urls)
                     }
                 },
