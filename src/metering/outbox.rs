@@ -41,6 +41,18 @@ pub(super) struct Outbox {
     /// The number of the first file that each destination lacks.
     lacking: BTreeMap<&'static str, u64>,
     files: BatchFiles,
+    /// The processes whose usage is this one's by now, until their files are removed.
+    taken: Vec<Taken>,
+    /// The ids of the batches of processes whose files are not removed yet, and of those that wait.
+    known: HashSet<String>,
+}
+
+/// A process that has ended, and the lock by which no other process takes it over.
+#[derive(Debug)]
+struct Taken {
+    instance: String,
+    files: BatchFiles,
+    _lock: File,
 }
 
 /// A batch that a destination lacks.
@@ -106,6 +118,8 @@ impl Outbox {
             unsaved_from: 0,
             exported: Vec::new(),
             lacking: destinations.into_iter().map(|name| (name, 0)).collect(),
+            taken: Vec::new(),
+            known: HashSet::new(),
         })
     }
 
@@ -114,32 +128,48 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// If a file cannot be read or the directory not be listed; files before it are taken over. A damaged file, or one of
-    /// a newer version, is put aside.
+    /// If a file cannot be read, written or removed, or the directory not be listed. The files of other processes are taken
+    /// over all the same, and each once, however often this is repeated. A damaged file, or one of a newer version, is put aside.
     pub(super) fn take_over(&mut self, pending: Vec<Record>, now: Timestamp) -> io::Result<bool> {
-        let mut known: HashSet<_> = self.waiting.values().map(|one| one.id.clone()).collect();
-        let mut taken = Vec::new();
+        self.known.extend(self.waiting.values().map(|one| one.id.clone()));
+        let mut failed = None;
         for instance in self.other_instances()? {
-            let Some(lock) = self.directory.lock(&lock_of(&instance))? else { continue };
-            let files = BatchFiles::new(self.directory.clone(), &instance);
-            // Batches without a file of the process: it was killed after its first one.
-            let content = self.read(&instance)?.unwrap_or_default();
-            self.adopt(&instance, content, &files, now, &mut known)?;
-            taken.push((instance, files, lock));
+            if let Err(error) = self.take(&instance, now) {
+                let named = format!("{}: {error}", file_of(&instance));
+                failed.get_or_insert(io::Error::new(error.kind(), named));
+            }
         }
-        if taken.is_empty() {
-            return Ok(false);
+        let any = !self.taken.is_empty();
+        if any {
+            // On disk here before it is removed there.
+            self.save(pending)?;
         }
-        // On disk here before it is removed there.
-        self.save(pending)?;
-        for (instance, files, _lock) in taken {
-            self.directory.remove_if_exists(&file_of(&instance))?;
+        while let Some(Taken { instance, files, .. }) = self.taken.last() {
+            self.directory.remove_if_exists(&file_of(instance))?;
             for number in files.numbers()? {
                 files.remove(number)?;
             }
-            self.directory.remove_if_exists(&lock_of(&instance))?;
+            self.directory.remove_if_exists(&lock_of(instance))?;
+            self.taken.pop();
         }
-        Ok(true)
+        if failed.is_none() {
+            self.known.clear();
+        }
+        failed.map_or(Ok(any), Err)
+    }
+
+    /// Makes the usage of another process this one's, if that one has ended and was not taken before.
+    fn take(&mut self, instance: &str, now: Timestamp) -> io::Result<()> {
+        if self.taken.iter().any(|taken| taken.instance == instance) {
+            return Ok(());
+        }
+        let Some(lock) = self.directory.lock(&lock_of(instance))? else { return Ok(()) };
+        let files = BatchFiles::new(self.directory.clone(), instance);
+        // Batches without a file of the process: it was killed after its first one.
+        let content = self.read(instance)?.unwrap_or_default();
+        self.adopt(instance, content, &files, now)?;
+        self.taken.push(Taken { instance: instance.to_owned(), files, _lock: lock });
+        Ok(())
     }
 
     /// Returns the other processes that have files.
@@ -173,10 +203,9 @@ impl Outbox {
         mut content: Content,
         files: &BatchFiles,
         now: Timestamp,
-        known: &mut HashSet<String>,
     ) -> io::Result<()> {
         for batch in core::mem::take(&mut content.batches) {
-            self.adopt_batch(batch, known)?;
+            self.adopt_batch(batch)?;
         }
         for number in files.numbers()? {
             let Some(mut stored) = files.read(number)? else { continue };
@@ -186,23 +215,23 @@ impl Outbox {
             }
             let done = content.lacking.iter().filter(|(_, first)| number < **first);
             stored.batch.done.extend(done.map(|(name, _)| name.clone()));
-            self.adopt_batch(stored.batch, known)?;
+            self.adopt_batch(stored.batch)?;
         }
         let (used, owed): (Vec<_>, Vec<_>) =
             content.pending.into_iter().partition(|record| record.units > 0);
         let rest = Batch::new(format!("{instance}-{}", content.next), now, used);
-        self.adopt_batch(rest, known)?;
+        self.adopt_batch(rest)?;
         merge(&mut self.carried, owed);
         Ok(())
     }
 
     /// Writes a batch of another process to a file of this one.
-    fn adopt_batch(&mut self, batch: Batch, known: &mut HashSet<String>) -> io::Result<()> {
+    fn adopt_batch(&mut self, batch: Batch) -> io::Result<()> {
         let is_done = |name: &&'static str| batch.done.iter().any(|done| done == name);
         if batch.records.is_empty() || self.lacking.keys().all(is_done) {
             return Ok(());
         }
-        if known.insert(batch.id.clone()) {
+        if self.known.insert(batch.id.clone()) {
             let written = self.files.write(self.next_file, &batch, &[]);
             let waiting = Waiting { is_adopted: true, ..Waiting::of(&batch) };
             let unsaved = written.is_err().then(|| (batch, Vec::new()));

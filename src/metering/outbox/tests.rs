@@ -79,6 +79,36 @@ fn a_damaged_file_is_put_aside() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_has_no_other_taken_over_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Timestamp::from_secs(1_000);
+    let mut first = open(&dir).unwrap();
+    let before = file_of(&first.instance);
+    first.collect(vec![record(7)], now);
+    first.save(vec![record(-4)]).unwrap();
+    drop(first);
+    for name in ["usage-0.json", "usage-z.json"] {
+        std::os::unix::fs::symlink("nowhere", dir.path().join(name)).unwrap();
+    }
+
+    let mut second = open(&dir).unwrap();
+    for _ in 0..3 {
+        second.take_over(Vec::new(), now).expect_err("two are links");
+        let numbers: Vec<_> = second.due("http", 10).iter().map(|due| due.number).collect();
+        for number in numbers {
+            for destination in ["file", "http"] {
+                second.exported(destination, number);
+            }
+        }
+    }
+    assert_eq!(second.next_file, 1, "one batch, once");
+    assert!(!dir.path().join(before).exists());
+    second.collect(vec![record(5)], now);
+
+    assert_eq!(units(&second), 1, "4 are owed once");
+}
+
+#[test]
 fn what_is_given_back_later_is_made_up_for() {
     let dir = tempfile::tempdir().unwrap();
     let now = Timestamp::from_secs(1_000);
