@@ -15,6 +15,11 @@ use std::sync::{Arc, Mutex, Weak};
 pub struct WeakMap<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
 impl<K: Eq + Hash, V> WeakMap<K, V> {
+    /// Returns the value under `key`, if one is present.
+    pub fn get(&self, key: &K) -> Option<Arc<V>> {
+        self.0.lock().ignore_poison().get(key).and_then(Weak::upgrade)
+    }
+
     /// Returns the value under `key`, created by `make` if absent.
     pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
         match self.get_or_try_insert_with(key, || Ok::<_, core::convert::Infallible>(make())) {

@@ -171,10 +171,13 @@ impl<'a> Compiler<'a> {
         let redis = redis_clients.get_or_try_insert_with(settings.clone(), make)?;
         sessions.share(Some(Arc::clone(&redis)));
         let shares_limits = self.config.limits.values().any(|limit| limit.store.is_shared());
-        counts.share(shares_limits.then(|| {
+        counts.share(if shares_limits {
             let start = || LimitStore::start(&redis, clock, metrics);
-            limit_stores.get_or_insert_arc(settings.clone(), start)
-        }));
+            Some(limit_stores.get_or_insert_arc(settings.clone(), start))
+        } else {
+            // Requests of limits that a reload took away are in flight, and the limits may come back.
+            limit_stores.get(settings)
+        });
         let dpop = Dpop::new(&self.config.dpop_nonce_keys, Arc::clone(replay_cache));
         self.dpop = Arc::new(dpop.shared_in(Arc::clone(&redis), clock.clone()));
         let renewals = sessions.renewals();

@@ -56,8 +56,16 @@ impl Algorithm {
         overdraft: bool,
     ) -> Result<Counter, u64> {
         match self {
-            Self::Rate(gcra) if overdraft => gcra.admit_overdraft(*cell, now, cost),
-            Self::Rate(gcra) | Self::Rolling(gcra) => gcra.admit(*cell, now, cost),
+            Self::Rate(gcra) | Self::Rolling(gcra) => {
+                // Kept also if refused: the debt is paid at the rate that it is told by.
+                *cell = gcra.converted(*cell, now);
+                let overdraft = overdraft && matches!(self, Self::Rate(_));
+                if overdraft {
+                    gcra.admit_overdraft(*cell, now, cost)
+                } else {
+                    gcra.admit(*cell, now, cost)
+                }
+            }
             Self::Window(window) => window.admit(cell, now, cost),
             Self::InFlight(slots) => slots.admit(*cell),
         }

@@ -130,7 +130,7 @@ impl Gcra {
 
     /// Converts a counter that was charged under another rate, keeping the number of requests used. A
     /// rate that changes, in the file or with a caller's plan, neither forgives nor multiplies them.
-    fn converted(&self, cell: Counter, now: u64) -> Counter {
+    pub(super) fn converted(&self, cell: Counter, now: u64) -> Counter {
         if cell.used == self.interval || cell.used == 0 || cell.until <= now {
             return cell;
         }
@@ -200,6 +200,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limit::algorithm::Algorithm;
+    use crate::limit::rate::{Kind, Rate, SpikeArrest, Unit};
 
     #[test]
     fn thirty_a_minute_is_one_every_two_seconds() {
@@ -318,6 +320,20 @@ mod tests {
         let more = month(100).admit(used, 0, 55).unwrap();
         assert_eq!((month(100).left(more, 0), month(60).left(more, 0)), (0, 0));
         assert_eq!(month(120).left(more, 0), 20);
+    }
+
+    #[test]
+    fn a_refused_request_pays_its_debt_at_the_rate_that_refused_it() {
+        let rule = |interval, burst| {
+            let spike = Rate::new(1, interval).and_then(|rate| SpikeArrest::new(rate, Some(burst)));
+            Algorithm::new(&Kind::Rate(spike.unwrap()))
+        };
+        let (slow, fast) = (rule(Unit::Minute, 20), rule(Unit::Second, 20));
+        let mut cell = slow.admit(&mut Counter::default(), SECOND, 20, false).unwrap();
+
+        assert_eq!(fast.admit(&mut cell, SECOND, 1, false), Err(SECOND));
+
+        assert!(fast.admit(&mut cell, 2 * SECOND, 1, false).is_ok());
     }
 
     proptest! {

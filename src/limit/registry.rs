@@ -153,7 +153,9 @@ impl LimitRegistry {
     /// Returns the leases of a shared limit: the previous snapshot's, or new ones. `None` without a store.
     pub(super) fn shared(&self, settings: &Settings) -> Option<Arc<SharedLimit>> {
         let store = self.store.lock().ignore_poison().clone()?;
-        Some(self.shared.get_or_insert_arc(settings.id(), || store.limit(settings)))
+        let shared = self.shared.get_or_insert_arc(settings.id(), || store.limit(settings));
+        store.serve(&shared);
+        Some(shared)
     }
 
     /// Returns the store of limits that several gateways share.

@@ -3,7 +3,8 @@
 -- KEYS: one hash per counter, all in one slot. Fields: u (end of the window, or the theoretical arrival time),
 -- e (generation: changes when the counter begins anew), t (granted to all gateways), f (a lower bound of t after the
 -- server has lost data), x (when the first lease expires), of a window with debts d (what the next ones owe) and l (the
--- limit that it exceeds), and one field per gateway: "granted sequence", with a lease
+-- limit that it exceeds), of a rate i (the time per request by which u is charged), and one field per gateway:
+-- "granted sequence", with a lease
 -- "granted sequence used expiry", for slots "granted sequence expiry". A lease that its gateway does not renew expires:
 -- of what was granted, its gateway keeps what it has reported as used.
 -- Amounts of a gateway are absolute: a repeated message changes nothing, and a lost response is made up for by the next.
@@ -36,11 +37,11 @@ local function read(i)
 end
 
 local function load(it)
-  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', 'x', it.field, 'd', 'l')
+  local h = redis.call('HMGET', it.key, 'u', 'e', 't', 'f', 'x', it.field, 'd', 'l', 'i')
   it.u, it.e, it.t, it.f = tonumber(h[1]), tonumber(h[2]), tonumber(h[3]) or 0, tonumber(h[4]) or 0
   it.x = tonumber(h[5])
   if it.x == 0 then it.x = nil end
-  it.d, it.l = tonumber(h[7]), tonumber(h[8])
+  it.d, it.l, it.interval = tonumber(h[7]), tonumber(h[8]), tonumber(h[9])
   local granted, seq, used, expires = string.match(h[6] or '', '^(%S+) (%S+) ?(%S*) ?(%S*)')
   it.g, it.last = tonumber(granted), tonumber(seq) or 0
   it.kept, it.expires = tonumber(used) or it.g, tonumber(expires)
@@ -138,6 +139,10 @@ local function rate(it)
   load(it)
   local known = it.e ~= nil
   it.u, it.e = it.u or now, it.e or (it.gen ~= 0 and it.gen or now)
+  if it.interval and it.interval ~= it.two and it.u > now then
+    -- Another rate has charged it, of another plan or of an earlier configuration: at this one as many requests are used.
+    it.u, it.changed = now + (it.u - now) * it.two / it.interval, true
+  end
   it.u = it.u - expire(it) * it.two
   if not it.g then
     if it.gen ~= 0 and (not known or it.gen == it.e) then
@@ -244,6 +249,7 @@ for i, it in ipairs(items) do
       redis.call('HSET', it.key, 'u', fine(it.u), 'e', fine(it.e), 't', whole(it.t), 'f', whole(it.f),
         'x', whole(it.x or 0), it.field, own)
       if it.debts then redis.call('HSET', it.key, 'd', whole(it.d or 0), 'l', whole(it.l or it.limit)) end
+      if it.kind == 'g' then redis.call('HSET', it.key, 'i', fine(it.two)) end
       if close then redis.call('HDEL', it.key, it.field) end
       ttl = math.max(it.u - now, 0) / 1000 + (it.kind == 'w' and 1000 or 10000)
       if it.debts and owed(it) > 0 then ttl = ttl + it.three / 1000 end

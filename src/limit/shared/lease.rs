@@ -31,6 +31,8 @@ pub(in crate::limit) struct Lease {
     generation: u64,
     /// The end of the window, or the theoretical arrival time.
     until: u64,
+    /// The time per request of the rate that `until` is of; zero before that.
+    interval: f64,
     /// All grants to all gateways.
     total: u64,
     /// The theoretical arrival time of requests that were admitted without the store.
@@ -235,9 +237,9 @@ impl Lease {
                 Err(if is_used_up { wait } else { wait.min(RETRY_MICROS) })
             }
             Shape::Rate { whole, interval, overdraft, .. } => {
+                let debt = self.debt(interval, now);
                 let interval = interval * gateways as f64;
                 let burst = (shape.capacity() / gateways).max(1);
-                let debt = self.until.max(self.own_until).saturating_sub(now) as f64;
                 let must = if overdraft { 1 } else { cost.min(burst) };
                 let wait = debt + must as f64 * interval - whole.min(burst as f64 * interval);
                 if wait > 0.5 {
@@ -286,6 +288,19 @@ impl Lease {
         let (key, shape) = (self.key.take(), self.shape);
         let seq = self.seq;
         *self = Self { key, shape, nonce, until: end, seq, seen_seq: seq, ..Self::default() };
+    }
+
+    /// Returns the debt at a rate of one request per `interval`, in microseconds: with as many requests used as at the
+    /// rate that the store has charged.
+    fn debt(&self, interval: f64, now: u64) -> f64 {
+        let scale = if self.interval > 0.0 { interval / self.interval } else { 1.0 };
+        self.until.max(self.own_until).saturating_sub(now) as f64 * scale
+    }
+
+    /// Whether nothing is in flight, and the store knows all that this gateway has admitted, and has back what it has not.
+    pub(super) fn is_settled(&self) -> bool {
+        let in_flight = matches!(self.shape, Some(Shape::Slots { .. })) && self.used > 0;
+        self.pending == 0 && self.used == self.granted && !in_flight
     }
 
     /// Returns the message about this counter, and counts it.
@@ -346,6 +361,12 @@ impl Lease {
         let more = reply.granted > self.granted;
         let was_used_up = self.granted <= self.used;
         (self.generation, self.until) = (reply.generation, reply.until);
+        if let Shape::Rate { interval, .. } = message.shape {
+            let before = if self.interval > 0.0 { self.interval } else { interval };
+            let own_debt = self.own_until.saturating_sub(now) as f64 * interval / before;
+            self.own_until = now.saturating_add(own_debt as u64);
+            self.interval = interval;
+        }
         (self.total, self.granted) = (reply.total, reply.granted);
         self.excess = self.excess.min(self.used.saturating_sub(self.granted));
         let is_refused = message.purpose.ask && reply.status == Status::Refused;
@@ -451,7 +472,7 @@ impl Lease {
                 (limit.saturating_sub(used), self.until - now)
             }
             Shape::Rate { whole, interval, .. } => {
-                let debt = self.until.max(self.own_until).saturating_sub(now) as f64;
+                let debt = self.debt(interval, now);
                 match own(((whole - debt) / interval).max(0.0) as u64) {
                     0 => (0, (debt + interval - whole).max(0.0) as u64),
                     left => (left, debt as u64),

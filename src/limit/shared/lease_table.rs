@@ -34,19 +34,20 @@ pub(super) struct LeaseTable {
     overflow: Mutex<Lease>,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
-    nonces: AtomicU32,
+    nonces: Arc<AtomicU32>,
     gauge: Arc<LabeledGauge>,
 }
 
 impl LeaseTable {
-    /// Creates a table of at most `max_keys` leases, whose number `gauge` exports.
-    pub(super) fn new(max_keys: usize, gauge: Arc<LabeledGauge>) -> Self {
+    /// Creates a table of at most `max_keys` leases, whose number `gauge` exports. All tables of a process take the numbers
+    /// of their leases from `nonces`: the store would take an earlier table's for this one's.
+    pub(super) fn new(max_keys: usize, gauge: Arc<LabeledGauge>, nonces: Arc<AtomicU32>) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            overflow: Mutex::new(Lease::new(1)),
+            overflow: Mutex::new(Lease::new(nonces.fetch_add(1, Relaxed))),
             keys: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(max_keys),
-            nonces: AtomicU32::new(2),
+            nonces,
             gauge,
         }
     }
@@ -56,7 +57,7 @@ impl LeaseTable {
         self.max_keys.store(max_keys, Relaxed);
     }
 
-    /// Returns a number that no lease of this table has had.
+    /// Returns a number that no lease of this process has had.
     pub(super) fn fresh_nonce(&self) -> u32 {
         self.nonces.fetch_add(1, Relaxed)
     }

@@ -18,6 +18,8 @@ pub(super) struct Model {
     pub(super) now: AtomicU64,
     /// Whether calls fail.
     pub(super) fails: AtomicBool,
+    /// Whether calls with messages fail, although the store responds.
+    pub(super) refuses_messages: AtomicBool,
     /// Whether responses are lost: the store has decided, and the gateway does not learn it.
     pub(super) loses_responses: AtomicBool,
     pub(super) gateways: AtomicUsize,
@@ -36,6 +38,8 @@ pub(super) struct Connection {
 #[derive(Clone, Debug, Default)]
 struct Counter {
     until: f64,
+    /// The time per request by which a rate has charged `until`; zero before that.
+    interval: f64,
     generation: u64,
     total: u64,
     floor: u64,
@@ -72,6 +76,7 @@ impl Model {
             counters: Mutex::default(),
             now: now.into(),
             fails: AtomicBool::new(false),
+            refuses_messages: AtomicBool::new(false),
             loses_responses: AtomicBool::new(false),
             gateways: AtomicUsize::new(1),
             calls: AtomicUsize::new(0),
@@ -213,6 +218,11 @@ fn rate(item: &mut Item, message: &Message, now: u64, known: bool, whole: f64, i
         item.counter.until = now as f64;
         item.counter.generation = if message.generation == 0 { now } else { message.generation };
     }
+    let debt = item.counter.until - now as f64;
+    if item.counter.interval > 0.0 && debt > 0.0 {
+        item.counter.until = now as f64 + debt * interval / item.counter.interval;
+    }
+    item.counter.interval = interval;
     item.counter.until -= expire(item, message, now) as f64 * interval;
     let remembers =
         message.generation != 0 && (!known || message.generation == item.counter.generation);
@@ -318,9 +328,16 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
     item.grant = Some(grant);
 }
 
+/// The key of the counter that no limit has.
+pub(super) const PROBE_KEY: &str = "probe";
+
 impl Backend for Connection {
     fn call(&self, messages: Vec<Message>, all_or_nothing: bool) -> Call {
-        let fails = self.model.fails.load(Relaxed);
+        let refuses = self.model.refuses_messages.load(Relaxed) && !messages.is_empty();
+        let fails = refuses || self.model.fails.load(Relaxed);
+        // A probe is none of the limits' counters and calls.
+        let messages: Vec<_> =
+            messages.into_iter().filter(|message| &*message.key != PROBE_KEY).collect();
         let loses = self.model.loses_responses.load(Relaxed);
         self.model.calls.fetch_add(usize::from(!messages.is_empty()), Relaxed);
         let response = (!fails).then(|| self.model.decide(self.me, &messages, all_or_nothing));

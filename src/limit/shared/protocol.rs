@@ -111,6 +111,28 @@ pub(super) struct Message {
 }
 
 impl Message {
+    /// Returns a message that asks for one unit of the counter `key`, in windows of a second.
+    pub(super) fn probe(key: &Arc<str>) -> Self {
+        let second = 1_000_000;
+        Self {
+            key: Arc::clone(key),
+            shape: Shape::Window { limit: 1, end: 0, next: second, span: second, debts: false },
+            purpose: Purpose { ask: true, ..Purpose::default() },
+            nonce: 0,
+            seq: 1,
+            used: 0,
+            pending: 1,
+            granted: 0,
+            target: 0,
+            shares: 1,
+            generation: 0,
+            until: 0,
+            total: 0,
+            excess: 0,
+            excess_limit: 0,
+        }
+    }
+
     /// Returns the part of the grants that the store counts as used after this message: it does not expire.
     pub(super) fn counted(&self, reply: &Reply) -> u64 {
         let used = if self.generation == reply.generation { self.used } else { 0 };

@@ -1,5 +1,6 @@
 //! One limit that several gateways share: this gateway's leases of its counters.
 
+use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
 use super::lease::{Lease, Standing, overrun_bound};
@@ -42,8 +43,16 @@ impl SharedLimit {
         state: Arc<StoreState>,
         keys: Arc<LabeledGauge>,
         metrics: Arc<LeaseMetrics>,
+        nonces: Arc<AtomicU32>,
     ) -> Self {
-        Self { id, prefix, leases: LeaseTable::new(max_keys, keys), state, metrics }
+        Self { id, prefix, leases: LeaseTable::new(max_keys, keys, nonces), state, metrics }
+    }
+
+    /// Whether the store knows all that this gateway has admitted, and has back what it has not.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut settled = true;
+        self.each(|_, lease| settled &= lease.is_settled());
+        settled
     }
 
     /// Changes the maximum number of keys with a counter of their own.

@@ -1,7 +1,7 @@
 //! The task that talks to the store: it asks for requests, renews leases ahead, returns what is not used, and tells the
 //! store again what it may have lost.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -28,6 +28,8 @@ pub struct LimitStore {
     core: Arc<Core>,
     prefix: Box<str>,
     next_id: AtomicU64,
+    /// The numbers of all leases; the first is 1.
+    nonces: Arc<AtomicU32>,
     metrics: Metrics,
 }
 
@@ -37,9 +39,11 @@ impl LimitStore {
         let budget = redis.settings().timeout;
         // The braces are the hash tag: a cluster keeps all counters in one slot, so that one script decides any of them.
         let prefix = redis.key("{limits}", "");
+        let probe_key = redis.key("probe", "{limits}");
         let control = redis.control().clone();
         let backend = Box::new(RedisBackend::new(Arc::clone(redis), clock.clone()));
-        let (store, jobs) = Self::new(backend, budget, prefix.into(), clock, metrics);
+        let keys = (prefix.into(), probe_key.into());
+        let (store, jobs) = Self::new(backend, budget, keys, clock, metrics);
         control.spawn(run(Arc::clone(&store.core), Arc::downgrade(&store), jobs));
         store
     }
@@ -52,7 +56,8 @@ impl LimitStore {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let budget = Duration::from_millis(5);
-        let (store, jobs) = Self::new(backend, budget, "test:".into(), clock, metrics);
+        let keys = ("test:".into(), super::model::PROBE_KEY.into());
+        let (store, jobs) = Self::new(backend, budget, keys, clock, metrics);
         tokio::runtime::Handle::current().spawn(run(
             Arc::clone(&store.core),
             Arc::downgrade(&store),
@@ -81,33 +86,37 @@ impl LimitStore {
     fn new(
         backend: Box<dyn Backend>,
         budget: Duration,
-        prefix: Box<str>,
+        (prefix, probe_key): (Box<str>, Arc<str>),
         clock: &Clock,
         metrics: &Metrics,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (sender, jobs) = mpsc::unbounded_channel();
         let state = Arc::new(StoreState::new(budget, sender, metrics.limit_store()));
-        let core = Core { backend, state, clock: clock.clone(), limits: Mutex::default() };
-        let next_id = AtomicU64::new(0);
-        let store = Self { core: Arc::new(core), prefix, next_id, metrics: metrics.clone() };
+        let limits = Mutex::default();
+        let core = Core { backend, state, clock: clock.clone(), limits, probe_key };
+        let (next_id, nonces) = (AtomicU64::new(0), Arc::new(AtomicU32::new(1)));
+        let store =
+            Self { core: Arc::new(core), prefix, next_id, nonces, metrics: metrics.clone() };
         (Arc::new(store), jobs)
+    }
+
+    /// Has the task look after the leases of a limit, which it may have forgotten as unused.
+    pub(in crate::limit) fn serve(&self, limit: &Arc<SharedLimit>) {
+        self.core.limits.lock().ignore_poison().insert(limit.id, Arc::clone(limit));
     }
 
     /// Creates the leases of a limit.
     pub(in crate::limit) fn limit(&self, settings: &Settings) -> Arc<SharedLimit> {
         let id = self.next_id.fetch_add(1, Relaxed);
-        let limit = Arc::new(SharedLimit::new(
+        Arc::new(SharedLimit::new(
             id,
             format!("{}{}:", self.prefix, settings.name).into(),
             settings.max_keys,
             Arc::clone(&self.core.state),
             self.metrics.limit_keys(&settings.name),
             self.metrics.leases(&settings.name),
-        ));
-        let mut limits = self.core.limits.lock().ignore_poison();
-        limits.retain(|_, limit| limit.strong_count() > 0);
-        limits.insert(id, Arc::downgrade(&limit));
-        limit
+            Arc::clone(&self.nonces),
+        ))
     }
 
     /// Begins the counter of `key` anew, for all gateways; `name` is its name in the store. Whether the store did.
@@ -138,7 +147,10 @@ struct Core {
     backend: Box<dyn Backend>,
     state: Arc<StoreState>,
     clock: Clock,
-    limits: Mutex<HashMap<u64, Weak<SharedLimit>>>,
+    /// The limits in use, and those whose leases the store does not have back yet.
+    limits: Mutex<HashMap<u64, Arc<SharedLimit>>>,
+    /// The key of the counter that no limit has.
+    probe_key: Arc<str>,
 }
 
 /// Serves the store until it is dropped.
@@ -250,6 +262,9 @@ impl Core {
     /// Looks at the connection, and at all leases if `upkeep`.
     fn tick(self: &Arc<Self>, upkeep: bool) {
         let moment = Now::of(&self.clock);
+        if upkeep {
+            self.forget_unused();
+        }
         let was_usable = self.state.is_usable();
         self.state.set_usable(self.backend.is_usable(), moment);
         if !self.backend.is_usable() {
@@ -262,6 +277,12 @@ impl Core {
         if upkeep {
             self.tell(self.due(moment));
         }
+    }
+
+    /// Forgets the limits that no configuration uses, once the store knows all about them.
+    fn forget_unused(&self) {
+        let mut limits = self.limits.lock().ignore_poison();
+        limits.retain(|_, limit| Arc::strong_count(limit) > 1 || !limit.is_settled());
     }
 
     /// Tells the store all that it may have lost, or missed during an outage.
@@ -279,11 +300,13 @@ impl Core {
         self.tell(messages);
     }
 
-    /// Sends an empty call, which tells the time, and whether the store responds; then the messages that are due.
+    /// Asks about a counter that no limit has, which tells the time, and whether the store decides as it does for limits,
+    /// for it may refuse a command that an empty call does not need; then sends the messages that are due.
     fn probe(self: &Arc<Self>) {
         let core = Arc::clone(self);
         tokio::runtime::Handle::current().spawn(async move {
-            if core.exchange(Vec::new(), Vec::new(), false).await.is_some() {
+            let probe = Message::probe(&core.probe_key);
+            if core.exchange(Vec::new(), vec![probe], false).await.is_some() {
                 core.tell(core.due(Now::of(&core.clock)));
             }
         });
@@ -333,7 +356,7 @@ impl Core {
         (id, slot): LeaseId,
         change: impl FnOnce(&SharedLimit, &mut Lease) -> R,
     ) -> Option<R> {
-        let limit = self.limits.lock().ignore_poison().get(&id).and_then(Weak::upgrade)?;
+        let limit = Arc::clone(self.limits.lock().ignore_poison().get(&id)?);
         limit.leases.existing(slot, |lease| change(&limit, lease))
     }
 
@@ -342,8 +365,7 @@ impl Core {
         &self,
         mut visit: impl FnMut(&SharedLimit, super::lease_table::LeaseSlot, &mut Lease) -> bool,
     ) {
-        let limits: Vec<_> =
-            self.limits.lock().ignore_poison().values().filter_map(Weak::upgrade).collect();
+        let limits: Vec<_> = self.limits.lock().ignore_poison().values().cloned().collect();
         for limit in limits {
             let mut unused = 0_u64;
             limit.leases.retain(|slot, lease| {

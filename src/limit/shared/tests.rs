@@ -4,6 +4,7 @@ mod bodies;
 mod plans;
 mod rates;
 mod refusals;
+mod reloads;
 
 use core::net::IpAddr;
 use core::num::NonZeroU32;
@@ -423,7 +424,7 @@ struct Gateway {
     route: RouteLimits,
     limiter: Arc<Limiter>,
     metrics: Metrics,
-    _registry: LimitRegistry,
+    registry: LimitRegistry,
     store: Option<Arc<LimitStore>>,
     /// The error of its calendar, in seconds.
     skew: i64,
@@ -460,7 +461,7 @@ impl Fleet {
         limiters.extend(self.others.iter().map(limiter));
         let route = RouteLimits::new(&limiters, "orders", &metrics);
         let limiter = limiters.swap_remove(0);
-        Gateway { route, limiter, metrics, _registry: registry, store: Some(store), skew: 0 }
+        Gateway { route, limiter, metrics, registry, store: Some(store), skew: 0 }
     }
 
     /// Returns how much of its lease a gateway has not used.

@@ -44,6 +44,22 @@ async fn small_content_passes_although_large_content_was_refused_just_before() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_responds_but_refuses_every_message_is_bridged_by_the_whole_share() {
+    let mut fleet = Fleet::new(1, quota(1_000, Window::Flexi));
+    fleet.model.refuses_messages.store(true, Relaxed);
+    let mut admitted = 0;
+
+    for _ in 0..15 {
+        for _ in 0..100 {
+            admitted += usize::from(fleet.request(0).await);
+        }
+        fleet.pass(200).await;
+    }
+
+    assert_eq!(admitted, 1_000);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_an_outage_refuses_is_told_to_return_soon() {
     let mut fleet = Fleet::new(2, quota(1_000, Window::Flexi));
     for turn in 0..20 {
