@@ -22,6 +22,10 @@ pub(super) struct ChargedLimit {
     pub(super) place: usize,
     /// The parts of the key, if usage is metered.
     pub(super) name: Option<Arc<Map<String, Value>>>,
+    /// The end of the window that was charged, if there are windows and it is known here.
+    pub(super) window_end: Option<u64>,
+    /// The generation of the counter in a shared store when it was charged; else zero.
+    pub(super) generation: u64,
     /// The name of the counter in a shared store, if content of unknown size is charged there.
     pub(super) shared_name: Box<str>,
 }
@@ -29,18 +33,36 @@ pub(super) struct ChargedLimit {
 impl ChargedLimit {
     /// Adds `units` to the usage that is billed.
     pub(super) fn meter(&self, cell: Option<Counter>, moment: Now, units: i64) {
+        self.bill(|| self.limiter.window_end(self.plan, cell, moment), units);
+    }
+
+    /// Takes `units` back from what the window that was charged is billed.
+    pub(super) fn credit(&self, units: u64) {
+        self.bill(|| self.window_end, -units.cast_signed());
+    }
+
+    /// Whether `cell` counts in the window that was charged: what the request did not cost is given back there alone.
+    pub(super) fn counts_in(&self, cell: Counter, moment: Now) -> bool {
+        self.limiter.window_end(self.plan, Some(cell), moment) == self.window_end
+    }
+
+    fn bill(&self, window_end: impl FnOnce() -> Option<u64>, units: i64) {
         let name = || self.name.clone().unwrap_or_default();
-        self.limiter.meter((self.key, self.plan), cell, moment, units, name);
+        self.limiter.meter((self.key, self.plan), window_end, units, name);
     }
 
     /// Charges what the request turned out to cost; returns the new balance.
     pub(super) fn settle(&self, cost: u64, moment: Now) -> Balance {
         let limiter = &*self.limiter;
-        let units = cost.cast_signed() - limiter.cost(0).cast_signed();
+        let reserved = limiter.cost(0);
+        let units = cost.cast_signed() - reserved.cast_signed();
         if let Some(shared) = &limiter.shared {
-            let reserved = limiter.cost(0);
             let now = shared.now(moment);
             return shared.with(self.key, |lease, slot| {
+                if cost < reserved && !lease.counts_in(self.generation) {
+                    self.credit(reserved - cost);
+                    return limiter.shared_balance(self.plan, lease, now);
+                }
                 let exact = limiter.settings().store.is_exact();
                 let limit = limiter.amount(self.plan).whole();
                 shared.settle((lease, slot), now, (reserved, cost), limit, exact);
@@ -50,8 +72,12 @@ impl ChargedLimit {
         }
         let now = limiter.counts.time(moment);
         limiter.counts.cells.with(self.key, now, |cell, _| {
-            *cell = limiter.settle(self.plan, *cell, now, cost);
-            self.meter(Some(*cell), moment, units);
+            if cost < reserved && !self.counts_in(*cell, moment) {
+                self.credit(reserved - cost);
+            } else {
+                *cell = limiter.settle(self.plan, *cell, now, cost);
+                self.meter(Some(*cell), moment, units);
+            }
             limiter.left(self.plan, *cell, now)
         })
     }

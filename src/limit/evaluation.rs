@@ -57,6 +57,8 @@ impl LimitCheck {
             slot,
             place: self.place,
             name,
+            window_end: None,
+            generation: 0,
             shared_name: Box::default(),
         }
     }
@@ -192,7 +194,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                 let balance = limiter.shared_balance(plan, lease, now);
                 limiter.note_shared_consumer((key, plan), balance, cost, self.subject);
                 // A lease is found by its key alone.
-                self.begin_charging(check, (key, plan), Slot::Own, None);
+                self.begin_charging(check, (key, plan), Slot::Own, (None, lease.generation()));
             }
             check.note(self.standing, |limiter| limiter.shared_balance(plan, lease, now));
             refusal
@@ -258,34 +260,38 @@ impl<'a, 's> Evaluation<'a, 's> {
         if limiter.is_concurrency() {
             self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
         }
-        self.begin_charging(check, (key, plan), slot, Some(charged));
+        self.begin_charging(check, (key, plan), slot, (Some(charged), 0));
     }
 
     /// Meters what was charged, and has costs charged that are known only afterwards. `cell` is the counter, unless
-    /// several gateways share it.
+    /// several gateways share it, and `generation` that of the counter which they do.
     fn begin_charging(
         &mut self,
         check: &LimitCheck,
         key: (u64, PlanIndex),
         slot: Slot,
-        cell: Option<Counter>,
+        (cell, generation): (Option<Counter>, u64),
     ) {
         let limiter = &check.limiter;
+        let window_end = || limiter.window_end(key.1, cell, self.moment);
         let name = limiter.settings().metered.then(|| {
             let name = Arc::new(name_of(&limiter.settings().by, self.subject));
             let cost = limiter.cost(self.subject.request_size.unwrap_or(0)).cast_signed();
-            limiter.meter(key, cell, self.moment, cost, || Arc::clone(&name));
+            limiter.meter(key, window_end, cost, || Arc::clone(&name));
             name
         });
         if self.subject.request_size.is_none() && !limiter.is_concurrency() {
-            let mut charged = check.charged(key, slot, name.clone());
+            let charged = check.charged(key, slot, name.clone());
+            let mut charged = ChargedLimit { window_end: window_end(), generation, ..charged };
             if limiter.shared.is_some() && limiter.measures_bodies() {
                 charged.shared_name = limiter.shared_name(self.subject).into();
             }
             self.standing.metered.push(charged);
         }
         if limiter.settings().response_cost.is_some() {
-            self.standing.unsettled.push(check.charged(key, slot, name));
+            let charged = check.charged(key, slot, name);
+            let charged = ChargedLimit { window_end: window_end(), generation, ..charged };
+            self.standing.unsettled.push(charged);
         }
     }
 }

@@ -204,24 +204,32 @@ impl Limiter {
         self.counts.consumers.note(key, plan, use_of_key, name);
     }
 
-    /// Adds what was charged to the usage that is billed, or takes back what was given back. `cell` is the counter, unless
-    /// several gateways share it.
+    /// Returns the end of the window that `cell` counts in; `cell` is the counter, unless several gateways share it.
+    /// `None` without windows, or if the store alone knows.
+    pub(super) fn window_end(
+        &self,
+        plan: PlanIndex,
+        cell: Option<Counter>,
+        moment: Now,
+    ) -> Option<u64> {
+        let is_calendar = matches!(&self.settings.kind, Kind::Quota(quota) if matches!(quota.window(), Window::Calendar(_)));
+        // A shared window that begins with the first request is known to the store alone.
+        let cell = cell.or(is_calendar.then(Counter::default))?;
+        self.rule(plan).window_end(cell, self.counts.time(moment))
+    }
+
+    /// Adds what was charged to the usage that is billed, or takes back what was given back.
     pub(super) fn meter(
         &self,
         (key, plan): (u64, PlanIndex),
-        cell: Option<Counter>,
-        moment: Now,
+        window_end: impl FnOnce() -> Option<u64>,
         units: i64,
         name: impl FnOnce() -> Arc<Map<String, Value>>,
     ) {
         if !self.settings.metered {
             return;
         }
-        let now = self.counts.time(moment);
-        let is_calendar = matches!(&self.settings.kind, Kind::Quota(quota) if matches!(quota.window(), Window::Calendar(_)));
-        // A shared window that begins with the first request is known to the store alone.
-        let cell = cell.or(is_calendar.then(Counter::default));
-        let window_end = cell.and_then(|cell| self.rule(plan).window_end(cell, now));
+        let window_end = window_end();
         let plans = self.settings.plans.as_ref();
         let value = plan.position().checked_sub(1).and_then(|place| plans?.values.get(place));
         let plan = value.map(|plan| Arc::clone(&plan.name));

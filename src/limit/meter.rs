@@ -86,16 +86,16 @@ impl Meter {
         };
         for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
             let limiter = &one.limiter;
-            let units = -limiter.cost(0).cast_signed();
+            one.credit(limiter.cost(0));
             if let Some(shared) = &limiter.shared {
-                shared.refund(one.key, limiter.cost(0));
-                one.meter(None, moment, units);
+                shared.refund(one.key, limiter.cost(0), one.generation);
                 continue;
             }
             let now = limiter.counts.time(moment);
             limiter.counts.cells.give_back(one.key, one.slot, |cell| {
-                one.meter(Some(*cell), moment, units);
-                *cell = limiter.refund(one.plan, *cell, now, 0);
+                if one.counts_in(*cell, moment) {
+                    *cell = limiter.refund(one.plan, *cell, now, 0);
+                }
             });
         }
     }

@@ -98,6 +98,16 @@ impl Lease {
         self.nonce
     }
 
+    /// Returns the generation of the counter; zero before the first response of the store.
+    pub(in crate::limit) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether it counts in the window of what was charged in that `generation`.
+    pub(in crate::limit) fn counts_in(&self, generation: u64) -> bool {
+        generation == 0 || generation == self.generation
+    }
+
     /// Whether it says no more than a new one.
     pub(super) fn is_blank(&self) -> bool {
         self.pending == 0

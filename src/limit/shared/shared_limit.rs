@@ -225,10 +225,14 @@ impl SharedLimit {
         }
     }
 
-    /// Gives back what a request was charged.
-    pub(in crate::limit) fn refund(&self, key: u64, cost: u64) {
+    /// Gives back what a request was charged in that `generation` of its counter, if that still counts.
+    pub(in crate::limit) fn refund(&self, key: u64, cost: u64, generation: u64) {
         // Without a lease the use was told to the store, and its window is over or idle.
-        let _ = self.leases.existing(LeaseSlot::Own(key), |lease| lease.refund(cost));
+        let _ = self.leases.existing(LeaseSlot::Own(key), |lease| {
+            if lease.counts_in(generation) {
+                lease.refund(cost);
+            }
+        });
     }
 
     /// Gives back the place of a request that was not admitted after all.

@@ -37,6 +37,26 @@ fn a_response_without_a_cost_is_charged_the_default_and_one_of_zero_nothing() {
 }
 
 #[test]
+fn a_cost_below_the_default_is_given_back_in_the_window_that_was_charged() {
+    let desk = Desk::at("2025-06-01T23:00:00Z");
+    let mut limit = told(quota("tokens", 10, Unit::Day));
+    limit.metered = true;
+    let route = desk.route(vec![limit]);
+    let (_, mut late) = desk.check(&route, &Caller::named("a"));
+    desk.wait_millis(3_600_000);
+    desk.cost(&route, Some("1")).unwrap();
+
+    let head = [(HeaderName::from_static("x-cost"), HeaderValue::from_static("0"))];
+    late.settle_by_head(&head.into_iter().collect(), Now::of(&desk.clock));
+
+    assert_eq!(desk.cost(&route, Some("1")), Ok((8, 86_400)));
+    let usage = desk.registry.collect_usage(Now::of(&desk.clock));
+    let billed: Vec<_> =
+        usage.iter().map(|usage| usage.units).filter(|units| *units != 0).collect();
+    assert_eq!(billed, [2], "of the new window alone");
+}
+
+#[test]
 fn a_rolling_quota_and_a_rate_carry_debt_as_well() {
     let desk = Desk::default();
     let rolling = Quota::new(Rate::new(60, Unit::Hour).unwrap(), Window::Rolling).unwrap();

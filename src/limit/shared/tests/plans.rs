@@ -53,6 +53,22 @@ async fn a_cost_beyond_the_lease_is_in_the_balance_at_once() {
     assert_eq!(state.left[0].remaining, 30);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cost_below_the_default_is_given_back_in_the_window_that_was_charged() {
+    let mut settings = quota(50, Window::Flexi);
+    settings.response_cost = Some(ResponseCost::Header(HeaderName::from_static("x-cost")));
+    let mut fleet = Fleet::new(1, settings);
+    let mut late = fleet.begin(0).await.expect("nothing is used");
+    fleet.pass_store_time(86_400_000);
+    fleet.begin(0).await.expect("a new window");
+
+    let told = [(HeaderName::from_static("x-cost"), HeaderValue::from_static("0"))];
+    late.settle_by_head(&told.into_iter().collect(), Now::of(&fleet.clock));
+
+    let last = fleet.begin(0).await.expect("48 are left");
+    assert_eq!(last.left[0].remaining, 48);
+}
+
 /// Returns a quota of 10 a day for `free`, and of 100 000 for `gold`.
 fn by_plan() -> Settings {
     let mut settings = quota(10, Window::Flexi);
