@@ -115,7 +115,7 @@ pub(super) fn request_object(
         "exp": now.as_secs() + REQUEST_SECONDS,
     });
     for (name, value) in parameters {
-        claims[&**name] = value.as_str().into();
+        claims[&**name] = member(name, value);
     }
     let object = sign(&client.auth, announced, "oauth-authz-req+jwt", &claims)?;
     // OpenID Connect Core §6.1 wants these two beside the object as well, with the same values.
@@ -124,6 +124,19 @@ pub(super) fn request_object(
     let mut request: Vec<_> = parameters.iter().filter(beside).cloned().collect();
     request.push(("request".into(), object));
     Ok(request)
+}
+
+/// Returns a parameter as a member of a request object: numbers and JSON objects are none there as texts (RFC 9101 §4,
+/// "OpenID Connect Core" §6.1).
+fn member(name: &str, value: &str) -> Value {
+    let is_typed = |typed: &Value| match name {
+        "max_age" => typed.is_u64(),
+        "claims" => typed.is_object(),
+        // RFC 9396 §4.
+        "authorization_details" => typed.is_array(),
+        _ => false,
+    };
+    serde_json::from_str(value).ok().filter(is_typed).unwrap_or_else(|| value.into())
 }
 
 /// Signs a JWT with the client's key, or with its secret: HS256 unless only a longer one is announced.
@@ -259,8 +272,14 @@ mod tests {
     fn a_request_object_carries_the_whole_request_and_the_client() {
         let client =
             client("web", ClientAuth::Post("a secret of more than thirty-two bytes".into()));
-        let parameters: [(Cow<'static, str>, String); 2] =
-            [("scope".into(), "openid".to_owned()), ("state".into(), "s".to_owned())];
+        let parameters: [(Cow<'static, str>, String); 5] = [
+            ("scope", "openid"),
+            ("state", "7"),
+            ("max_age", "60"),
+            ("claims", r#"{"id_token":{}}"#),
+            ("authorization_details", r#"[{"type":"a"}]"#),
+        ]
+        .map(|(name, value)| (name.into(), value.to_owned()));
         let now = Timestamp::from_secs(1_000);
 
         let request =
@@ -283,11 +302,16 @@ mod tests {
         for (name, value) in [
             ("iss", "web"),
             ("client_id", "web"),
-            ("state", "s"),
+            ("state", "7"),
             ("aud", "https://auth.example.com"),
         ] {
             assert_eq!(claims[name], value, "{name}");
         }
+        assert_eq!(
+            (&claims["max_age"], &claims["claims"]),
+            (&json!(60), &json!({ "id_token": {} }))
+        );
+        assert_eq!(claims["authorization_details"], json!([{ "type": "a" }]));
         let public = self::client("web", ClientAuth::None);
         assert!(
             request_object(&public, &parameters, "a", &[], now).is_err(),
