@@ -13,6 +13,8 @@ pub fn is_script(headers: &HeaderMap) -> bool {
     let mode = headers.get(SEC_FETCH_MODE);
     mode.is_some_and(|mode| mode != "navigate")
         || LIBRARIES.iter().any(|field| headers.contains_key(field))
+        // Android's web views send the name of their app in it, with navigations.
+        || headers.get(X_REQUESTED_WITH).is_some_and(|by| *by == "XMLHttpRequest")
 }
 
 /// Returns the path and query of the page that htmx shows after the request, if it has sent it: `Some(None)` if the page is
@@ -45,12 +47,12 @@ const HX_BOOSTED: HeaderName = HeaderName::from_static("hx-boosted");
 const HX_HISTORY_RESTORE_REQUEST: HeaderName =
     HeaderName::from_static("hx-history-restore-request");
 /// Fields that only scripts set.
-const LIBRARIES: [HeaderName; 4] = [
+const LIBRARIES: [HeaderName; 3] = [
     HX_REQUEST,
     HeaderName::from_static("turbo-frame"),
     HeaderName::from_static("x-turbo-request-id"),
-    HeaderName::from_static("x-requested-with"),
 ];
+const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 #[cfg(test)]
 mod tests {
@@ -78,6 +80,7 @@ mod tests {
         }
         assert!(!is_script(&headers(&[("sec-fetch-mode", "navigate"), ("accept", "text/html")])));
         assert!(!is_script(&headers(&[("accept", "text/html")])));
+        assert!(!is_script(&headers(&[("x-requested-with", "com.example.app")])), "a web view");
     }
 
     #[test]

@@ -118,13 +118,15 @@ pub(crate) fn names(members: &Map<String, Value>) -> impl Iterator<Item = &Strin
     members.iter().filter(move |(_, value)| counts(value)).map(|(name, _)| name)
 }
 
-/// Whether a claim has this value: it is the value itself, a list with it, or an object as a set with its name.
+/// Whether a claim has this value: it is the value itself, a list with it, or an object as a set with its name. Some
+/// servers write `true` and `false` as texts.
 pub(crate) fn has_value(claim: &Value, wanted: &Value) -> bool {
     match claim {
         Value::Array(values) => values.contains(wanted),
         Value::Object(members) => {
             wanted.as_str().is_some_and(|wanted| names(members).any(|name| name == wanted))
         }
+        Value::String(text) if wanted.is_boolean() => wanted.as_bool() == text.parse().ok(),
         single => single == wanted,
     }
 }
@@ -170,6 +172,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn truth_may_be_written_as_a_text() {
+        for (claim, wanted, is_it) in [
+            (json!("true"), true, true),
+            (json!("false"), false, true),
+            (json!("false"), true, false),
+            (json!("True"), true, false),
+            (json!(["true"]), true, false),
+            (json!(1), true, false),
+        ] {
+            assert_eq!(has_value(&claim, &wanted.into()), is_it, "{claim}");
+        }
+    }
 
     #[test]
     fn claims_are_found_in_objects_and_under_names_with_dots() {
