@@ -177,7 +177,7 @@ fn session_of(session: &session::Settings) -> Value {
         "authorize_parameters": unless_empty(Value::Object(
             session.authorize_parameters.iter().map(|(name, value)| (name.to_string(), json!(value))).collect(),
         )),
-        "identity": session.identity.word(),
+        "identity": session.identity_source().word(),
         "userinfo": session.userinfo,
         "paths": {
             "login": session.paths.login, "callback": (session.flow == Flow::Code).then_some(&session.paths.callback), "logout": session.paths.logout,

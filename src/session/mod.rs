@@ -87,7 +87,7 @@ pub struct Sessions {
     logins: LoginCookies,
     own_pages: OwnPages,
     /// Verifies ID and logout tokens issued to this client.
-    relying_party: RelyingParty,
+    relying_party: Arc<RelyingParty>,
     ring: Arc<seal::KeyRing>,
     pages: Pages,
     retained: Arc<registry::RetainedState>,
@@ -150,8 +150,11 @@ impl Sessions {
             pending: core::sync::atomic::AtomicUsize::default(),
             kept,
         });
+        let relying_party = RelyingParty::new(&settings.client.id, verifier.as_deref());
+        let relying_party = Arc::new(relying_party);
         let refresher = Arc::new(TokenRefresher {
             issuer: Arc::clone(&issuer),
+            relying_party: Arc::clone(&relying_party),
             client: settings.client.clone(),
             resource: settings.resource.clone(),
             forward: settings.forward,
@@ -181,7 +184,7 @@ impl Sessions {
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             logins: LoginCookies::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
             own_pages: OwnPages::new(&settings),
-            relying_party: RelyingParty::new(&settings.client.id, verifier.as_deref()),
+            relying_party,
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
             issuer,

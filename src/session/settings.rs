@@ -116,6 +116,29 @@ impl Settings {
         }
     }
 
+    /// Returns the token that tells who the user is.
+    ///
+    /// A user can take `resource` and `audience` out of an authorization request that the browser carries, and so get an
+    /// access token that the gateway cannot verify: where one of them is set, [`Identity::Auto`] means the access token.
+    pub fn identity_source(&self) -> Identity {
+        let names_audience =
+            self.resource.is_some() || self.authorize_parameter("audience").is_some();
+        match self.identity {
+            Identity::Auto if names_audience => Identity::AccessToken,
+            identity => identity,
+        }
+    }
+
+    /// Returns the configured `max_age` of the authorization request, which every login has to meet.
+    pub fn max_age(&self) -> Option<Duration> {
+        self.authorize_parameter("max_age")?.parse().ok().map(Duration::from_secs)
+    }
+
+    fn authorize_parameter(&self, name: &str) -> Option<&str> {
+        let mut parameters = self.authorize_parameters.iter();
+        parameters.find_map(|(known, value)| (**known == *name).then_some(&**value))
+    }
+
     /// Returns the paths that the gateway serves itself.
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         let paths = &self.paths;
@@ -151,7 +174,8 @@ pub enum Flow {
 /// The token that tells who the user of a session is.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Identity {
-    /// The access token if the gateway can verify it, else the ID token of the login.
+    /// The access token if the gateway can verify it, else the ID token of the login; with a `resource` or an
+    /// `audience` the access token: see [`Settings::identity_source`].
     #[default]
     Auto,
     /// The ID token ("OpenID Connect Core" §3.1.3.7); the access token is opaque. Only with [`Flow::Code`].

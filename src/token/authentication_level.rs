@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::principal::Principal;
 use crate::base::clock::Timestamp;
@@ -20,11 +20,16 @@ pub struct AuthenticationLevel {
 impl AuthenticationLevel {
     /// Whether the login that `principal`'s token tells of is good enough at `now`; one that it does not tell of is not.
     pub fn is_met_by(&self, principal: &Principal, now: Timestamp) -> bool {
-        let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
+        self.is_met_by_claims(&principal.claims, now)
+    }
+
+    /// Whether the login that these verified claims tell of is good enough at `now`.
+    pub(crate) fn is_met_by_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> bool {
+        let text = |claim| claims.get(claim).and_then(Value::as_str);
         let is_strong = self.acr.is_empty()
             || text("acr").is_some_and(|acr| self.acr.iter().any(|wanted| **wanted == *acr));
         let is_young = self.max_age.is_none_or(|max_age| {
-            let login = principal.claims.get("auth_time").and_then(Value::as_f64);
+            let login = claims.get("auth_time").and_then(Value::as_f64);
             let login = login.filter(|seconds| *seconds >= 0.0);
             let login = login.map(|seconds| Timestamp::from_secs(seconds as u64));
             // One that no clock can show yet, such as milliseconds, does not tell when it was.
@@ -46,7 +51,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, json};
+    use serde_json::json;
 
     use super::*;
     use crate::base::scopes::Scopes;

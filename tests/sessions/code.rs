@@ -18,8 +18,6 @@ pub(crate) fn code(settings: &mut Settings) {
     settings.flow = Flow::Code;
     settings.public_url = Url::parse("https://localhost:8443").unwrap();
     settings.prompt = Some("consent".into());
-    // Compared byte for byte there, and so sent in this spelling to both endpoints.
-    settings.resource = Some(ResourceIndicator::parse(API).unwrap());
 }
 
 pub(crate) fn location(response: &Response<Body>) -> Url {
@@ -65,7 +63,11 @@ impl Gate {
 
 #[tokio::test]
 async fn a_login_redirects_to_the_issuer_and_back_to_the_requested_target() {
-    let gate = Gate::with(code);
+    let gate = Gate::with(|settings| {
+        code(settings);
+        // Compared byte for byte there, and so sent in this spelling to both endpoints.
+        settings.resource = Some(ResourceIndicator::parse(API).unwrap());
+    });
     let mut browser = Browser::default();
 
     let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp%3Fpage%3D2").await;

@@ -3,7 +3,8 @@
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm};
-use northgate::session::{Forward, Identity, LoginRedirect, Reason};
+use northgate::issuer::ResourceIndicator;
+use northgate::session::{Forward, Identity, LoginRedirect, Reason, Settings};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 use url::Url;
@@ -44,15 +45,20 @@ pub(crate) fn answer_claiming(gate: &Gate, away: &Url, about: Value, more: Value
 impl Gate {
     /// Logs in with a token response that has these members.
     pub(crate) async fn log_in_with(&self, browser: &mut Browser, more: Value) -> Response<Body> {
+        self.log_in_claiming(browser, json!({}), more).await
+    }
+
+    /// The same, with other claims in the ID token.
+    pub(crate) async fn log_in_claiming(
+        &self,
+        browser: &mut Browser,
+        about: Value,
+        more: Value,
+    ) -> Response<Body> {
         // Not pushed, so that the nonce can be seen.
-        self.issuer.inject(
-            Endpoint::PushedAuthorization,
-            Fault::Status(StatusCode::BAD_REQUEST),
-            1,
-        );
-        let away = self.depart(browser, "/auth/login").await;
+        let away = self.depart_unpushed(browser, "/auth/login").await;
         let back = walk(&away, "allow").await;
-        self.issuer.inject(Endpoint::Token, answer(self, &away, more), 1);
+        self.issuer.inject(Endpoint::Token, answer_claiming(self, &away, about, more), 1);
         self.come_back(browser, &back).await
     }
 }
@@ -78,6 +84,56 @@ async fn a_login_needs_only_the_id_token() {
         assert_eq!(user.principal.claims["email"], "alice@example.com");
         assert_eq!(user.principal.scopes.to_string(), "openid orders");
         assert_eq!(user.forward.unwrap(), "Bearer opaque");
+    }
+}
+
+#[tokio::test]
+async fn scopes_that_only_the_browser_has_asked_for_are_not_granted() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+
+    // The server grants what it was asked for: with the scopes in the address, that is up to the user.
+    gate.log_in_with(&mut browser, json!({})).await;
+
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert_eq!(user.principal.scopes.to_string(), "openid");
+}
+
+#[tokio::test]
+async fn scopes_of_a_pushed_request_are_granted_by_a_response_without_scope() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.identity = Identity::IdToken;
+    });
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    gate.issuer.inject(Endpoint::Token, Fault::Without("scope"), 1);
+
+    gate.come_back(&mut browser, &back).await;
+
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert!(user.principal.scopes.contains("orders:read"), "{}", user.principal.scopes);
+}
+
+#[tokio::test]
+async fn a_login_for_an_audience_is_told_by_its_access_token_alone() {
+    let changes: [fn(&mut Settings); 2] = [
+        |settings| settings.resource = Some(ResourceIndicator::parse(API).unwrap()),
+        |settings| settings.authorize_parameters = vec![("audience".into(), "api".into())],
+    ];
+    for change in changes {
+        let gate = Gate::with(|settings| {
+            code(settings);
+            change(settings);
+        });
+        let mut browser = Browser::default();
+
+        // As the server answers if the user has taken the audience out of the address.
+        let response = gate.log_in_with(&mut browser, json!({ "scope": "openid" })).await;
+
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
     }
 }
 

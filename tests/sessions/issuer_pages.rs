@@ -33,7 +33,12 @@ pub(crate) async fn walk(away: &Url, decision: &str) -> Url {
                         "scope orders:read",
                     ];
                     let mut form = vec![("decision", decision)];
-                    form.extend(boxes.map(|name| (name, "on")));
+                    form.extend(
+                        boxes
+                            .into_iter()
+                            .filter(|name| page.contains(name))
+                            .map(|name| (name, "on")),
+                    );
                     ("/authorize/consent", form)
                 };
                 let form = [&[("request", &*name)], &form[..]].concat();

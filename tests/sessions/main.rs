@@ -14,6 +14,7 @@ mod code;
 mod cookies;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;
+mod id_tokens;
 mod identity;
 mod issuer_pages;
 mod late;

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::fault_injection::TestIssuer;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Builder;
 use http::{HeaderValue, Method, Request, Response};
@@ -18,7 +20,8 @@ use northgate::issuer::{self, Client, ClientAuth, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{Flow, SessionError, SessionRegistry, SessionUser, Sessions, Settings};
 use northgate::token::{
-    Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
+    Audience, ContentEncryption, DecryptionKey, IssuerVerifier, KeyManagement, KeyRing,
+    RevocationList, TokenUse, ValidationRules, Verifier,
 };
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -103,6 +106,20 @@ impl Gate {
         change(&mut settings);
         let Self { asked, verifier, clock, metrics, kept, .. } = self;
         session(settings, asked, verifier, clock, metrics, kept)
+    }
+
+    /// Reads the configuration again: the issuer's tokens may be encrypted with this 32-byte secret now.
+    pub(crate) fn decrypt_with(&mut self, secret: [u8; 32]) {
+        let jwk = serde_json::json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret) });
+        let mut rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
+        rules.decryption = Some(Arc::new(KeyRing {
+            keys: vec![DecryptionKey::from_jwk(jwk.as_object().unwrap()).unwrap()],
+            algorithms: vec![KeyManagement::Direct],
+            encryptions: vec![ContentEncryption::A256Gcm],
+        }));
+        let Self { asked, clock, metrics, revocations, .. } = &*self;
+        self.verifier = Arc::new(verifier_with(rules, asked, clock, metrics, revocations));
+        self.reload(|_| {});
     }
 
     /// Reads the configuration again: by the same name there is another's issuer now.
@@ -209,6 +226,16 @@ pub(crate) fn verifier(
     revocations: &RevocationList,
 ) -> Verifier {
     let rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
+    verifier_with(rules, issuer, clock, metrics, revocations)
+}
+
+fn verifier_with(
+    rules: ValidationRules,
+    issuer: &Arc<Issuer>,
+    clock: &Clock,
+    metrics: &Metrics,
+    revocations: &RevocationList,
+) -> Verifier {
     let (issuer, revocations) = (Arc::clone(issuer), revocations.clone());
     let judge =
         IssuerVerifier::new(issuer, rules, revocations, clock.clone(), metrics, Handle::current());

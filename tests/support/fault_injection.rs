@@ -150,6 +150,8 @@ pub(crate) enum Fault {
     },
     /// The right response, after a delay.
     Delay(Duration),
+    /// The right response, without this member of its JSON object.
+    Without(&'static str),
     /// The connection closes without a response.
     Close,
     /// No response, ever.
@@ -226,6 +228,7 @@ async fn intercept(
             let content_type = HeaderValue::from_static(content_type);
             return (status, [(CONTENT_TYPE, content_type)], body).into_response();
         }
+        Some(Fault::Without(member)) => return without(member, next.run(request).await).await,
         Some(Fault::Close) => return no_response(),
         Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
         Some(Fault::Silence) => match core::future::pending::<Infallible>().await {},
@@ -233,6 +236,15 @@ async fn intercept(
         Some(Fault::Pause(mut resumed)) => while resumed.changed().await.is_ok() {},
     }
     next.run(request).await
+}
+
+/// The response, without a member of its JSON object.
+async fn without(member: &str, response: Response) -> Response {
+    let content = axum::body::to_bytes(response.into_body(), 100_000).await.expect("the content");
+    let mut object: serde_json::Map<_, _> = serde_json::from_slice(&content).expect("an object");
+    object.remove(member);
+    let body = serde_json::to_string(&object).expect("JSON");
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
 /// A response whose content fails at once: the server closes the connection before it sends the head.

@@ -12,13 +12,12 @@ use std::borrow::Cow;
 use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use serde_json::Value;
 use url::form_urlencoded;
 
 use super::code_redemptions::RedemptionError;
 use super::login_cookies::PendingLogins;
 use super::login_transaction::{LoginIntent, LoginTransaction, restarts};
-use super::password_login::{NewSession, Person};
+use super::password_login::NewSession;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::base::secret::Secret;
@@ -28,9 +27,7 @@ use crate::session::authenticate::{RETRY_AFTER, ResumedSession};
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
-use crate::session::store::state::{ABOUT_THE_LOGIN, SessionState};
-use crate::token::TokenError;
-use crate::token::received_tokens::payload;
+use crate::session::store::state::SessionState;
 
 impl Sessions {
     /// Redirects a browser to the issuer.
@@ -119,16 +116,21 @@ impl Sessions {
 
     /// Begins a login, and redirects to the issuer.
     async fn begin_login(&self, pending: &PendingLogins, intent: LoginIntent) -> Response<Body> {
-        let login = LoginTransaction::begin(intent, self.clock.now());
+        let mut login = LoginTransaction::begin(intent, self.clock.now());
         let client = &self.settings.client;
-        let target = login.intent.target.as_deref();
         let request_parameters = self.request_parameters(&login);
+        let target = login.intent.target.clone();
+        let target = target.as_deref();
         let Ok(request_parameters) = self.issuer.signed_if_required(request_parameters, client)
         else {
             return self.login_failed(LoginResult::Error, Problem::Unavailable, target);
         };
         let pushed = self.issuer.push(request_parameters.clone(), client).await;
         let metadata = self.issuer.metadata();
+        // A server that takes other requests too would take one that the user has made up: the `nonce` is known to none.
+        let is_pushed = matches!(pushed, Ok(Some(_)));
+        login.is_protected = metadata.requires_signed_request
+            || (is_pushed && (metadata.requires_par || self.wants_id_token()));
         let Some(mut url) = metadata.endpoints.authorization.clone() else {
             let issuer = &*self.issuer.settings().name;
             tracing::error!(
@@ -227,24 +229,15 @@ impl Sessions {
                 return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch));
             }
         };
-        let state = self.redeem(code, login).await?;
-        if self.wants_id_token() {
-            let now = self.clock.now();
-            let token = state.id_token.as_ref();
-            self.relying_party.check_login(&self.issuer, token, &login.nonce(), now).await.map_err(
-                |error| {
-                    let session = &*self.settings.name;
-                    tracing::error!(session, %error, "Rejected the ID token of a login; the login failed.");
-                    CallbackError::Failed(LoginResult::Error, match error {
-                        TokenError::Unavailable { .. } => Problem::Unavailable,
-                        _ => Problem::Unusable,
-                    })
-                },
-            )?;
-        }
-        let userinfo = self.userinfo(&state).await?;
-        let person = Person { is_verified: self.wants_id_token() || userinfo.is_some(), userinfo };
-        let new_session = self.begin(SessionState::clone(&state), person, &head.headers).await;
+        let mut state = SessionState::clone(&*self.redeem(code, login).await?);
+        let person = match self.identify(&mut state, login).await {
+            Ok(person) => person,
+            Err(problem) => {
+                self.discard(state);
+                return Err(CallbackError::Failed(LoginResult::Error, problem));
+            }
+        };
+        let new_session = self.begin(state, person, &head.headers).await;
         let new_session =
             new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
         let NewSession { loaded, principal, cookies } = new_session;
@@ -264,39 +257,6 @@ impl Sessions {
         let response = with_cookies(with_cookies(response, cookies), forms);
         let rounds = login.intent.rounds.saturating_add(1);
         Ok(with_cookies(response, self.logins.note_completed(rounds, self.clock.now())))
-    }
-
-    /// Reads claims about the user, if they are wanted. They must be those of the ID token's subject ("OpenID Connect Core"
-    /// §5.3.2); servers without ID tokens call the subject `id`.
-    async fn userinfo(&self, state: &SessionState) -> Result<Option<String>, CallbackError> {
-        if !self.settings.userinfo {
-            return Ok(None);
-        }
-        let failed = |problem| CallbackError::Failed(LoginResult::Error, problem);
-        let claims = self.issuer.userinfo(&state.access_token).await;
-        let mut claims = claims.map_err(|_| failed(Problem::Unavailable))?;
-        // Userinfo tells of a person, not of this login: only a token can prove how and when that was.
-        for claim in ABOUT_THE_LOGIN {
-            claims.remove(claim);
-        }
-        let own = state.id_token.as_ref().and_then(payload).and_then(|mut own| own.remove("sub"));
-        let subject = match (claims.get("sub"), claims.get("id")) {
-            (Some(Value::String(sub)), _) => Some(sub.clone()),
-            (None, Some(Value::String(id))) if own.is_none() => Some(id.clone()),
-            (None, Some(Value::Number(id))) if own.is_none() => Some(id.to_string()),
-            _ => None,
-        };
-        let matches = own.is_none_or(|own| own.as_str() == subject.as_deref());
-        let session = &*self.settings.name;
-        let Some(subject) = subject.filter(|subject| matches && !subject.is_empty()) else {
-            tracing::error!(
-                session,
-                "Rejected the userinfo of a login: it is about another subject than the ID token, or about none."
-            );
-            return Err(failed(Problem::Unusable));
-        };
-        claims.insert("sub".to_owned(), subject.into());
-        Ok(Some(Value::Object(claims).to_string()))
     }
 
     /// Reports an error response of the issuer (RFC 6749 §4.1.2.1).
@@ -412,10 +372,6 @@ impl Sessions {
         let mut url = self.settings.public_url.clone();
         url.set_path(&self.settings.paths.callback);
         url.into()
-    }
-
-    fn wants_id_token(&self) -> bool {
-        self.settings.scopes.contains("openid")
     }
 }
 

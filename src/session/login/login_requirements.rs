@@ -63,7 +63,7 @@ impl StepUp {
 }
 
 /// The difference between the clocks of issuer and gateway that does not make a login look too old.
-const CLOCK_SKEW: Duration = Duration::from_secs(60);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

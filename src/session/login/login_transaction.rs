@@ -22,6 +22,8 @@ use crate::base::secret::Secret;
 pub(crate) struct LoginTransaction {
     seed: [u8; 32],
     began: Timestamp,
+    /// Whether the user cannot have edited the authorization request: the gateway has pushed or signed it.
+    pub(crate) is_protected: bool,
     /// The intent of the login.
     pub(crate) intent: LoginIntent,
 }
@@ -49,13 +51,13 @@ impl LoginIntent {
 impl LoginTransaction {
     /// Begins a login.
     pub(crate) fn begin(intent: LoginIntent, now: Timestamp) -> Self {
-        Self { seed: random(), began: now, intent }
+        Self { seed: random(), began: now, is_protected: false, intent }
     }
 
     /// Returns the same login without its target, which makes it small.
     pub(crate) fn without_target(&self) -> Self {
         let intent = LoginIntent { target: None, ..self.intent.clone() };
-        Self { seed: self.seed, began: self.began, intent }
+        Self { seed: self.seed, began: self.began, is_protected: self.is_protected, intent }
     }
 
     /// Binds the authorization response to this browser (RFC 6749 §10.12). Ends with the number of restarts.
@@ -111,7 +113,7 @@ impl LoginTransaction {
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + target.len()));
         bytes.extend_from_slice(&self.seed);
         bytes.extend_from_slice(&self.began.as_nanos().to_be_bytes());
-        bytes.extend_from_slice(&[*restarts, *rounds]);
+        bytes.extend_from_slice(&[*restarts, *rounds, u8::from(self.is_protected)]);
         // The configuration bounds the number of values.
         bytes.extend_from_slice(&(step_up.len() as u16).to_be_bytes());
         bytes.extend_from_slice(&step_up);
@@ -123,7 +125,7 @@ impl LoginTransaction {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (seed, rest) = bytes.split_first_chunk()?;
         let (began, rest) = rest.split_first_chunk()?;
-        let ([restarts, rounds], rest) = rest.split_first_chunk()?;
+        let ([restarts, rounds, is_protected], rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let (step_up, target) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         let step_up = match step_up {
@@ -134,6 +136,11 @@ impl LoginTransaction {
         Some(Self {
             seed: *seed,
             began: Timestamp::from_nanos(u64::from_be_bytes(*began)),
+            is_protected: match is_protected {
+                0 => false,
+                1 => true,
+                _ => return None,
+            },
             intent: LoginIntent {
                 restarts: *restarts,
                 rounds: *rounds,
@@ -161,7 +168,7 @@ pub(crate) fn restarts(state: &str) -> Option<(u8, &str)> {
 
 /// The time in which a login must finish.
 pub(crate) const TRANSACTION_LIFETIME: Duration = Duration::from_secs(600);
-const HEAD_LEN: usize = 32 + 8 + 2 + 2;
+const HEAD_LEN: usize = 32 + 8 + 3 + 2;
 
 #[cfg(test)]
 mod tests {

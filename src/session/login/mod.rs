@@ -5,6 +5,7 @@ pub(crate) mod code_redemptions;
 pub(crate) mod issuer_observations;
 pub(crate) mod kept_forms;
 pub(crate) mod login_cookies;
+pub(crate) mod login_identity;
 pub(crate) mod login_requirements;
 pub(crate) mod login_transaction;
 pub(crate) mod own_pages;

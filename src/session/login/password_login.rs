@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
+use super::login_identity::Person;
 use super::return_to::ReturnTarget;
 use crate::base::body::{Body, ReadError};
 use crate::base::media_type::essence;
@@ -88,7 +89,7 @@ impl Sessions {
         match result {
             Ok(tokens) => {
                 let state = SessionState::begin(tokens, self.clock.now());
-                match self.begin(state, Person::default(), &head.headers).await {
+                match self.begin_by_password(state, &head.headers).await {
                     Ok(new_session) => responder.granted(new_session),
                     Err(problem) => {
                         self.metrics.login(LoginResult::Error);
@@ -151,6 +152,18 @@ impl Sessions {
         call.await.unwrap_or(Err(LoginError::Unavailable))
     }
 
+    async fn begin_by_password(
+        &self,
+        state: SessionState,
+        headers: &HeaderMap,
+    ) -> Result<NewSession, Problem> {
+        if let Err(problem) = self.check_id_token(&state, None).await {
+            self.discard(state);
+            return Err(problem);
+        }
+        self.begin(state, Person::default(), headers).await
+    }
+
     /// Begins a new session in `state`, and ends the one that the browser had before.
     pub(in crate::session) async fn begin(
         &self,
@@ -160,10 +173,13 @@ impl Sessions {
     ) -> Result<NewSession, Problem> {
         let presented = self.presented_cookies(headers);
         let has_identity = person.is_verified;
+        let is_scope_unknown = state.scope.is_none() && person.default_scope.is_some();
+        let scope = state.scope.clone().or_else(|| person.default_scope.map(str::to_owned));
         let state = SessionState {
             home: self.refresher.me(),
             is_opaque: has_identity && self.is_opaque(&state.access_token),
             userinfo: person.userinfo,
+            scope,
             ..state
         };
         let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
@@ -173,9 +189,9 @@ impl Sessions {
         if let Err(error @ (TokenError::Audience | TokenError::Issuer | TokenError::Inactive)) =
             &verified
             && has_identity
-            && self.settings.identity == Identity::Auto
+            && self.settings.identity_source() == Identity::Auto
         {
-            tracing::info!(session, %error, "The access token of a login is not for this gateway; the session relies on the ID token.");
+            tracing::info!(session, %error, "The access token of a login is not for this gateway.");
             let state = SessionState { is_opaque: true, ..loaded.state.clone() };
             loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
             verified = self.verify(&loaded, None).await;
@@ -188,6 +204,13 @@ impl Sessions {
                 _ => Problem::Unusable,
             }
         })?;
+        if loaded.state.is_opaque {
+            tracing::info!(
+                session,
+                is_scope_unknown,
+                "A login begins a session that relies on the ID token: the gateway does not read its access token."
+            );
+        }
         let sids = self.retained.logins.record(&loaded, &principal);
         if let Some(sharing) = self.refresher.sharing.clone() {
             self.control.spawn(async move {
@@ -238,13 +261,16 @@ impl Sessions {
     /// Whether the gateway cannot verify this access token by its nature: it is no JWT of the session's issuer for one of
     /// its audiences, and the issuer has no introspection ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
     fn is_opaque(&self, token: &Secret<String>) -> bool {
-        match self.settings.identity {
+        match self.settings.identity_source() {
             Identity::IdToken => return true,
             Identity::AccessToken => return false,
             Identity::Auto => {}
         }
         let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
-        let Some(claims) = payload(token) else { return cannot_ask };
+        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
+        let verifiers = verifiers.unwrap_or_default();
+        let inner = verifiers.iter().find_map(|verifier| verifier.open(token.expose()));
+        let Some(claims) = payload(inner.as_ref().unwrap_or(token)) else { return cannot_ask };
         let is_of_issuer = claims
             .get("iss")
             .and_then(Value::as_str)
@@ -252,8 +278,7 @@ impl Sessions {
         if !is_of_issuer {
             return cannot_ask;
         }
-        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
-        verifiers.unwrap_or_default().iter().all(|verifier| match &verifier.rules().audience {
+        verifiers.iter().all(|verifier| match &verifier.rules().audience {
             Audience::Any => false,
             Audience::OneOf(accepted) => match claims.get("aud") {
                 Some(Value::String(named)) => !accepted.iter().any(|name| **name == **named),
@@ -304,15 +329,6 @@ impl Sessions {
             .iter()
             .any(|place| matches!(place, ReturnTo::Origin(listed) if Some(&**listed) == origin))
     }
-}
-
-/// The user as a login has verified them, besides the access token.
-#[derive(Debug, Default)]
-pub(crate) struct Person {
-    /// Whether the ID token was verified, or userinfo has told who the user is.
-    pub(crate) is_verified: bool,
-    /// The claims of the userinfo endpoint, a JSON object.
-    pub(crate) userinfo: Option<String>,
 }
 
 /// A session that has just begun.

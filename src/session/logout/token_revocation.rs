@@ -48,6 +48,11 @@ impl TokenRevoker {
     /// another instance if need be.
     pub(crate) async fn revoke(self: &Arc<Self>, state: &SessionState) {
         self.end(state);
+        self.revoke_at_issuer(state).await;
+    }
+
+    /// Revokes both tokens at the issuer alone: the server may give an unused access token to the next login again.
+    pub(crate) async fn revoke_at_issuer(self: &Arc<Self>, state: &SessionState) {
         if !self.enabled {
             return;
         }

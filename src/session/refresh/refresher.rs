@@ -23,7 +23,7 @@ use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::single_flight::Role;
-use crate::issuer::{Client, Grant, GrantError, Issuer, ResourceIndicator};
+use crate::issuer::{Client, Grant, GrantError, Issuer, ResourceIndicator, Tokens};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions};
 use crate::session::logout::session_watch::SessionWatchers;
@@ -35,11 +35,13 @@ use crate::session::store::redis::{RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
 use crate::session::store::state::SessionState;
 use crate::store::Unavailable;
+use crate::token::jwt::id_token::RelyingParty;
 
 /// Redeems refresh tokens at one issuer, as one client.
 #[derive(Debug)]
 pub(crate) struct TokenRefresher {
     pub(crate) issuer: Arc<Issuer>,
+    pub(crate) relying_party: Arc<RelyingParty>,
     pub(crate) client: Client,
     pub(crate) resource: Option<ResourceIndicator>,
     pub(crate) forward: Forward,
@@ -388,7 +390,10 @@ impl TokenRefresher {
                 self.metrics.refreshed(RefreshResult::Error);
                 RefreshOutcome::Over
             }
-            Ok(tokens) => {
+            Ok(mut tokens) => {
+                if !self.has_verified_id_token(&loaded.state, &tokens).await {
+                    tokens.id_token = None;
+                }
                 let state = SessionState { home: self.me(), ..loaded.state.renewed(tokens) };
                 let renewed = LoadedSession::new(state, self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
@@ -404,6 +409,20 @@ impl TokenRefresher {
             Err(GrantError::Unavailable | GrantError::NotAsked) => {
                 self.metrics.refreshed(RefreshResult::Error);
                 RefreshOutcome::Unavailable
+            }
+        }
+    }
+
+    /// Whether the ID token that a refresh has brought takes the place of the one before: it must be as good ("OpenID
+    /// Connect Core" §12.2). Without one at the login there is none later.
+    async fn has_verified_id_token(&self, before: &SessionState, tokens: &Tokens) -> bool {
+        let (Some(_), Some(token)) = (&before.id_token, &tokens.id_token) else { return false };
+        match self.relying_party.verify(&self.issuer, token, self.clock.now()).await {
+            Ok(_) => true,
+            Err(error) => {
+                let issuer = &*self.issuer.settings().name;
+                tracing::warn!(issuer, %error, "Rejected the ID token of a refresh; the session keeps the one before.");
+                false
             }
         }
     }

@@ -13,7 +13,7 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::refresh_origin::RefreshOrigin;
-use super::state::SessionState;
+use super::state::{ABOUT_THE_LOGIN, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
@@ -182,7 +182,8 @@ impl LoadedSession {
 
     /// Returns `principal`, that of the access token, with the claims of the person that only the ID token or userinfo
     /// has, such as `email`, and with its subject if the access token has none: an introspection response need not have a
-    /// `sub` (RFC 7662 §2.2). Claims about the ID token itself stay out.
+    /// `sub` (RFC 7662 §2.2). Claims about the ID token itself stay out; those about the login are the ID token's where it has
+    /// them.
     pub(crate) fn named(&self, principal: Arc<Principal>) -> Arc<Principal> {
         let person = self.person();
         if person.is_empty() {
@@ -194,23 +195,25 @@ impl LoadedSession {
             return Arc::clone(&kept[1]);
         }
         let sub = person.get("sub").and_then(Value::as_str);
-        let named = match (&principal.subject, sub) {
-            // Of another person: some servers have other names for one in each token, which cannot be told apart here.
-            (Some(subject), Some(sub)) if **subject != *sub => Arc::clone(&principal),
-            (subject, sub) => {
-                let mut named = Principal {
-                    subject: subject.clone().or_else(|| sub.map(Arc::from)),
-                    identity: IdentityFields::default(),
-                    ..(*principal).clone()
-                };
-                for (name, value) in person {
-                    if !ABOUT_THE_TOKEN.contains(&&**name) && !named.claims.contains_key(name) {
-                        named.claims.insert(name.clone(), value.clone());
-                    }
-                }
-                Arc::new(named)
-            }
+        // Of another person: some servers have other names for one in each token, which cannot be told apart here.
+        let is_same = match (&principal.subject, sub) {
+            (Some(subject), Some(sub)) => **subject == *sub,
+            _ => true,
         };
+        let mut named = Principal {
+            subject: principal.subject.clone().or_else(|| sub.map(Arc::from)),
+            identity: IdentityFields::default(),
+            ..(*principal).clone()
+        };
+        for (name, value) in person {
+            let is_missing =
+                is_same && !ABOUT_THE_TOKEN.contains(&&**name) && !named.claims.contains_key(name);
+            // The login is that of the ID token, whatever the access token calls its user or has to say of it.
+            if is_missing || ABOUT_THE_LOGIN.contains(&&**name) {
+                named.claims.insert(name.clone(), value.clone());
+            }
+        }
+        let named = Arc::new(named);
         self.named.store(Some(Arc::new([principal, Arc::clone(&named)])));
         named
     }

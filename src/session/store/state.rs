@@ -171,7 +171,9 @@ impl SessionState {
     /// Whether `tokens` belong to another subject: a refresh must not change it ("OpenID Connect Core" §12.2).
     pub(crate) fn belongs_to_other_subject(&self, tokens: &Tokens) -> bool {
         let differ = |before: Option<&Secret<String>>, after: Option<&Secret<String>>| {
-            let subject = |token: Option<&Secret<String>>| payload(token?)?.remove("sub");
+            let subject = |token: Option<&Secret<String>>| {
+                payload(token?)?.remove("sub").filter(|sub| !sub.is_null())
+            };
             match (subject(before), subject(after)) {
                 (Some(before), Some(after)) => before != after,
                 _ => false,

@@ -15,7 +15,7 @@ use super::verify::Unverified;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::issuer::Issuer;
-use crate::token::{Audience, TokenError, ValidationRules, Verifier};
+use crate::token::{Audience, Principal, TokenError, ValidationRules, Verifier};
 
 /// The validation rules for ID and logout tokens of one client.
 #[derive(Debug)]
@@ -89,23 +89,35 @@ impl RelyingParty {
         now: Timestamp,
     ) -> Result<(), TokenError> {
         let token = token.ok_or(TokenError::Claim)?;
+        let principal = self.verify(issuer, token, now).await?;
+        let found = principal.claims.get("nonce").and_then(Value::as_str);
+        let has_nonce = found.is_some_and(|found| found.as_bytes().ct_eq(nonce.as_bytes()).into());
+        if has_nonce { Ok(()) } else { Err(TokenError::Claim) }
+    }
+
+    /// Verifies an ID token that belongs to no authorization request: that of a refresh ("OpenID Connect Core" §12.2), or
+    /// of a password grant. The caller compares the subject of a refresh.
+    ///
+    /// # Errors
+    ///
+    /// The violated rule.
+    pub async fn verify(
+        &self,
+        issuer: &Issuer,
+        token: &Secret<String>,
+        now: Timestamp,
+    ) -> Result<Principal, TokenError> {
         let read = Unverified::read_within(token.expose(), self.id.max_token_size)?;
         let (principal, _) = read.verify(issuer, &self.id, now).await?;
-        let text = |claim| principal.claims.get(claim).and_then(Value::as_str);
-        let has_nonce =
-            text("nonce").is_some_and(|found| found.as_bytes().ct_eq(nonce.as_bytes()).into());
-        if !has_nonce {
-            return Err(TokenError::Claim);
-        }
         // Several audiences: `azp` must be this client, or all must be trusted (items 3 to 5 there).
         let is_trusted = |name: &str| {
             *name == *self.client || self.trusted.iter().any(|trusted| **trusted == *name)
         };
-        match text("azp") {
-            Some(party) if principal.has_audience(party) && *party == *self.client => Ok(()),
-            None if principal.audience.iter().all(|name| is_trusted(name)) => Ok(()),
-            _ => Err(TokenError::Audience),
-        }
+        let is_for_client = match principal.claims.get("azp").and_then(Value::as_str) {
+            Some(party) => principal.has_audience(party) && *party == *self.client,
+            None => principal.audience.iter().all(|name| is_trusted(name)),
+        };
+        if is_for_client { Ok(principal) } else { Err(TokenError::Audience) }
     }
 
     /// Verifies a logout token and returns its content. The caller checks for replay.

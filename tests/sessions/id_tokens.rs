@@ -1,0 +1,224 @@
+//! The ID tokens of logins and refreshes: verified, or of no effect.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use northgate::base::scopes::Scopes;
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
+use northgate::issuer::{self, Discovery, Endpoints};
+use northgate::session::Reason;
+use serde_json::{Value, json};
+
+use crate::code::code;
+use crate::fault_injection::{Endpoint, Fault};
+use crate::support::{Browser, Gate, NOW};
+
+/// The claims of an ID token of alice's, an administrator.
+fn admin(gate: &Gate) -> Value {
+    let now = gate.clock.now().as_secs();
+    json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": "gateway-web", "iat": now, "exp": now + 300,
+        "email": "admin@example.com",
+    })
+}
+
+/// ID tokens that no relying party may accept, and one that it must.
+fn id_tokens(gate: &Gate) -> [(String, bool); 7] {
+    let sign = |change: fn(&mut Value)| {
+        let mut claims = admin(gate);
+        change(&mut claims);
+        gate.issuer.sign(Algorithm::Es256, json!({ "typ": "JWT" }), claims)
+    };
+    let good = sign(|_| {});
+    let signed_by_none = good.rsplit_once('.').unwrap().0;
+    [
+        ("garbage".to_owned(), false),
+        (format!("{signed_by_none}.AAAA"), false),
+        (sign(|claims| claims["aud"] = "other".into()), false),
+        (sign(|claims| claims["iss"] = "http://evil.example".into()), false),
+        (sign(|claims| claims["exp"] = 1.into()), false),
+        (sign(|claims| drop(claims.as_object_mut().unwrap().remove("sub"))), false),
+        (good, true),
+    ]
+}
+
+fn tokens(id_token: &str) -> Fault {
+    let tokens = json!({
+        "access_token": "opaque", "token_type": "Bearer", "expires_in": 600,
+        "refresh_token": "s", "id_token": id_token,
+    });
+    Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: tokens.to_string().into(),
+    }
+}
+
+#[tokio::test]
+async fn the_id_token_of_a_refresh_counts_only_if_it_is_verified() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
+    gate.advance(700);
+    for at in 0..id_tokens(&gate).len() {
+        let (id_token, is_good) = id_tokens(&gate)[at].clone();
+        gate.issuer.inject(Endpoint::Token, tokens(&id_token), 1);
+
+        let user = gate.ask(&mut browser).await.unwrap();
+
+        let email = if is_good { "admin@example.com" } else { "alice@example.com" };
+        assert_eq!(user.principal.claims["email"], email, "{id_token}");
+        assert_eq!(user.principal.subject.as_deref(), Some("alice"), "{id_token}");
+        gate.advance(700);
+    }
+}
+
+#[tokio::test]
+async fn the_id_token_of_a_password_login_is_verified() {
+    let gate = Gate::start();
+    for (id_token, is_good) in id_tokens(&gate) {
+        let mut answer = json!({ "token_type": "Bearer", "expires_in": 600, "id_token": id_token });
+        let claims = json!({
+            "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": NOW.as_secs() + 600,
+        });
+        answer["access_token"] =
+            gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims).into();
+        let body = answer.to_string().into();
+        let content_type = "application/json";
+        let answer = Fault::Answer { status: StatusCode::OK, content_type, body };
+        gate.issuer.inject(Endpoint::Token, answer, 1);
+
+        let response = gate.log_in(&mut Browser::default(), "alice", "wonderland").await;
+
+        let expected = if is_good { StatusCode::SEE_OTHER } else { StatusCode::BAD_GATEWAY };
+        assert_eq!(response.status(), expected, "{id_token}");
+    }
+}
+
+#[tokio::test]
+async fn an_id_token_that_was_not_asked_for_tells_nothing() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.scopes = Scopes::parse("orders:read");
+        settings.userinfo = true;
+    });
+    let mut browser = Browser::default();
+    let userinfo = Fault::Answer {
+        status: StatusCode::OK,
+        content_type: "application/json",
+        body: json!({ "id": 7 }).to_string().into(),
+    };
+    gate.issuer.inject(Endpoint::UserInfo, userinfo, 1);
+
+    gate.log_in_with(&mut browser, json!({})).await;
+
+    let user = gate.ask(&mut browser).await.unwrap();
+    assert_eq!(user.principal.subject.as_deref(), Some("7"));
+    assert_eq!(user.principal.claims.get("email"), None);
+    assert_eq!(user.principal.scopes.to_string(), "", "the user can edit those of the request");
+}
+
+#[tokio::test]
+async fn a_login_whose_key_is_not_known_yet_may_be_tried_again_and_leaves_no_tokens() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    let id_token = |kid: &str| {
+        gate.issuer.sign(Algorithm::Es256, json!({ "typ": "JWT", "kid": kid }), admin(&gate))
+    };
+    // The first makes the gateway fetch the keys, the second comes too soon for that.
+    for kid in ["one", "two"] {
+        let more = json!({ "id_token": id_token(kid), "refresh_token": kid });
+
+        let response = gate.log_in_with(&mut browser, more).await;
+
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{kid}");
+    }
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 4).await;
+}
+
+#[tokio::test]
+async fn a_login_is_as_recent_as_the_configured_max_age_demands() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.authorize_parameters = vec![("max_age".into(), "60".into())];
+    });
+    let at = |ago: u64| json!({ "auth_time": NOW.as_secs() - ago });
+    for (about, status) in [
+        (at(7200), StatusCode::BAD_GATEWAY),
+        (json!({}), StatusCode::BAD_GATEWAY),
+        (at(30), StatusCode::SEE_OTHER),
+    ] {
+        let mut browser = Browser::default();
+
+        let response = gate.log_in_claiming(&mut browser, about.clone(), json!({})).await;
+
+        assert_eq!(response.status(), status, "{about}");
+    }
+}
+
+#[tokio::test]
+async fn the_id_token_tells_how_the_user_has_logged_in() {
+    let gate = Gate::with(code);
+    // The second as servers do that call one user differently at each of their clients.
+    for (access, id, sub) in [("1", "gold", "alice"), ("1", "gold", "x"), ("gold", "1", "alice")] {
+        let claims = json!({
+            "iss": gate.issuer.url(), "sub": sub, "aud": API, "exp": NOW.as_secs() + 600,
+            "acr": access, "amr": ["pwd"],
+        });
+        let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+        let mut browser = Browser::default();
+        let more = json!({ "access_token": access });
+
+        gate.log_in_claiming(&mut browser, json!({ "acr": id }), more).await;
+
+        let user = gate.ask(&mut browser).await.unwrap();
+        assert_eq!(user.principal.claims["acr"], id);
+        assert_eq!(user.principal.claims["amr"], json!(["pwd"]), "only the access token tells");
+        assert_eq!(user.principal.subject.as_deref(), Some(sub));
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_access_token_for_the_gateway_is_verified_like_a_bare_one() {
+    // Of an issuer without introspection.
+    let ask = |asked: &mut issuer::Settings| {
+        let url = |path: &str| Some(format!("{}{path}", asked.issuer).parse().unwrap());
+        asked.discovery = Discovery::Off;
+        asked.endpoints = Endpoints {
+            authorization: url("/authorize"),
+            token: url("/token"),
+            jwks: url("/jwks"),
+            ..Endpoints::default()
+        };
+    };
+    let mut gate = Gate::asking(DevIssuerConfig::default(), ask, code);
+    gate.decrypt_with([7; 32]);
+    let claims = json!({
+        "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": NOW.as_secs() + 600,
+        "scope": "orders:read",
+    });
+    let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+    for (secret, scope) in [([7; 32], "orders:read"), ([8; 32], "openid")] {
+        let mut browser = Browser::default();
+        let more = json!({ "access_token": encrypted(&access, secret) });
+
+        gate.log_in_with(&mut browser, more).await;
+
+        let user = gate.ask(&mut browser).await.unwrap();
+        assert_eq!(user.principal.scopes.to_string(), scope);
+    }
+}
+
+/// The token, encrypted with `secret`.
+fn encrypted(token: &str, secret: [u8; 32]) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"dir","enc":"A256GCM"}"#);
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &secret).unwrap());
+    let (iv, mut text) = ([1; 12], token.as_bytes().to_vec());
+    let aad = Aad::from(header.as_bytes());
+    let nonce = Nonce::assume_unique_for_key(iv);
+    let tag = key.seal_in_place_separate_tag(nonce, aad, &mut text).unwrap();
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    format!("{header}..{}.{}.{}", encode(&iv), encode(&text), encode(tag.as_ref()))
+}
