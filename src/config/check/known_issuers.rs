@@ -125,13 +125,13 @@ impl Check<'_> {
 }
 
 /// An issuer's host and path.
-struct Address<'a> {
-    host: &'a str,
+pub(super) struct Address<'a> {
+    pub(super) host: &'a str,
     path: &'a str,
 }
 
 impl<'a> Address<'a> {
-    fn of(issuer: &'a str) -> Option<Self> {
+    pub(super) fn of(issuer: &'a str) -> Option<Self> {
         let rest = issuer.strip_prefix("https://")?;
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         Some(Self { host, path })
@@ -145,7 +145,7 @@ impl<'a> Address<'a> {
         })
     }
 
-    fn is_entra(&self) -> bool {
+    pub(super) fn is_entra(&self) -> bool {
         [
             "login.microsoftonline.com",
             "login.microsoftonline.us",
@@ -173,6 +173,12 @@ impl<'a> Address<'a> {
 
     fn is_okta(&self) -> bool {
         self.is_within(&["okta.com", "oktapreview.com", "okta-emea.com"])
+    }
+
+    /// Whether only its own API can read its access tokens, unless an audience was requested.
+    pub(super) fn has_opaque_access_tokens(&self) -> bool {
+        let hosts = ["accounts.google.com", "appleid.apple.com", "github.com"];
+        hosts.contains(&self.host) || self.is_within(&["auth0.com"])
     }
 
     /// Returns the product, if none of its tokens can be introspected.

@@ -28,6 +28,7 @@ mod response_cost;
 mod route_conflicts;
 mod routes;
 mod server;
+mod session_issuers;
 mod session_login;
 mod sessions;
 mod token_rules;
@@ -95,6 +96,7 @@ pub(crate) fn check(
     check.needs(file, &routes);
     check.shadowed(file, &sessions, &routes);
     check.hosts_without_cookies(file, &sessions, &routes);
+    check.session_issuers(file, &issuers, &sessions, &routes);
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);

@@ -66,6 +66,18 @@ impl Check<'_> {
         parameters
     }
 
+    /// Returns the `prompt` of the authorization request; an empty one is none.
+    pub(super) fn prompt(&mut self, keys: &file::Session, scopes: &Scopes) -> Option<Arc<str>> {
+        let Some(at) = keys.prompt.get() else {
+            return scopes.contains("offline_access").then(|| "consent".into());
+        };
+        if ["off", "false", "no", "never"].contains(&at.value.as_str()) {
+            let message = format!("{} is no `prompt` that a server knows", at.shown());
+            self.fault(Code::C103, at.at, message, "write prompt: \"\" to send none");
+        }
+        Some(at.value.as_str().into()).filter(|prompt: &Arc<str>| !prompt.is_empty())
+    }
+
     /// Refuses to forward an ID token that no issuer sends, and warns of keys that have no effect with the `flow`.
     pub(super) fn effects_of_login(&mut self, keys: &file::Session, scopes: &Scopes) {
         if let Some(at) = keys.forward.get().filter(|at| at.value.0 == Forward::IdToken)
@@ -157,8 +169,8 @@ const OWN_PARAMETERS: [(&str, &str); 18] = [
     ("response_mode", "take it out: the gateway reads the response from the query"),
     ("client_id", "write client: { id: … }"),
     ("client_secret", "write client: { secret: … }"),
-    ("client_assertion", "write client: { private_key: … }"),
-    ("client_assertion_type", "write client: { private_key: … }"),
+    ("client_assertion", "write client: { auth: private_key_jwt, key: path }"),
+    ("client_assertion_type", "write client: { auth: private_key_jwt, key: path }"),
     ("redirect_uri", "write public_url and paths.callback"),
     ("scope", "write scopes: […]"),
     ("resource", "write resource: …"),

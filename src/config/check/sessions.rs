@@ -105,10 +105,7 @@ impl Check<'_> {
         let style = keys.style.get().and_then(|path| self.style(path));
 
         let mut session = Settings::new(&name.value, &issuer?, client?, flow?, public_url?);
-        session.prompt = match keys.prompt.get() {
-            Some(at) => Some(at.value.as_str().into()),
-            None => asked.contains("offline_access").then(|| "consent".into()),
-        };
+        session.prompt = self.prompt(keys, &asked);
         if authorize_parameters.iter().any(|(name, _)| **name == *"prompt") {
             session.prompt = None;
         }

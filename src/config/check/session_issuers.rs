@@ -1,0 +1,195 @@
+//! Warns of sessions whose users cannot log in at a known authorization server, and of demands on a login, or on its access
+//! token, that are not verified or never met.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Check;
+use super::known_issuers::Address;
+use crate::config::Issuer;
+use crate::config::auth::{AuthMethod, Credential};
+use crate::config::de::field::Spanned;
+use crate::config::fault::Code;
+use crate::config::file::issuers as issuer_file;
+use crate::config::file::{File, sessions as file};
+use crate::config::route::Route;
+use crate::issuer::Discovery;
+use crate::session::{Flow, Identity, Settings};
+
+impl Check<'_> {
+    /// Warns of what the issuer of each session does not do, and of what routes demand of it in vain.
+    pub(super) fn session_issuers(
+        &mut self,
+        file: &File,
+        issuers: &BTreeMap<Arc<str>, Issuer>,
+        sessions: &BTreeMap<Arc<str>, Settings>,
+        routes: &[Route],
+    ) {
+        for (name, keys) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
+            let Some(session) = sessions.get(name.value.as_str()) else { continue };
+            let Some(issuer) = issuers.get(&session.issuer) else { continue };
+            let ways = || {
+                let ways = routes
+                    .iter()
+                    .flat_map(|route| route.auth.ways().iter().map(move |way| (&*route.id, way)));
+                ways.filter(|(_, way)| {
+                    matches!(&way.credential, Credential::Session(used) if **used == *name.value)
+                })
+            };
+            self.wishes(keys, || ways().map(|(_, way)| way));
+            let map = file.issuers.get();
+            let written = map.and_then(|map| {
+                map.value.iter().find(|(key, _)| key.value == *session.issuer).map(|(_, keys)| keys)
+            });
+            let address = Address::of(&issuer.settings.issuer);
+            if let (Flow::Code, Some(written)) = (session.flow, written) {
+                self.tenants_of_session(name, written, issuer, address.as_ref());
+                if let Some(address) = &address {
+                    self.logins_at(keys, written, address);
+                }
+            }
+            let is_opaque = match session.identity_source() {
+                Identity::IdToken => true,
+                Identity::Auto => address.as_ref().is_some_and(Address::has_opaque_access_tokens),
+                Identity::AccessToken => false,
+            };
+            if is_opaque && session.flow == Flow::Code {
+                for (route, way) in ways() {
+                    if let Some(why) = vain_rule(way, session) {
+                        let message = format!(
+                            "route `{route}` takes no session of `{}`, whose access tokens are opaque: {why}",
+                            name.value
+                        );
+                        let help = "take the rule out, or have the issuer issue access tokens for the gateway";
+                        self.fault(Code::C110, name.at, message, help);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Warns of parameters that ask for a certain login where no route verifies it: a user can take them out of the
+    /// address.
+    fn wishes<'w, W: Iterator<Item = &'w AuthMethod>>(
+        &mut self,
+        keys: &file::Session,
+        ways: impl Fn() -> W,
+    ) {
+        for (name, value) in
+            keys.authorize_parameters.get().into_iter().flat_map(|map| map.value.iter())
+        {
+            let claim = match name.value.as_str() {
+                "max_age" => {
+                    if value.value.parse::<u64>().is_err() {
+                        let message = format!("{} is no number of seconds", value.shown());
+                        self.fault(Code::C103, value.at, message, "write max_age: \"300\"");
+                    }
+                    continue;
+                }
+                "acr_values" => None,
+                "hd" => Some("hd"),
+                "organization" => Some("org_id"),
+                _ => continue,
+            };
+            let demands = |way: &AuthMethod| match claim {
+                None => {
+                    let level = way.level.as_ref();
+                    level.is_some_and(|level| !level.acr.is_empty()) || demands_claim(way, "acr")
+                }
+                Some(claim) => demands_claim(way, claim),
+            };
+            if ways().any(demands) {
+                continue;
+            }
+            let message = format!(
+                "`{}` is a wish: users can take it out of the address, and no route verifies it",
+                name.value
+            );
+            let help = match claim {
+                None => "write auth.acr in the routes that need it".to_owned(),
+                Some(claim) => format!("write claims: {{ {claim}: … }} in the routes that need it"),
+            };
+            self.fault(Code::C110, name.at, message, help);
+        }
+    }
+
+    /// Warns of a session for several tenants whose users are all led to the first.
+    fn tenants_of_session(
+        &mut self,
+        name: &Spanned<String>,
+        written: &issuer_file::Issuer,
+        issuer: &Issuer,
+        address: Option<&Address<'_>>,
+    ) {
+        let has_own = written.endpoints.get().is_some_and(|own| !own.authorization.is_absent());
+        if issuer.settings.tenants.len() < 2
+            || issuer.settings.discovery != Discovery::Auto
+            || has_own
+        {
+            return;
+        }
+        let message = format!(
+            "users of `{}` log in at the first of the issuer's tenants, where those of the others have no account",
+            name.value
+        );
+        let help = match address.filter(|address| address.is_entra()) {
+            Some(address) => format!(
+                "write discovery: https://{}/organizations/v2.0/.well-known/openid-configuration at the issuer",
+                address.host
+            ),
+            None => "write `discovery` at the issuer: the metadata of all tenants".to_owned(),
+        };
+        self.fault(Code::C110, name.at, message, help);
+    }
+
+    /// Warns of what a known server does not do at a login.
+    fn logins_at(
+        &mut self,
+        keys: &file::Session,
+        written: &issuer_file::Issuer,
+        address: &Address<'_>,
+    ) {
+        let scopes = keys.scopes.get().into_iter().flat_map(|list| &list.value.items);
+        for at in scopes {
+            let scope = at.value.0.0.as_str();
+            let (message, help) = match (address.host, scope) {
+                ("accounts.google.com", "offline_access") => (
+                    "Google knows no scope `offline_access`, and refuses the login",
+                    "take it out, and write authorize_parameters: { access_type: offline, prompt: consent }",
+                ),
+                ("appleid.apple.com", "email" | "name") => (
+                    "with this scope Apple posts the response of a login, which the gateway does not take",
+                    "take it out",
+                ),
+                _ => continue,
+            };
+            self.fault(Code::C110, at.at, message, help);
+        }
+        if address.host == "github.com"
+            && written.endpoints.get().is_none_or(|own| own.authorization.is_absent())
+            && let Some(at) = written.issuer.get()
+        {
+            let message = "GitHub publishes no metadata: users cannot log in there";
+            let help = "write discovery: off, and endpoints: { authorization: https://github.com/login/oauth/authorize, token: https://github.com/login/oauth/access_token, userinfo: https://api.github.com/user }";
+            self.fault(Code::C110, at.at, message, help);
+        }
+    }
+}
+
+/// Returns the rule that no session with opaque access tokens meets: it has no audience, one client, and the scopes that
+/// were requested at the most.
+fn vain_rule(way: &AuthMethod, session: &Settings) -> Option<String> {
+    if !way.audience.is_empty() {
+        return Some("they have no audience".to_owned());
+    }
+    let client = &session.client.id;
+    if !way.clients.is_empty() && !way.clients.iter().any(|known| **known == **client) {
+        return Some(format!("their client is `{client}`"));
+    }
+    let scope = way.scopes.iter().find(|scope| !session.scopes.contains(scope))?;
+    Some(format!("`scopes` of the session does not ask for `{scope}`"))
+}
+
+fn demands_claim(way: &AuthMethod, claim: &str) -> bool {
+    way.claims.iter().any(|rule| *rule.path == *claim)
+}
