@@ -18,11 +18,14 @@ use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::key_strength;
+use super::settings::{is_expansion, placeholder};
 use crate::base::strict_json::base64url;
 
 /// A key that verifies signatures.
 pub struct Key {
     kid: Option<Box<str>>,
+    /// `issuer`, a member of Microsoft's: the only issuer whose tokens it signs, perhaps with a place for the tenant.
+    issuer: Option<Box<str>>,
     /// One form per algorithm that the key supports.
     forms: Box<[(Algorithm, Form)]>,
     /// A digest of the key itself, without its `kid` and what it is for.
@@ -76,6 +79,7 @@ impl Key {
         }
         Ok(Self {
             kid: kid.map(Box::from),
+            issuer: members.get("issuer").and_then(Value::as_str).map(Box::from),
             forms: forms.into(),
             material: material(members),
             thumbprint: thumbprint(members),
@@ -97,6 +101,7 @@ impl Key {
         .collect();
         Self {
             kid: None,
+            issuer: None,
             forms,
             material: sha256(&[secret]),
             thumbprint: None,
@@ -112,6 +117,12 @@ impl Key {
     /// Whether it may verify `algorithm`.
     pub fn supports(&self, algorithm: Algorithm) -> bool {
         self.forms.iter().any(|(fits, _)| *fits == algorithm)
+    }
+
+    /// Whether it may sign tokens with this `iss`: always, unless its JWK names an issuer of another tenant.
+    pub(crate) fn may_sign_for(&self, iss: Option<&str>) -> bool {
+        let Some(issuer) = &self.issuer else { return true };
+        iss.is_some_and(|iss| is_expansion(issuer, iss) || is_same_tenant(issuer, iss))
     }
 
     /// Verifies `signature` over `message` with this key and `algorithm`.
@@ -156,6 +167,7 @@ impl Key {
     /// Whether this key says nothing that `other` does not: the same `kid` and numbers, for no other algorithm.
     pub(super) fn is_covered_by(&self, other: &Self) -> bool {
         self.kid == other.kid
+            && self.issuer == other.issuer
             && self.has_material_of(other)
             && self.forms.iter().all(|(algorithm, _)| other.supports(*algorithm))
     }
@@ -235,6 +247,19 @@ fn okp_forms(curve: &str, x: &[u8]) -> Result<Vec<(Algorithm, Form)>, UnusableKe
     Ok(vec![(Algorithm::EdDsa, Form::Public(key))])
 }
 
+/// Whether two issuers have the same tenant, their first path segment, or the key's one has a place for any: tokens of
+/// Entra's version 1 (`https://sts.windows.net/<tenant>/`) are signed with keys that name the issuer of version 2.
+fn is_same_tenant(of_key: &str, iss: &str) -> bool {
+    let (Some(of_key), Some(of_token)) = (tenant(of_key), tenant(iss)) else { return false };
+    of_key == of_token || placeholder(of_key) == Some(of_key)
+}
+
+/// Returns the first path segment of an issuer that is a URL.
+fn tenant(issuer: &str) -> Option<&str> {
+    let (_, path) = issuer.split_once("://")?.1.split_once('/')?;
+    path.split('/').next().filter(|name| !name.is_empty())
+}
+
 /// SHA-256 of the key's required members, in order and without white space (RFC 7638 §3).
 pub(super) fn thumbprint(members: &Map<String, Value>) -> Option<[u8; 32]> {
     let names: &[&str] = match members.get("kty")?.as_str()? {
@@ -312,6 +337,26 @@ mod tests {
 
         assert!(rsa.supports(Algorithm::Ps256));
         assert!(!rsa.supports(Algorithm::Rs256) && !rsa.supports(Algorithm::Ps384));
+    }
+
+    #[test]
+    fn a_key_of_another_tenant_signs_no_token_of_this_one() {
+        let version_2 = "https://login.example.com/t1/v2.0";
+        let version_1 = "https://sts.example.net/t1/";
+        for (issuer, may_sign) in [
+            (json!(null), true),
+            (json!(version_2), true),
+            (json!("https://login.example.com/{tenantid}/v2.0"), true),
+            (json!("https://login.example.com/t2/v2.0"), false),
+            (json!("https://login.example.com/v2.0"), false),
+            (json!("https://login.example.com"), false),
+        ] {
+            let key = key(&ec_jwk(json!({ "issuer": issuer }))).unwrap();
+
+            assert_eq!(key.may_sign_for(Some(version_2)), may_sign, "{issuer}");
+            assert_eq!(key.may_sign_for(Some(version_1)), may_sign, "{issuer}");
+            assert_eq!(key.may_sign_for(None), issuer.is_null(), "{issuer}");
+        }
     }
 
     #[test]

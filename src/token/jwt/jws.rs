@@ -82,15 +82,16 @@ impl<'t> Jws<'t> {
         Ok(Self { algorithm, kid, typ, header, payload, signed, signature })
     }
 
-    /// Verifies the signature with the issuer's key that this token names, and returns the key.
+    /// Verifies the signature with the issuer's key that this token names and that may sign for its `iss`, and returns
+    /// the key.
     ///
     /// # Errors
     ///
     /// [`TokenError::UnknownKey`] if there is no such key,
     /// [`TokenError::Algorithm`] if the key is not for this algorithm,
     /// [`TokenError::Signature`] if no such key verifies the signature.
-    pub(crate) fn verify(&self, keys: &Jwks) -> Result<Arc<Key>, TokenError> {
-        let verifies = |key: &Key| self.verify_with(key).is_ok();
+    pub(crate) fn verify(&self, keys: &Jwks, iss: Option<&str>) -> Result<Arc<Key>, TokenError> {
+        let verifies = |key: &Key| key.may_sign_for(iss) && self.verify_with(key).is_ok();
         match keys.select(self.kid.as_deref(), self.algorithm, verifies) {
             Ok(key) => Ok(Arc::clone(key)),
             Err(KeySelectionError::Unfit) => Err(TokenError::Algorithm),

@@ -53,7 +53,7 @@ impl<'t> Unverified<'t> {
 
     /// Whether one of `keys` verifies its signature; claims are not checked.
     pub(crate) fn is_signed_with(&self, keys: &Jwks) -> bool {
-        self.jws.verify(keys).is_ok()
+        self.jws.verify(keys, self.issuer()).is_ok()
     }
 
     /// Returns the principal, and the key that verified the token.
@@ -73,7 +73,7 @@ impl<'t> Unverified<'t> {
         now: Timestamp,
     ) -> Result<(Principal, Arc<Key>), TokenError> {
         self.check(issuer.settings(), rules, now)?;
-        let key = signing_key(issuer, &self.jws).await?;
+        let key = signing_key(issuer, &self.jws, self.issuer()).await?;
         let (name, names) = (Arc::clone(issuer.name()), TokenDigests::of_signed(self.token));
         Ok((self.claims.into_principal(TokenFormat::Signed, name, names, rules)?, key))
     }
@@ -114,7 +114,7 @@ impl<'t> Unverified<'t> {
     }
 }
 
-/// Returns the key that signed `jws`; fetches the issuer's JWK set if it may have a new key.
+/// Returns the key that signed `jws`, which says `iss`; fetches the issuer's JWK set if it may have a new key.
 ///
 /// A token without `kid` cannot show that its key is new: for it, a wrong
 /// signature may be the sign of a rotation.
@@ -122,10 +122,14 @@ impl<'t> Unverified<'t> {
 /// # Errors
 ///
 /// As [`Jws::verify`], and [`TokenError::Unavailable`] if the JWK set cannot be fetched.
-pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Key>, TokenError> {
+pub(crate) async fn signing_key(
+    issuer: &Issuer,
+    jws: &Jws<'_>,
+    iss: Option<&str>,
+) -> Result<Arc<Key>, TokenError> {
     let kid = jws.kid.as_deref();
     if let Some(keys) = issuer.keys() {
-        let verified = jws.verify(&keys);
+        let verified = jws.verify(&keys, iss);
         let may_be_new = match verified {
             Err(TokenError::UnknownKey) => kid.is_none() || !keys.knows(kid),
             Err(TokenError::Signature) => kid.is_none(),
@@ -136,5 +140,5 @@ pub(crate) async fn signing_key(issuer: &Issuer, jws: &Jws<'_>) -> Result<Arc<Ke
         }
     }
     let keys = issuer.keys_for(kid, jws.signature()).await?;
-    jws.verify(&keys)
+    jws.verify(&keys, iss)
 }

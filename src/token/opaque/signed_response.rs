@@ -64,10 +64,11 @@ async fn read(
     if !rules.algorithms.contains(&jws.algorithm) {
         return Err(TokenError::Algorithm);
     }
-    signing_key(issuer, &jws).await?;
     let claims = strict_json::parse_object(&jws.payload).map_err(|_| TokenError::Malformed)?;
+    let iss = claims.get("iss").and_then(Value::as_str);
+    signing_key(issuer, &jws, iss).await?;
     let settings = issuer.settings();
-    if !claims.get("iss").and_then(Value::as_str).is_some_and(|iss| settings.is_named(iss)) {
+    if !iss.is_some_and(|iss| settings.is_named(iss)) {
         return Err(TokenError::Issuer);
     }
     let us = settings.client.as_ref().map(|client| &*client.id);
