@@ -62,7 +62,7 @@ impl Claims {
         if !self.issuer.as_deref().is_some_and(|iss| issuer.is_named(iss)) {
             return Err(TokenError::Issuer);
         }
-        if rules.access_only && self.is_for_another_use() {
+        if rules.access_only && (self.is_for_another_use() || self.may_be_id_token(rules)) {
             return Err(TokenError::Type);
         }
         if self.expires.is_none() {
@@ -103,7 +103,7 @@ impl Claims {
         if self.issuer.as_deref().is_some_and(|named| !issuer.is_named(named)) {
             return Err(TokenError::Issuer);
         }
-        if !self.is_access_token()? {
+        if !self.is_access_token()? || self.is_for_another_use() {
             return Err(TokenError::Type);
         }
         self.check_time(rules, now)?;
@@ -123,7 +123,9 @@ impl Claims {
         names: TokenDigests,
         rules: &ValidationRules,
     ) -> Result<Principal, TokenError> {
-        let shared = |name| Ok::<_, TokenError>(optional_text(&self.all, name)?.map(Arc::from));
+        // An empty identifier names none.
+        let named = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(Arc::from);
+        let shared = |name| Ok::<_, TokenError>(named(optional_text(&self.all, name)?));
         let confirmation = self.confirmation()?;
         let mut client = None;
         for path in &rules.client_claim {
@@ -134,15 +136,20 @@ impl Claims {
             };
             break;
         }
+        let is_answer = form == TokenFormat::Reference;
+        if is_answer && client.is_none() {
+            // The name of RFC 7662 §2.2, whatever the server's signed tokens call it.
+            client = shared("client_id")?;
+        }
         Ok(Principal {
             form,
             namespace: rules.namespace(&issuer, self.issuer.as_deref()),
             issuer,
-            subject: text(&self.all, "sub")?.map(Arc::from),
+            subject: named(text(&self.all, "sub")?),
             client,
             session: shared("sid")?,
             id: shared("jti")?,
-            scopes: Arc::new(scopes(&self.all, rules)?),
+            scopes: Arc::new(scopes(&self.all, rules, is_answer)?),
             audience: self.audience(rules)?.into_owned().into(),
             expires: self.expires.unwrap_or(Timestamp::MAX),
             issued: self.issued,
@@ -201,17 +208,27 @@ impl Claims {
         Ok(Cow::Owned(substitute.map(texts).transpose()?.unwrap_or_default().into_vec()))
     }
 
-    /// Whether the token says itself that it is an ID token, a refresh token or a logout token: Cognito's `token_use`,
-    /// Keycloak's `typ`, the event of a logout token. Those are signed with the same keys, and for the client alone.
+    /// Whether the token says itself that it is an ID token, a refresh token or a logout token: in one of
+    /// [`USE_CLAIMS`], or by the event of a logout token. Those are signed with the same keys, and for the client alone.
     fn is_for_another_use(&self) -> bool {
         let events = self.all.get("events").and_then(Value::as_object);
-        if events.is_some_and(|events| events.contains_key(LOGOUT_EVENT)) {
-            return true;
-        }
-        ["token_use", "typ"].iter().any(|name| {
+        events.is_some_and(|events| events.contains_key(LOGOUT_EVENT)) || self.says_use(&OTHER_USES)
+    }
+
+    /// Whether the token has marks of an ID token and does not say that it is for access, where `audience_claim` is set:
+    /// the accepted audiences are clients there, to which the server's ID tokens are addressed.
+    fn may_be_id_token(&self, rules: &ValidationRules) -> bool {
+        !rules.audience_claim.is_empty()
+            && ID_TOKEN_CLAIMS.iter().any(|name| self.all.contains_key(*name))
+            && !self.says_use(&ACCESS_USES)
+    }
+
+    /// Whether one of [`USE_CLAIMS`] is one of `uses`, in any case.
+    fn says_use(&self, uses: &[&str]) -> bool {
+        USE_CLAIMS.iter().any(|name| {
             let named = self.all.get(*name).and_then(Value::as_str);
             named.is_some_and(|named| {
-                OTHER_USES.iter().any(|other| named.trim().eq_ignore_ascii_case(other))
+                uses.iter().any(|other| named.trim().eq_ignore_ascii_case(other))
             })
         })
     }
@@ -246,9 +263,18 @@ fn check_audience(
 
 /// The scopes of the first claim that is present: a space-separated string, an array of strings, or an object
 /// whose members are named by them, unless it is `scope` itself, which is never one (RFC 8693 §4.2).
-fn scopes(claims: &Map<String, Value>, rules: &ValidationRules) -> Result<Scopes, TokenError> {
+///
+/// Servers that say `scp` in signed tokens say `scope` in introspection responses (RFC 7662 §2.2). In the place of
+/// another claim, such as one with roles, `scope` never counts.
+fn scopes(
+    claims: &Map<String, Value>,
+    rules: &ValidationRules,
+    is_answer: bool,
+) -> Result<Scopes, TokenError> {
     let written = |path| Some((path, written_claim_at(claims, path)?));
-    let found = rules.scope_claim.iter().find_map(|path| written(&**path));
+    let found = rules.scope_claim.iter().find_map(|path| {
+        written(&**path).or_else(|| written("scope").filter(|_| is_answer && **path == *"scp"))
+    });
     match found {
         None => Ok(Scopes::default()),
         Some((_, Value::String(list))) => Ok(Scopes::parse(list)),
@@ -264,7 +290,14 @@ fn scopes(claims: &Map<String, Value>, rules: &ValidationRules) -> Result<Scopes
 
 /// The event of a logout token (Back-Channel Logout §2.4).
 pub(super) const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
-/// The values of `token_use` or `typ` in tokens that are not for access.
+/// Claims that say what a token is for: Cognito's, Keycloak's, `ForgeRock`'s, those of the JWT libraries of Django and
+/// Flask, and Curity's.
+const USE_CLAIMS: [&str; 6] = ["token_use", "typ", "tokenName", "token_type", "type", "purpose"];
+/// Values of [`USE_CLAIMS`] for access.
+const ACCESS_USES: [&str; 5] = ["bearer", "dpop", "access", "access_token", "at+jwt"];
+/// Claims of ID tokens that access tokens rarely have (OpenID Connect Core §3.1.3.6, §3.3.2.11).
+const ID_TOKEN_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
+/// Values of [`USE_CLAIMS`] that are not for access.
 const OTHER_USES: [&str; 9] = [
     "id",
     "id_token",

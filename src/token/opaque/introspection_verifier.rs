@@ -208,7 +208,13 @@ impl Inner {
                 return Err(self.record_unusable(key, requested, error));
             }
         };
-        let principal = self.principal(claims, names, purpose, requested)?;
+        let principal = self.principal(claims, names, purpose, requested);
+        let principal = principal.inspect_err(|error| {
+            if *error == TokenError::Malformed {
+                // The server is at fault, and the client is told nothing about it.
+                tracing::warn!(issuer = %self.issuer.name(), "A claim of an introspection response, such as `exp`, `aud` or `sub`, has another type than RFC 7662 says; the token was not accepted.");
+            }
+        })?;
         Ok(self.cached_response(token, Principal { signed, ..principal }, requested))
     }
 

@@ -138,6 +138,9 @@ fn active_tokens_other_than_access_tokens_are_refused() {
         ("typ", json!("Refresh")),
         ("typ", json!("Offline")),
         ("typ", json!("ID")),
+        ("tokenName", json!("refresh_token")),
+        ("purpose", json!("refresh_token")),
+        ("type", json!("refresh")),
     ] {
         assert_eq!(answer(name, value.clone()), Err(TokenError::Type), "{name} {value}");
     }
@@ -179,16 +182,77 @@ fn another_claim_takes_the_place_of_an_absent_audience_and_of_no_other() {
 
 #[test]
 fn a_token_for_another_use_is_no_access_token() {
-    for (name, value) in
-        [("token_use", "id"), ("token_use", "refresh"), ("typ", "ID"), ("typ", "Refresh")]
-    {
+    for (name, value) in [
+        ("token_use", "id"),
+        ("token_use", "refresh"),
+        ("typ", "ID"),
+        ("typ", "Refresh"),
+        ("tokenName", "id_token"),
+        ("tokenName", "refresh_token"),
+        ("token_type", "refresh"),
+        ("type", "refresh"),
+        ("purpose", "refresh_token"),
+    ] {
         assert_eq!(check(&json!({ name: value })), Err(TokenError::Type), "{name} {value}");
         let client = ValidationRules { access_only: false, ..rules() };
         assert_eq!(check_by(&client, &with(json!({ name: value }))), Ok(()));
     }
-    for (name, value) in [("token_use", "access"), ("typ", "Bearer"), ("typ", "JWT")] {
+    for (name, value) in [
+        ("token_use", "access"),
+        ("typ", "Bearer"),
+        ("typ", "JWT"),
+        ("tokenName", "access_token"),
+        ("token_type", "Bearer"),
+        ("type", "access"),
+        ("purpose", "access_token"),
+    ] {
         assert_eq!(check(&json!({ name: value })), Ok(()), "{name} {value}");
     }
+}
+
+#[test]
+fn an_id_token_is_refused_where_clients_are_the_audience() {
+    let clients = ValidationRules { audience_claim: ["client_id".into()].into(), ..rules() };
+    for mark in ["nonce", "at_hash", "c_hash"] {
+        let id_token = with(json!({ mark: "x" }));
+        // Keycloak's access tokens had a nonce until version 23.
+        let for_access = with(json!({ mark: "x", "typ": "Bearer" }));
+
+        assert_eq!(check_by(&clients, &id_token), Err(TokenError::Type), "{mark}");
+        assert_eq!(check_by(&clients, &for_access), Ok(()), "{mark}");
+        assert_eq!(check_by(&rules(), &id_token), Ok(()), "{mark}");
+    }
+}
+
+#[test]
+fn an_introspection_response_has_scopes_and_client_under_their_registered_names() {
+    let read = |scope_claim: &str, form| {
+        let rules = ValidationRules {
+            scope_claim: [scope_claim.into()].into(),
+            client_claim: ["cid".into()].into(),
+            ..rules()
+        };
+        let claims = with(json!({ "scope": "read", "client_id": "web" }));
+        let names = TokenDigests::of_signed("t");
+        let claims = Claims::read(claims).unwrap();
+        claims.into_principal(form, "main".into(), names, &rules).unwrap()
+    };
+
+    let answer = read("scp", TokenFormat::Reference);
+    let of_roles = read("roles", TokenFormat::Reference);
+    let signed = read("scp", TokenFormat::Signed);
+
+    assert_eq!(*answer.scopes, Scopes::parse("read"));
+    assert_eq!(answer.client.as_deref(), Some("web"));
+    assert_eq!(*of_roles.scopes, Scopes::default());
+    assert_eq!((signed.scopes.is_empty(), signed.client), (true, None));
+}
+
+#[test]
+fn an_empty_identifier_names_nothing() {
+    let principal = principal(json!({ "sub": "", "sid": "", "jti": "" })).unwrap();
+
+    assert_eq!((principal.subject, principal.session, principal.id), (None, None, None));
 }
 
 #[test]
@@ -312,7 +376,7 @@ fn check(extra: &Value) -> Result<(), TokenError> {
 /// The scopes by a `scope_claim`.
 fn scopes_of(claims: Value, scope_claim: &[&str]) -> Result<Scopes, TokenError> {
     let scope_claim = scope_claim.iter().copied().map(Box::from).collect();
-    scopes(&with(claims), &ValidationRules { scope_claim, ..rules() })
+    scopes(&with(claims), &ValidationRules { scope_claim, ..rules() }, false)
 }
 
 fn check_without(name: &str) -> Result<(), TokenError> {
