@@ -270,6 +270,10 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Response, CallFailure>
         }
         body.extend_from_slice(&chunk);
     }
+    // Some servers begin JSON with a byte order mark, which a reader may ignore (RFC 8259 §8.1).
+    if body.starts_with(BYTE_ORDER_MARK) {
+        body.drain(..BYTE_ORDER_MARK.len());
+    }
     Ok(Response {
         status: response.status(),
         headers: core::mem::take(response.headers_mut()),
@@ -357,6 +361,7 @@ const JSON: &str = "application/json";
 /// RFC 7517 §8.5.1 has a media type of its own for JWK sets, which few servers use.
 const JWKS: &str = "application/jwk-set+json, application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 /// Bytes of a response; far above any metadata, JWK set or token.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// Characters of an error description in the log.

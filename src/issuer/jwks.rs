@@ -31,8 +31,16 @@ impl Jwks {
         let document = strict_json::parse_object_lenient(text)?;
         let Some(Value::Array(jwks)) = document.get("keys") else { return Err(Malformed) };
         let mut keys: Vec<Arc<Key>> = Vec::new();
-        for jwk in jwks.iter().take(MAX_KEYS) {
+        let mut read_keys = 0;
+        for jwk in jwks {
+            if read_keys == MAX_KEYS {
+                unusable(None, UnusableKey::Excess);
+                break;
+            }
             let read = jwk.as_object().ok_or(UnusableKey::Members).and_then(Key::from_jwk);
+            // A key of an unsupported type costs nothing to read.
+            let kty = jwk.get("kty").and_then(Value::as_str);
+            read_keys += usize::from(matches!(kty, Some("RSA" | "EC" | "OKP")));
             match read {
                 // Listed twice, with a certificate or for another use, it is one key.
                 Ok(key) if keys.iter().any(|same| key.is_covered_by(same)) => {}
@@ -138,7 +146,7 @@ pub enum KeySelectionError {
     NoneVerifies,
 }
 
-/// Larger sets are refused, because reading them would be an attack on the gateway.
+/// Keys of supported types that are read: more would be an attack on the gateway. The rest of a set is skipped.
 const MAX_KEYS: usize = 256;
 
 /// Keys that are tried for one token: more would let each forged token cost too much.
@@ -169,6 +177,25 @@ mod tests {
         assert_eq!(set.len(), 1);
         assert_eq!(reasons.len(), 7);
         assert!(first(&set, Some("good"), Algorithm::Es256).is_ok());
+    }
+
+    #[test]
+    fn keys_of_unsupported_types_do_not_count_and_a_cut_is_reported() {
+        let unsupported = r#"{"kty":"AKP","alg":"ML-DSA-44","pub":"AA"}"#.to_owned();
+        let mut keys = vec![unsupported; 300];
+        keys.extend([ec("good", "ES256")]);
+        let read = |keys: &[String]| {
+            let (text, mut cut) = (format!(r#"{{"keys":[{}]}}"#, keys.join(",")), false);
+            let set = Jwks::parse(text.as_bytes(), |_, why| cut |= why == UnusableKey::Excess);
+            (set.unwrap().knows(Some("good")), cut)
+        };
+
+        let short = read(&keys);
+        keys.splice(0..0, (0..MAX_KEYS).map(|at| ec(&at.to_string(), "ES256")));
+        let long = read(&keys);
+
+        assert_eq!(short, (true, false));
+        assert_eq!(long, (false, true));
     }
 
     #[test]

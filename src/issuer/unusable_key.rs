@@ -18,6 +18,9 @@ pub enum UnusableKey {
     /// The key is too short, or its private key can be computed.
     #[error("the key is too weak")]
     Weak,
+    /// The set has more keys than are read.
+    #[error("the set has more than 256 keys; this key and those after it are not read")]
+    Excess,
     /// The private key is published as well: anyone who reads it could have signed.
     #[error("the JWK contains private key parameters")]
     Private,
