@@ -49,6 +49,7 @@ pub(super) fn issuer_of(issuer: &Issuer) -> Value {
         "max_token_size": format!("{}B", rules.max_token_size),
         "client_claim": rules.client_claim,
         "client": settings.client.as_ref().map(client_of),
+        "assertion_audience": settings.assertion_audience.word(),
         "endpoints": {
             "authorization": url(authorization.as_ref()), "token": url(token.as_ref()), "introspection": url(introspection.as_ref()),
             "revocation": url(revocation.as_ref()), "end_session": url(end_session.as_ref()), "userinfo": url(userinfo.as_ref()), "jwks": url(jwks.as_ref()),

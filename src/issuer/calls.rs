@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use url::Url;
 
 use super::circuit_breaker::CircuitBreakers;
 use super::client_auth::{Form, authenticate};
 use super::http_client::IssuerClient;
 use super::introspection_token::Introspector;
 use super::jwks_cache::ProviderCache;
-use super::settings::{Client, Settings};
+use super::settings::{AssertionAudience, Client, Settings};
 use super::signing_key::SigningFailed;
 use crate::base::clock::{Clock, Timestamp};
 
@@ -24,16 +25,24 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// Adds the client's authentication to `form`, signed as this server announces, and returns the value of
+    /// Adds the client's authentication at `endpoint` to `form`, signed as this server announces, and returns the value of
     /// `Authorization` if the method needs one.
     pub(super) fn authenticate(
         &self,
         client: &Client,
         form: &mut Form,
+        endpoint: &Url,
         now: Timestamp,
     ) -> Result<Option<HeaderValue>, SigningFailed> {
         let metadata = self.provider_cache.known_metadata();
         let announced = &metadata.assertion_algorithms;
-        authenticate(client, form, &self.settings.identifier(), announced, now)
+        let audience = match self.settings.assertion_audience {
+            AssertionAudience::Issuer => self.settings.identifier(),
+            AssertionAudience::TokenEndpoint => {
+                metadata.endpoints.token.as_ref().unwrap_or(endpoint).as_str().into()
+            }
+            AssertionAudience::Endpoint => endpoint.as_str().into(),
+        };
+        authenticate(client, form, &audience, announced, now)
     }
 }

@@ -43,7 +43,7 @@ impl Form {
 
 /// Adds the client's authentication to `form`, and returns the value of `Authorization` if the method needs one.
 ///
-/// `audience` is the issuer's identifier, the `aud` of an assertion; `announced` is what the server says may sign one.
+/// `audience` is the `aud` of an assertion; `announced` is what the server says may sign one.
 pub(super) fn authenticate(
     client: &Client,
     form: &mut Form,

@@ -176,7 +176,7 @@ impl Inner {
         let code = caller.filter(|_| purpose == Purpose::Code);
         let received = self.clock.now();
         let authorization =
-            self.authenticate(client, &mut form, received).map_err(|_| GrantError::NotAsked)?;
+            self.authenticate(client, &mut form, url, received).map_err(|_| GrantError::NotAsked)?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::NotAsked)?;
         let post = Post {

@@ -145,7 +145,7 @@ impl Inner {
         };
         if self.settings.introspection.authorization == IntrospectionAuthorization::Client {
             let authorization = self
-                .authenticate(client, &mut form, self.clock.now())
+                .authenticate(client, &mut form, url, self.clock.now())
                 .map_err(|SigningFailed| CallError::NotSent)?;
             return self.http_client.post(slot, post(form, authorization)).await;
         }

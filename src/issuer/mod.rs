@@ -57,8 +57,8 @@ pub use metadata::Metadata;
 pub use resource_indicator::{NotAResource, ResourceIndicator};
 pub use revocation::TokenHint;
 pub use settings::{
-    Client, ClientAuth, Discovery, Endpoints, Introspection, IntrospectionAuthorization,
-    OnUnavailable, PasswordGrant, Settings, SignedAnswer,
+    AssertionAudience, Client, ClientAuth, Discovery, Endpoints, Introspection,
+    IntrospectionAuthorization, OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 pub use unavailable::Unavailable;
 

@@ -76,7 +76,7 @@ impl Inner {
         mut form: Form,
     ) -> Result<Post<'a>, Unavailable> {
         let authorization = self
-            .authenticate(client, &mut form, self.clock.now())
+            .authenticate(client, &mut form, url, self.clock.now())
             .map_err(|_| Unavailable::RETRY_SOON)?;
         Ok(Post {
             endpoint,

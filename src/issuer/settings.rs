@@ -42,6 +42,8 @@ pub struct Settings {
     pub jwks_min_interval: Duration,
     /// The gateway's own client at the server.
     pub client: Option<Client>,
+    /// The `aud` of client assertions. Default [`AssertionAudience::Issuer`].
+    pub assertion_audience: AssertionAudience,
     /// Introspection of opaque tokens (RFC 7662).
     pub introspection: Introspection,
     /// The parameters of the password grant for Basic credentials.
@@ -73,6 +75,7 @@ impl Hash for Settings {
             jwks_refresh,
             jwks_min_interval,
             client,
+            assertion_audience,
             introspection,
             password_grant,
             timeout,
@@ -85,7 +88,8 @@ impl Hash for Settings {
         (name, issuer, tenants).hash(state);
         (discovery, endpoints, jwks, jwks_refresh, jwks_min_interval).hash(state);
         hmac_secret.as_ref().map(Secret::expose).hash(state);
-        (client, introspection, password_grant, timeout, max_concurrent).hash(state);
+        (client, assertion_audience, introspection, password_grant).hash(state);
+        (timeout, max_concurrent).hash(state);
         (proxy, ca, on_unavailable, state_dir).hash(state);
     }
 }
@@ -104,6 +108,7 @@ impl Settings {
             jwks_refresh: Duration::from_secs(600),
             jwks_min_interval: Duration::from_secs(30),
             client: None,
+            assertion_audience: AssertionAudience::Issuer,
             introspection: Introspection::default(),
             password_grant: PasswordGrant::default(),
             timeout: Duration::from_secs(3),
@@ -268,6 +273,18 @@ impl ClientAuth {
             Self::None => "none",
         }
     }
+}
+
+/// The `aud` of client assertions (RFC 7523 §3, OpenID Connect Core §9).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum AssertionAudience {
+    /// The issuer's identifier: no other server can use an assertion that it has received.
+    #[default]
+    Issuer,
+    /// The token endpoint's URL, at every endpoint (Hydra).
+    TokenEndpoint,
+    /// The URL of the endpoint that is called (Okta).
+    Endpoint,
 }
 
 /// Introspection of opaque tokens (RFC 7662).

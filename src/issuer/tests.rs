@@ -7,9 +7,12 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::testing::{Answer, JWKS, METADATA, Server, eventually, signing_key};
+use super::testing::{
+    Answer, INTROSPECT, JWKS, METADATA, REVOKE, Server, TOKEN, eventually, signing_key,
+};
 use super::*;
 use crate::base::clock::Timestamp;
+use crate::base::strict_json;
 
 #[tokio::test]
 async fn metadata_and_keys_are_discovered() {
@@ -23,6 +26,53 @@ async fn metadata_and_keys_are_discovered() {
     assert!(issuer.has_responded());
     assert!(issuer.keys().unwrap().knows(Some("a")));
     assert_eq!(issuer.metadata().endpoints.token, Some(server.at("/token")));
+}
+
+#[tokio::test]
+async fn metadata_may_begin_with_a_byte_order_mark() {
+    let server = Server::start().await;
+    let body = format!("\u{feff}{}", server.metadata());
+    server.says(METADATA, Answer::text("application/json", body));
+
+    let issuer = issuer(server.settings());
+    arrived(&issuer).await;
+
+    assert_eq!(issuer.metadata().endpoints.token, Some(server.at("/token")));
+}
+
+#[tokio::test]
+async fn a_client_assertion_is_addressed_as_the_server_demands() {
+    let server = Server::start().await;
+    let client = Client {
+        id: "web".into(),
+        auth: ClientAuth::SecretJwt("a secret of more than thirty-two bytes".into()),
+    };
+    let (token, revoke) = (server.at(TOKEN).to_string(), server.at(REVOKE).to_string());
+    let introspect = server.at(INTROSPECT).to_string();
+    for (assertion_audience, expected) in [
+        (AssertionAudience::Issuer, [&server.url; 3]),
+        (AssertionAudience::TokenEndpoint, [&token; 3]),
+        (AssertionAudience::Endpoint, [&token, &revoke, &introspect]),
+    ] {
+        let settings =
+            Settings { assertion_audience, client: Some(client.clone()), ..server.settings() };
+        let issuer = issuer(settings);
+        arrived(&issuer).await;
+
+        let secret = Secret::from("r");
+        let grant = Grant::Refresh { refresh_token: &secret, resource: None };
+        let _ = issuer.grant(grant, &client).await;
+        let _ = issuer.revoke(&secret, TokenHint::RefreshToken, &client).await;
+        let _ = issuer.introspect(&secret, AcceptedFormat::Json).await;
+
+        for (path, expected) in [TOKEN, REVOKE, INTROSPECT].into_iter().zip(expected) {
+            let assertion = server.last(path).field("client_assertion").unwrap();
+            let claims = assertion.split('.').nth(1).unwrap();
+            let claims = strict_json::base64url(claims).unwrap();
+            let claims = strict_json::parse_object(&claims).unwrap();
+            assert_eq!(claims["aud"], **expected, "{path} {assertion_audience:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -54,6 +54,8 @@ impl Check<'_> {
         settings.jwks_refresh = self.jwks_refresh(&keys.jwks_refresh);
         settings.jwks_min_interval = self.time(&keys.jwks_min_interval, seconds(30), MAX_DURATION);
         settings.client = keys.client.get().and_then(|client| self.client(client));
+        settings.assertion_audience =
+            keys.assertion_audience.get().map_or(settings.assertion_audience, |at| at.value.0);
         settings.introspection = self.introspection(keys);
         settings.password_grant = self.password_grant(&keys.password_grant);
         settings.timeout = self.time(&keys.timeout, seconds(3), seconds(300));

@@ -11,7 +11,8 @@ use crate::config::de::units::{
     FromScalar, InvalidValue, Keyword, Scalar, Scope, Size, expected_one_of,
 };
 use crate::issuer::{
-    Algorithm, Discovery, IntrospectionAuthorization, ResourceIndicator, SignedAnswer,
+    Algorithm, AssertionAudience, Discovery, IntrospectionAuthorization, ResourceIndicator,
+    SignedAnswer,
 };
 use crate::limit::Rate;
 use crate::token::{ContentEncryption, KeyManagement};
@@ -60,6 +61,8 @@ pub(crate) struct Issuer {
     pub(crate) client_claim: Field<OneOrMany<String>>,
     /// The gateway's client registration. Required for introspection, basic and sessions.
     pub(crate) client: Field<Client>,
+    /// The `aud` of client assertions: `issuer`, `token_endpoint`, or `endpoint` for the one called. Default issuer.
+    pub(crate) assertion_audience: Value<AssertionAudience>,
     /// Endpoints that override discovery, one by one.
     pub(crate) endpoints: Field<Endpoints>,
     /// Introspection of opaque tokens.
@@ -263,6 +266,15 @@ impl Keyword for ClientAuth {
         ("private_key_jwt", Self::PrivateKeyJwt),
         ("tls_client_auth", Self::Certificate),
         ("none", Self::None),
+    ];
+}
+
+impl Keyword for AssertionAudience {
+    const WANTED: &'static str = "issuer, token_endpoint or endpoint";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("issuer", Self::Issuer),
+        ("token_endpoint", Self::TokenEndpoint),
+        ("endpoint", Self::Endpoint),
     ];
 }
 
