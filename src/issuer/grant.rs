@@ -175,8 +175,9 @@ impl Inner {
         }
         let code = caller.filter(|_| purpose == Purpose::Code);
         let received = self.clock.now();
-        let authorization =
-            self.authenticate(client, &mut form, url, received).map_err(|_| GrantError::NotAsked)?;
+        let authorization = self
+            .authenticate(client, &mut form, url, received)
+            .map_err(|_| GrantError::NotAsked)?;
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(|_| GrantError::NotAsked)?;
         let post = Post {
@@ -356,7 +357,7 @@ mod tests {
             (400, "login_required", GrantError::InvalidGrant),
             (400, "invalid_request", GrantError::InvalidGrant),
             (403, "access_denied", GrantError::InvalidGrant),
-            (404, "not_found", GrantError::InvalidGrant),
+            (401, "invalid_token", GrantError::InvalidGrant),
             (200, "bad_refresh_token", GrantError::InvalidGrant),
             (200, "server_error", GrantError::Unavailable),
             (200, "invalid_client", GrantError::Unavailable),
@@ -368,8 +369,6 @@ mod tests {
             (500, "invalid_grant", GrantError::Unavailable),
             (400, "invalid_client", GrantError::Unavailable),
             (401, "invalid_client", GrantError::Unavailable),
-            (400, "unauthorized_client", GrantError::InvalidGrant),
-            (400, "unsupported_grant_type", GrantError::InvalidGrant),
             (400, "invalid_scope", GrantError::InvalidGrant),
             (429, "slow_down", GrantError::Unavailable),
             (429, "access_denied", GrantError::Unavailable),
@@ -380,6 +379,36 @@ mod tests {
             let issuer = issuer(&server);
 
             assert_eq!(refresh(&issuer).await.unwrap_err(), expected, "{status} {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_client_secret_or_the_answer_of_a_proxy_ends_no_session() {
+        let server = Server::start().await;
+        let without_error =
+            |status, body: &str| Answer { body: body.into(), ..Answer::status(status) };
+        for says in [
+            // Keycloak, Auth0 and GitHub about a wrong client secret.
+            Answer::error(401, "unauthorized_client"),
+            Answer::error(401, "access_denied"),
+            Answer::error(200, "incorrect_client_credentials"),
+            Answer::error(400, "unauthorized_client"),
+            Answer::error(400, "unsupported_grant_type"),
+            // Proxies and firewalls in front of a server that is away.
+            Answer::error(403, "Forbidden"),
+            Answer::error(404, "not_found"),
+            without_error(403, r#"{"message":"Forbidden"}"#),
+            without_error(404, ""),
+            without_error(404, r#"{"message":"no Route matched with those values"}"#),
+            without_error(405, ""),
+            without_error(413, ""),
+        ] {
+            let what = format!("{says:?}");
+            server.says(TOKEN, says);
+
+            let refused = refresh(&issuer(&server)).await.unwrap_err();
+
+            assert_eq!(refused, GrantError::Unavailable, "{what}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Token revocation (RFC 7009), and the common form of calls that need nothing between their permit and
 //! their response.
 
+use http::StatusCode;
 use url::Url;
 
 use super::call_purpose::{Input, Purpose};
@@ -8,6 +9,7 @@ use super::calls::Inner;
 use super::client_auth::Form;
 use super::http_client::{CallError, Post, Response};
 use super::settings::Client;
+use super::token_response::SERVERS;
 use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Endpoint;
@@ -50,17 +52,30 @@ impl Inner {
         let input = Input::new(Purpose::Revocation, &client.id, ACCEPT, form.as_str());
         let post = self.form_of(client, Endpoint::Revocation, url, form)?;
         let response = self.exchange(Purpose::Revocation, input, post, |response| {
-            // 200 by the RFC (RFC 7009 §2.2); some servers send 202 or 204. Tokens of an unsupported
-            // type expire by themselves (§2.2.1): nothing is left to do.
-            let ends_itself = response.error_code().as_deref() == Some("unsupported_token_type");
-            (response.status.is_success() || ends_itself).then_some(())
-        });
-        response.await.map_err(|(error, why)| {
-            if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
-                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "Could not revoke a token at the issuer; it may stay valid there.");
+            // 200 by the RFC (RFC 7009 §2.2); some servers send 202 or 204.
+            if response.status.is_success() {
+                Some(None)
+            } else {
+                final_refusal(response).map(Some)
             }
-            error
-        })
+        });
+        let issuer = &self.settings.name;
+        match response.await {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => {
+                let is_over = OVER.contains(&&*error);
+                if let (false, Some(suppressed)) = (is_over, self.http_client.may_warn()) {
+                    tracing::warn!(%issuer, error, suppressed, "The issuer refused to revoke a token; the token ends by itself.");
+                }
+                Ok(())
+            }
+            Err((error, why)) => {
+                if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
+                    tracing::warn!(%issuer, error = why, suppressed, "Could not revoke a token at the issuer; it may stay valid there.");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Returns the request that posts `form` to `endpoint`, which is at `url`, as `client`.
@@ -129,6 +144,18 @@ impl Inner {
     }
 }
 
+/// Returns the error code of a response after which the same request would fail again (RFC 7009 §2.2.1): not one about
+/// the gateway's client or the state of the server, which an operator mends.
+fn final_refusal(response: &Response) -> Option<String> {
+    let error = response.error_code()?;
+    let is_final = response.status == StatusCode::BAD_REQUEST && !SERVERS.contains(&&*error);
+    (is_final || error == "unsupported_token_type").then_some(error)
+}
+
+/// Error codes for a token with which nothing is left to do: its type expires by itself (RFC 7009 §2.2.1), or it ended
+/// together with the other token of its session.
+const OVER: [&str; 2] = ["unsupported_token_type", "invalid_token"];
+
 const ACCEPT: &str = "application/json";
 
 #[cfg(test)]
@@ -157,9 +184,28 @@ mod tests {
         }
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
-        // The server revokes no tokens of that type: they expire by themselves.
-        server.says(REVOKE, Answer::error(400, "unsupported_token_type"));
-        assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn only_a_refusal_that_may_end_is_an_error() {
+        let server = Server::start().await;
+        for (status, error, is_final) in [
+            (400, "unsupported_token_type", true),
+            (400, "invalid_token", true),
+            (400, "invalid_request", true),
+            (400, "invalid_client", false),
+            (400, "unauthorized_client", false),
+            (401, "invalid_client", false),
+            (403, "access_denied", false),
+            (503, "invalid_request", false),
+        ] {
+            server.says(REVOKE, Answer::error(status, error));
+            let issuer = issuer(&server);
+
+            let revoked = issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await;
+
+            assert_eq!(revoked.is_ok(), is_final, "{status} {error}");
+        }
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ pub(super) fn parse(response: &Response, purpose: Purpose, received: Timestamp) 
         (
             StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
             Some(error),
-        ) if typed && !OURS.contains(&error) => GrantOutcome::Refused(Some(response.refusal())),
+        ) if typed && !is_ours(error) => GrantOutcome::Refused(Some(response.refusal())),
         (StatusCode::FORBIDDEN, None) if typed => GrantOutcome::Refused(Some(response.refusal())),
         _ => GrantOutcome::Odd(response.refusal()),
     }
@@ -80,7 +80,7 @@ fn is_refusal(why: &UnusableResponse, purpose: Purpose) -> bool {
     let UnusableResponse::Error(error) = why else { return false };
     match purpose {
         Purpose::Refresh => !SERVERS.contains(&&**error),
-        Purpose::Password | Purpose::Code => !OURS.contains(&&**error),
+        Purpose::Password | Purpose::Code => !is_ours(error),
         _ => false,
     }
 }
@@ -89,40 +89,58 @@ fn is_refusal(why: &UnusableResponse, purpose: Purpose) -> bool {
 ///
 /// Servers have many words for that besides `invalid_grant`: `interaction_required`, `login_required`,
 /// `invalid_request`, `access_denied`, a plain 400. Each time the same request would fail, and a login, which ends
-/// the failure or shows its cause, is the only remedy.
+/// the failure or shows its cause, is the only remedy. The other statuses and words come from a server that refuses
+/// the gateway, or from a proxy while the server is away: they end no session.
 fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
+    // Malformed, or a page of a proxy or a firewall in front: the server has perhaps not been asked.
+    let is_empty_or_json = || {
+        response.body.trim_ascii().is_empty() || strict_json::parse_object(&response.body).is_ok()
+    };
     match (response.status, error) {
         (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => false,
-        (_, Some(error)) => !SERVERS.contains(&error),
-        // Failed client authentication (RFC 6749 §5.2), without its error code.
-        (StatusCode::UNAUTHORIZED, None) if response.headers.contains_key(WWW_AUTHENTICATE) => {
-            false
+        (_, Some("invalid_grant")) => true,
+        (StatusCode::BAD_REQUEST, Some(error)) => !SERVERS.contains(&error),
+        // `{"error":"Forbidden"}` is what frameworks and firewalls say.
+        (StatusCode::FORBIDDEN, Some(error)) => {
+            !SERVERS.contains(&error) && !error.eq_ignore_ascii_case("forbidden")
         }
-        // Malformed, or a page of a proxy or a firewall in front: the server has perhaps not been asked.
-        (_, None) => {
-            response.body.trim_ascii().is_empty()
-                || strict_json::parse_object(&response.body).is_ok()
+        // A wrong client secret (RFC 6749 §5.2), which servers report as `unauthorized_client` and `access_denied` too.
+        (StatusCode::UNAUTHORIZED, Some(error)) => OF_THE_USER.contains(&error),
+        (StatusCode::UNAUTHORIZED, None) => {
+            !response.headers.contains_key(WWW_AUTHENTICATE) && is_empty_or_json()
         }
+        (StatusCode::BAD_REQUEST, None) => is_empty_or_json(),
+        _ => false,
     }
 }
 
-/// Error codes of a server that has not looked at what was redeemed, or of a wrong client secret.
-const SERVERS: [&str; 5] =
-    ["invalid_client", "slow_down", "temporarily_unavailable", "server_error", "use_dpop_nonce"];
+/// Error codes that are about a refresh token or its user, whatever the status.
+const OF_THE_USER: [&str; 5] = [
+    "invalid_token",
+    "invalid_refresh_token",
+    "login_required",
+    "interaction_required",
+    "consent_required",
+];
 
-/// Error codes about the client, its request or the server, whatever the user has typed (RFC 6749 §5.2, RFC 8707 §2,
-/// RFC 8628 §3.5, RFC 9449 §8).
-const OURS: [&str; 9] = [
+/// Error codes of a server that has not looked at what was redeemed, or that refuses the client (RFC 6749 §5.2,
+/// RFC 8628 §3.5, RFC 9449 §8). The last one is GitHub's word for a wrong client secret.
+pub(super) const SERVERS: [&str; 8] = [
     "invalid_client",
     "unauthorized_client",
     "unsupported_grant_type",
-    "invalid_scope",
-    "invalid_target",
     "slow_down",
     "temporarily_unavailable",
     "server_error",
     "use_dpop_nonce",
+    "incorrect_client_credentials",
 ];
+
+/// Whether an error code is about the client, its request or the server, whatever the user has typed (RFC 6749 §5.2,
+/// RFC 8707 §2).
+fn is_ours(error: &str) -> bool {
+    SERVERS.contains(&error) || matches!(error, "invalid_scope" | "invalid_target")
+}
 
 /// Reads a token response (RFC 6749 §5.1).
 fn tokens(body: &[u8], received: Timestamp) -> Result<Tokens, UnusableResponse> {

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::pending_revocations::{PendingEntry, PendingRevocation, PendingRevocations};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
+use crate::base::secret::Secret;
 use crate::issuer::Unavailable;
 use crate::issuer::{Client, Issuer, TokenHint};
 use crate::session::store::shared_revocations::MAX_PENDING_AGE;
@@ -57,7 +58,8 @@ impl TokenRevoker {
             return;
         }
         let _under_way = self.under_way.begin();
-        let Err(error) = self.revoke_tokens(state).await else { return };
+        let mut left = Unrevoked::ALL;
+        let Err(error) = self.revoke_tokens(state, &mut left).await else { return };
         let issuer = &*self.issuer.settings().name;
         if self.pending.fetch_add(1, Relaxed) >= MAX_PENDING {
             self.pending.fetch_sub(1, Relaxed);
@@ -76,7 +78,7 @@ impl TokenRevoker {
             }
             None => None,
         };
-        self.control.spawn(Arc::clone(self).repeat(state.clone(), entry));
+        self.control.spawn(Arc::clone(self).repeat(state.clone(), left, entry));
     }
 
     /// Keeps for later processes that the session `id`, which only Redis has, is to be ended.
@@ -106,7 +108,8 @@ impl TokenRevoker {
                     PendingRevocation::Tokens(_) if !self.enabled => self.done(Some(entry)).await,
                     PendingRevocation::Tokens(state) => {
                         self.pending.fetch_add(1, Relaxed);
-                        self.control.spawn(Arc::clone(&self).repeat(*state, Some(entry)));
+                        let repeat = Arc::clone(&self).repeat(*state, Unrevoked::ALL, Some(entry));
+                        self.control.spawn(repeat);
                     }
                     PendingRevocation::Session(id) => end_unseen(id, entry),
                 }
@@ -115,22 +118,39 @@ impl TokenRevoker {
         }
     }
 
-    async fn revoke_tokens(&self, state: &SessionState) -> Result<(), Unavailable> {
-        let refresh = async {
-            match &state.refresh_token {
-                Some(token) => {
-                    self.issuer.revoke(token, TokenHint::RefreshToken, &self.client).await
-                }
-                None => Ok(()),
-            }
-        };
-        let access = self.issuer.revoke(&state.access_token, TokenHint::AccessToken, &self.client);
-        let (refresh, access) = join(refresh, access).await;
+    /// Revokes the tokens that are `left`, and takes out of them those that the issuer has revoked.
+    async fn revoke_tokens(
+        &self,
+        state: &SessionState,
+        left: &mut Unrevoked,
+    ) -> Result<(), Unavailable> {
+        let refresh = state.refresh_token.as_ref().filter(|_| left.refresh);
+        let access = left.access.then_some(&state.access_token);
+        let (refresh, access) = join(
+            self.revoke_token(refresh, TokenHint::RefreshToken),
+            self.revoke_token(access, TokenHint::AccessToken),
+        )
+        .await;
+        *left = Unrevoked { refresh: refresh.is_err(), access: access.is_err() };
         refresh.and(access)
     }
 
+    async fn revoke_token(
+        &self,
+        token: Option<&Secret<String>>,
+        hint: TokenHint,
+    ) -> Result<(), Unavailable> {
+        let Some(token) = token else { return Ok(()) };
+        self.issuer.revoke(token, hint, &self.client).await
+    }
+
     /// Revokes the tokens of a session as soon as the issuer is available, unless they end by themselves before.
-    async fn repeat(self: Arc<Self>, state: SessionState, entry: Option<PendingEntry>) {
+    async fn repeat(
+        self: Arc<Self>,
+        state: SessionState,
+        mut left: Unrevoked,
+        entry: Option<PendingEntry>,
+    ) {
         let until = self.pending_until(&state);
         let mut pause = FIRST_PAUSE;
         let is_open = || match (&self.kept, &entry) {
@@ -140,7 +160,10 @@ impl TokenRevoker {
         loop {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
-            if self.clock.now() >= until || !is_open() || self.revoke_tokens(&state).await.is_ok() {
+            if self.clock.now() >= until
+                || !is_open()
+                || self.revoke_tokens(&state, &mut left).await.is_ok()
+            {
                 break;
             }
         }
@@ -155,6 +178,16 @@ impl TokenRevoker {
         let latest = self.clock.now().plus(MAX_PENDING_AGE);
         refresh_ends.map_or(state.ends, |ends| ends.max(state.ends)).min(latest)
     }
+}
+
+/// The tokens of a session that are still to be revoked at the issuer.
+struct Unrevoked {
+    refresh: bool,
+    access: bool,
+}
+
+impl Unrevoked {
+    const ALL: Self = Self { refresh: true, access: true };
 }
 
 /// The pause before the first retry; each further one is twice as long …
