@@ -12,6 +12,16 @@ impl Scopes {
         text.split(' ').collect()
     }
 
+    /// Parses the `scope` of a token response to a request for `requested`. A list of those alone that is separated by
+    /// commas, as GitHub and `LinkedIn` write it, is a list too; any other comma is part of a scope (RFC 6749 §3.3).
+    pub fn parse_granted(text: &str, requested: &Self) -> Self {
+        let pieces = || text.split(',').filter(|piece| !piece.is_empty());
+        if !text.contains(' ') && pieces().all(|piece| requested.contains(piece)) {
+            return pieces().collect();
+        }
+        Self::parse(text)
+    }
+
     /// Whether every scope of `self` is among `granted`.
     pub fn is_subset(&self, granted: &Self) -> bool {
         self.0.iter().all(|scope| granted.contains(scope))
@@ -66,6 +76,23 @@ impl fmt::Display for Scopes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_separate_granted_scopes_that_were_requested_and_no_others() {
+        let requested = Scopes::parse("read:user user:email a,b");
+        for (granted, expected) in [
+            ("read:user,user:email", "read:user user:email"),
+            ("read:user user:email", "read:user user:email"),
+            ("user:email", "user:email"),
+            ("read:user,admin", "read:user,admin"),
+            ("a,b", "a,b"),
+            ("", ""),
+        ] {
+            let scopes = Scopes::parse_granted(granted, &requested);
+
+            assert_eq!(scopes, Scopes::parse(expected), "{granted}");
+        }
+    }
 
     #[test]
     fn order_and_repetition_do_not_matter() {

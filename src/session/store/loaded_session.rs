@@ -166,7 +166,8 @@ impl LoadedSession {
         let principal = self.received.get_or_init(|| {
             let Settings { issuer, client, scopes, .. } = settings;
             let SessionState { received, ends, scope, .. } = &self.state;
-            let scopes = scope.as_ref().map_or_else(|| scopes.clone(), |s| Scopes::parse(s));
+            let scopes =
+                scope.as_ref().map_or_else(|| scopes.clone(), |s| Scopes::parse_granted(s, scopes));
             let person = self.person().clone();
             let token = &self.state.access_token;
             let client = &client.id;
