@@ -93,7 +93,7 @@ impl Check<'_> {
         let Some((requested, key)) = requested_scopes(file, &way.credential) else { return };
         let all = inner.scopes.or_else(outer.map(|outer| &outer.scopes));
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
-        let is_lacking = |scope: &&str| !requested.contains(*scope);
+        let is_lacking = |scope: &&str| !requested.contains(scope);
         let lacking = way.scopes.iter().find(is_lacking);
         let none_of = way.any_scope.iter().find(|_| way.any_scope.iter().all(|it| is_lacking(&it)));
         let places = [
