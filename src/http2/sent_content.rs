@@ -118,7 +118,7 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
 /// small frames wait to be read, with the streams of others.
 struct JoinedContent<B: Body> {
     content: B,
-    /// What follows the data that was joined.
+    /// The result that follows the data that was joined.
     next: Option<Polled<B>>,
 }
 

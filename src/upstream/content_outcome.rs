@@ -25,7 +25,7 @@ pub(super) struct ContentOutcome {
     began: Duration,
 }
 
-/// What the end of the content tells.
+/// The sign by which the content ends well or not.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
     /// Whether it is complete.

@@ -145,7 +145,7 @@ struct AdmissionRules {
     panic: Panic,
 }
 
-/// Where so few endpoints are available that health is ignored.
+/// The state in which so few endpoints are available that health is ignored.
 #[derive(Clone, Copy, Debug, Default)]
 enum Panic {
     #[default]

@@ -373,7 +373,7 @@ struct Entry {
     unusual_path: Option<Bytes>,
 }
 
-/// What is known of the name of an entry.
+/// The name of an entry, as far as it matters.
 struct Name {
     length: usize,
     is_path: bool,

@@ -18,7 +18,7 @@ use crate::server::connection_timeouts::ActiveRequest;
 pub(super) struct UpgradedStream {
     sender: Arc<Mutex<Sender>>,
     received: ReceivedContent,
-    /// What was received and not read.
+    /// Bytes that were received and not read.
     unread: Bytes,
     _active: ActiveRequest,
 }

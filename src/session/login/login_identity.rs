@@ -15,7 +15,7 @@ use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::jwe::is_encrypted;
 use crate::token::received_tokens::payload;
 
-/// What a login has verified about its user besides the access token.
+/// The user as a login has verified them, besides the access token.
 #[derive(Debug, Default)]
 pub(crate) struct Person {
     /// Whether the ID token was verified, or userinfo has told who the user is.
