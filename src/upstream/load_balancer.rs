@@ -63,11 +63,19 @@ impl Choice<'_> {
             (0..self.turns.len())
                 .map(|i| usize::from(self.turns[self.turn.wrapping_add(i) % self.turns.len()]))
         };
-        let chance = scatter(self.turn as u64) % 100;
-        let takes = |candidate: Candidate| chance < u64::from(candidate.share);
-        round()
-            .find(|&index| eligible(index).is_some_and(takes))
-            .or_else(|| round().find(|&index| eligible(index).is_some()))
+        let random = scatter(self.turn as u64);
+        let chance = random % 100;
+        let takes = |&index: &usize| {
+            eligible(index).is_some_and(|candidate| chance < u64::from(candidate.share))
+        };
+        let own = round().next().filter(takes);
+        own.or_else(|| {
+            // A turn that is passed on goes to any of the others: the next one of the round would have all of them.
+            let count = round().filter(takes).count() as u64;
+            let any = random.rotate_right(32).checked_rem(count)?;
+            round().filter(takes).nth(any as usize)
+        })
+        .or_else(|| round().find(|&index| eligible(index).is_some()))
     }
 
     /// Returns the endpoint with the fewest requests in flight for its weight; among equal ones, each in turn.
@@ -239,6 +247,17 @@ mod tests {
             all[chosen].load += 1;
         }
         assert!((295..=305).contains(&all[0].load), "{all:?}");
+    }
+
+    #[test]
+    fn the_turns_of_endpoints_that_are_out_are_spread_over_all_others() {
+        let mut all = vec![open(1); 5];
+        (all[0].open, all[1].open) = (false, false);
+
+        let received = draw(Balance::RoundRobin, &all, 10_000);
+
+        assert_eq!(received[..2], [0, 0]);
+        assert!(received[2..].iter().all(|count| (3_000..3_700).contains(count)), "{received:?}");
     }
 
     #[test]
