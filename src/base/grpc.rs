@@ -76,8 +76,8 @@ pub fn status_of(fields: &HeaderMap) -> Option<u16> {
     fields.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// Whether a status code shows that the service is unhealthy, as a 5xx does: UNKNOWN, INTERNAL, UNAVAILABLE and
-/// DATA_LOSS. A client may cause any other, DEADLINE_EXCEEDED by a deadline that is too short.
+/// Whether a status code shows that the service is unhealthy, as a 5xx does: `UNKNOWN`, `INTERNAL`, `UNAVAILABLE` and
+/// `DATA_LOSS`. A client may cause any other, `DEADLINE_EXCEEDED` by a deadline that is too short.
 pub const fn is_service_failure(code: u16) -> bool {
     matches!(code, 2 | 13 | 14 | 15)
 }
