@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::algorithm::Algorithm;
 use super::key_strength;
-use super::settings::{is_expansion, placeholder};
+use super::tenant_template::{is_expansion, placeholder};
 use crate::base::strict_json::base64url;
 
 /// A key that verifies signatures.

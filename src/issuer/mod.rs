@@ -29,6 +29,7 @@ mod resource_indicator;
 mod revocation;
 pub mod settings;
 pub mod signing_key;
+pub(crate) mod tenant_template;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use url::Url;
 
 use super::resource_indicator::ResourceIndicator;
 use super::signing_key::SigningKey;
+use super::tenant_template::expand;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;
 
@@ -148,29 +149,6 @@ impl Settings {
     /// Returns the SHA-256 of all settings, secrets included: the key of everything cached under them.
     pub fn fingerprint(&self) -> [u8; 32] {
         fingerprint(self)
-    }
-}
-
-/// Whether `iss` is `issuer`, with the name of a tenant in place of a placeholder.
-pub(crate) fn is_expansion(issuer: &str, iss: &str) -> bool {
-    let Some(placeholder) = placeholder(issuer) else { return issuer == iss };
-    let parts = issuer.split_once(placeholder);
-    parts.is_some_and(|(before, after)| {
-        iss.strip_prefix(before).is_some_and(|rest| rest.ends_with(after))
-    })
-}
-
-/// Returns the placeholder of a template, with its braces: the part that differs between tenants.
-pub(crate) fn placeholder(issuer: &str) -> Option<&str> {
-    let start = issuer.find('{')?;
-    let end = start + issuer[start..].find('}')?;
-    Some(&issuer[start..=end])
-}
-
-fn expand(template: &str, tenant: &str) -> String {
-    match placeholder(template) {
-        Some(placeholder) => template.replacen(placeholder, tenant, 1),
-        None => template.to_owned(),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::disk::{Directory, OpenError};
-use crate::issuer::settings::is_expansion;
+use crate::issuer::tenant_template::is_expansion;
 use crate::password::LoginThrottles;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;

@@ -79,11 +79,6 @@ fn frames_that_must_be_ignored_or_served_are() {
             Response,
         ),
         (
-            "§8.1 a pseudo-header field in trailers, which h2 drops",
-            vec![open(1), headers(1, END, b"\x82")],
-            Response,
-        ),
-        (
             "RFC 7541 §4.2 a table size within the limit",
             vec![headers(1, END, &[b"\x3f\xe1\x1f", GET].concat())],
             Response,
@@ -124,6 +119,7 @@ fn a_frame_out_of_its_place_is_an_error_of_its_stream_or_of_the_connection() {
             StreamError(CLOSED),
         ),
         ("§5.1 HEADERS after a reset", vec![open(1), reset(1, 8), get(1)], StreamError(CLOSED)),
+        ("§8.1 trailers with a pseudo-header field", vec![open(1), get(1)], StreamError(PROTOCOL)),
         ("§5.1.1 an even stream", vec![get(2)], ConnectionError),
         ("§5.1.1 a lower stream", vec![get(5), get(3)], ConnectionError),
         (

@@ -8,7 +8,7 @@ use crate::config::de::field::Spanned;
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
 use crate::config::file::issuers as file;
-use crate::issuer::settings::placeholder;
+use crate::issuer::tenant_template::placeholder;
 use crate::issuer::{Discovery, Settings};
 
 impl Check<'_> {

@@ -17,7 +17,7 @@ use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
 use super::LimitStore;
-use super::lease::{first_share, max_lease};
+use super::lease::{first_share, max_lease, overrun_bound};
 use super::model::{Connection, Model};
 use super::protocol::Shape;
 use super::store_epoch::to_epoch_nanos;
@@ -365,7 +365,7 @@ fn admit_at_most_the_bound(
         // The use of a killed gateway is known to the store alone, but for a lease; so is that of each gateway after
         // a time in which none could report it.
         let forgotten = if disturbed > 0 { killed * count } else { killed * lease };
-        let bound = count + forgotten + hung * 3 * lease + disturbed * 3 * (lease + 1);
+        let bound = count + forgotten + hung * 3 * lease + disturbed * overrun_bound(&shape, 3);
         for (window, admitted) in by_window {
             prop_assert!(
                 admitted <= bound,

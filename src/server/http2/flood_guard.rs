@@ -179,8 +179,8 @@ impl FrameScanner {
     fn scan(&mut self, bytes: &mut [u8], mut data: impl FnMut(usize)) -> Result<(), Flood> {
         let Self { headers, bucket, settled } = self;
         headers.scan(bytes, |kind, flags, length| {
-            if !core::mem::replace(settled, true) && kind != SETTINGS {
-                return Err(Flood);
+            if !core::mem::replace(settled, true) {
+                return if kind == SETTINGS { Ok(()) } else { Err(Flood) };
             }
             if kind == DATA {
                 data(length);
@@ -382,6 +382,7 @@ mod tests {
         let mut frames = FrameScanner::new(Instant::now());
         let mut preface = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         assert_eq!(frames.scan(&mut preface, |_| ()), Ok(()));
+        assert_eq!(frames.scan(&mut frame(SETTINGS, 0, 0), |_| ()), Ok(()));
         frames
     }
 

@@ -13,6 +13,7 @@
 use core::mem::take;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use std::collections::HashSet;
 use std::io;
 use std::sync::LazyLock;
 
@@ -24,7 +25,9 @@ use super::hpack::{HeaderBlocks, MAX_TABLE_SIZE, UnusualPath, UnusualPathInPiece
 use super::{PADDED, PREFACE_BYTES, PRIORITY};
 use crate::base::random::random;
 use crate::base::trailers::MAX_TRAILER_BYTES;
-use crate::http2::frames::{CONTINUATION, END_STREAM, FRAME_HEADER_BYTES, HEADERS};
+use crate::http2::frames::{
+    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, HEADERS, RST_STREAM,
+};
 
 /// The name of the field that carries a path.
 pub(crate) static FIELD: LazyLock<HeaderName> = LazyLock::new(|| {
@@ -124,6 +127,8 @@ struct FrameRewriter {
     in_pieces: bool,
     /// The last stream that a request has begun on.
     last_stream: u32,
+    /// Streams whose client may still send content, unless there are very many.
+    open_streams: HashSet<u32>,
     blocks: HeaderBlocks,
     /// The frames of a header block of which more are to come.
     block: HeldBlock,
@@ -141,6 +146,7 @@ impl Default for FrameRewriter {
             skip: PREFACE_BYTES,
             in_pieces: false,
             last_stream: 0,
+            open_streams: HashSet::new(),
             blocks: HeaderBlocks::default(),
             block: HeldBlock::default(),
             held: Vec::new(),
@@ -174,6 +180,14 @@ enum Next {
     Replace(usize, Vec<u8>),
     /// More bytes are needed.
     Incomplete,
+}
+
+/// The section of a message that a header block is (RFC 9113 §8.1).
+enum Section {
+    Head,
+    Trailers,
+    /// None: the stream has ended, or may have.
+    Unexpected,
 }
 
 /// The error of bytes that h2 must not see.
@@ -242,6 +256,9 @@ impl FrameRewriter {
         };
         let [a, b, c, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if kind == RST_STREAM || kind == DATA && flags & END_STREAM != 0 {
+            self.open_streams.remove(&stream(&head));
+        }
         let is_of_block = || self.block.frames.get(5..FRAME_HEADER_BYTES) == Some(&head[5..]);
         let continues = kind == CONTINUATION && length <= MAX_FRAME_BYTES && is_of_block();
         if !continues && !self.block.frames.is_empty() {
@@ -262,7 +279,6 @@ impl FrameRewriter {
         {
             return self.hold(kind, flags, &mut bytes[..count]);
         }
-        let is_request = self.begins_request(&head);
         let fragment = fragment(kind, flags, &mut bytes[FRAME_HEADER_BYTES..count]);
         let is_whole = kind == HEADERS && flags & END_HEADERS != 0 && !self.in_pieces;
         self.in_pieces = flags & END_HEADERS == 0;
@@ -270,26 +286,42 @@ impl FrameRewriter {
             self.blocks.scan(fragment)?;
             return Ok(Next::Pass(count));
         }
-        let block = self.rewritten_block(fragment, is_request);
+        let block = self.rewritten_block(&head, fragment);
         Ok(block.map_or(Next::Pass(count), |block| Next::Replace(count, frames(&head, &block))))
     }
 
     /// Returns what h2 reads in place of a whole block, if that is something else.
-    fn rewritten_block(&mut self, block: &mut [u8], is_request: bool) -> Option<Vec<u8>> {
+    fn rewritten_block(
+        &mut self,
+        head: &[u8; FRAME_HEADER_BYTES],
+        block: &mut [u8],
+    ) -> Option<Vec<u8>> {
         let path = self.blocks.scan_whole(block);
-        if is_request {
-            return path.map(|path| with_field(block, &path));
+        match self.section(head) {
+            Section::Head => path.map(|path| with_field(block, &path)),
+            // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence.
+            Section::Trailers => {
+                self.blocks.had_pseudo_field().then(|| with_connection_field(block))
+            }
+            Section::Unexpected => None,
         }
-        // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence.
-        self.blocks.had_pseudo_field().then(|| with_connection_field(block))
     }
 
-    /// Whether a HEADERS frame begins a request, and no trailer section; a stream begins once.
-    fn begins_request(&mut self, head: &[u8; FRAME_HEADER_BYTES]) -> bool {
+    /// Returns what a HEADERS frame begins, and records it.
+    fn section(&mut self, head: &[u8; FRAME_HEADER_BYTES]) -> Section {
+        let [_, _, _, _, flags, ..] = *head;
         let stream = stream(head);
-        let begins = head[3] == HEADERS && stream > self.last_stream;
-        self.last_stream = self.last_stream.max(stream);
-        begins
+        if stream > self.last_stream {
+            self.last_stream = stream;
+            if flags & END_STREAM == 0 && self.open_streams.len() < MAX_OPEN_STREAMS {
+                self.open_streams.insert(stream);
+            }
+            Section::Head
+        } else if self.open_streams.remove(&stream) {
+            Section::Trailers
+        } else {
+            Section::Unexpected
+        }
     }
 }
 
@@ -316,8 +348,7 @@ impl FrameRewriter {
         }
         let HeldBlock { frames: whole, mut fragments } = take(&mut self.block);
         let (head, _) = whole.split_first_chunk().ok_or(Refused)?;
-        let is_request = self.begins_request(head);
-        let block = self.rewritten_block(&mut fragments, is_request);
+        let block = self.rewritten_block(head, &mut fragments);
         let rewritten = block.map(|block| frames(head, &block));
         Ok(Next::Replace(count, rewritten.unwrap_or(whole)))
     }
@@ -325,7 +356,7 @@ impl FrameRewriter {
     /// Lets the held frames of a block pass, the rest of which passes as it comes.
     fn release(&mut self) -> Result<Vec<u8>, Refused> {
         if let Some(head) = self.block.head() {
-            self.begins_request(&head);
+            self.section(&head);
         }
         let mut whole = take(&mut self.block).frames;
         let mut left = &mut whole[..];
@@ -450,6 +481,8 @@ pub fn in_pieces(bytes: &[u8], piece: usize) {
 /// The largest frame that h2 accepts: it announces no other size than the default (RFC 9113 §6.5.2).
 const MAX_FRAME_BYTES: usize = 16_384;
 const END_HEADERS: u8 = 4;
+/// Open streams that are remembered: more than a client may have at a time.
+const MAX_OPEN_STREAMS: usize = 4096;
 /// Bytes of the priority fields of HEADERS.
 const PRIORITY_BYTES: usize = 5;
 /// A literal field with a name of its own that no table keeps (RFC 7541 §6.2.3).

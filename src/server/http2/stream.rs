@@ -90,7 +90,9 @@ impl StreamService {
         };
         self.complete_fields(response.headers_mut());
         let response = match websocket {
-            Some(websocket) => websocket.respond(response, &responder, self),
+            Some(websocket) => {
+                websocket.respond(response, &responder, &self.contents, self.activity.begin())
+            }
             None => Some(response),
         };
         let Some(response) = response else { return };

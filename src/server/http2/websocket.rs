@@ -15,13 +15,13 @@ use tokio::sync::oneshot;
 
 use super::request_content::MAX_TRAILERS;
 use super::responder::Responder;
-use super::stream::StreamService;
 use super::upgraded_stream::UpgradedStream;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::{OpensTunnel, UnknownProtocol};
 use crate::http1::{OnUpgrade, Upgraded};
-use crate::http2::ReceivedContent;
+use crate::http2::{ReceivedContent, ReceivedContents};
+use crate::server::connection_timeouts::ActiveRequest;
 
 /// A stream that becomes a WebSocket if the response permits it.
 pub(super) struct WebSocketStream {
@@ -62,7 +62,8 @@ impl WebSocketStream {
         self,
         response: Response<Body>,
         responder: &Responder,
-        service: &StreamService,
+        contents: &ReceivedContents,
+        active: ActiveRequest,
     ) -> Option<Response<Body>> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Some(response);
@@ -73,10 +74,9 @@ impl WebSocketStream {
         // If the client has gone, the end of the upgrade ends the tunnel.
         if let Ok(sender) = responder.send_response(Response::from_parts(head, ()), false) {
             let Self { receiver, upgrade } = self;
-            let (none, contents) = (HeaderMap::new(), &service.contents);
+            let none = HeaderMap::new();
             let received = ReceivedContent::new(&none, receiver, MAX_TRAILERS, contents);
-            let (stream, abandoned) =
-                UpgradedStream::new(sender, received, service.activity.begin());
+            let (stream, abandoned) = UpgradedStream::new(sender, received, active);
             let upgraded = Upgraded::new(BytesMut::new(), stream).abandoned_when(abandoned);
             // If the gateway does not take it, the stream is closed.
             let _ = upgrade.send(upgraded);

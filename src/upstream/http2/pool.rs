@@ -226,9 +226,11 @@ impl EndpointPool {
         self.connections.borrow().iter().any(|connection| connection.takes_streams())
     }
 
-    /// Whether the endpoint has refused a further connection just now: some limit how many they take.
-    fn takes_no_more_connections(&self) -> bool {
-        self.refused_further.get().is_some_and(|last| last.elapsed() < REFUSED_FURTHER_RETENTION)
+    /// Returns the time at which a further connection may be opened, if the endpoint has refused one just now: some limit
+    /// how many they take.
+    fn takes_more_connections_at(&self) -> Option<Instant> {
+        let at = self.refused_further.get()? + REFUSED_FURTHER_RETENTION;
+        (at > Instant::now()).then_some(at)
     }
 
     /// Whether a connection has taken streams, although it ends.
@@ -270,7 +272,7 @@ impl EndpointPool {
             if self.opening.get() < needed.clamp(1, MAX_OPENING) {
                 let takes_streams = self.takes_streams();
                 let may_open = if takes_streams {
-                    opened < MAX_OPENED_IN_VAIN && !self.takes_no_more_connections()
+                    opened < MAX_OPENED_IN_VAIN && self.takes_more_connections_at().is_none()
                 } else {
                     opened < MAX_OPENED_IN_VAIN || self.took_streams()
                 };
@@ -282,8 +284,9 @@ impl EndpointPool {
                     return Err(UpstreamError::Refused);
                 }
             }
-            // Connections are being opened, and each attempt notifies within its own timeout.
-            if timeout_at(deadline, self.changed.notified()).await.is_err() {
+            // Connections are being opened, and each attempt notifies within its own timeout; or others are opened later.
+            let until = self.takes_more_connections_at().map_or(deadline, |at| at.min(deadline));
+            if timeout_at(until, self.changed.notified()).await.is_err() && until == deadline {
                 return Err(UpstreamError::Overflow);
             }
         }

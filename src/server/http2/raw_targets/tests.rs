@@ -36,15 +36,41 @@ fn an_unusual_path_comes_back_from_the_dynamic_table() {
     frames.rewrite(&mut headers(END_HEADERS, b"\x44\x04/a\"b\x40\x01n\x01v")).expect("frames");
     frames.written.clear();
 
-    frames.rewrite(&mut headers(END_HEADERS, b"\x82\xbf")).expect("frames");
+    frames.rewrite(&mut on(3, headers(END_HEADERS, b"\x82\xbf"))).expect("frames");
 
     let (block, value) = split(&frames.written);
     assert_eq!((&block[9..], &*value), (&b"\x82\xbf"[..], &b"/a\"b"[..]));
     frames.written.clear();
-    let fragments = [headers(0, b"\x82"), continuation(END_HEADERS, b"\xbf")].concat();
+    let fragments = [headers(0, b"\x82"), continuation(END_HEADERS, b"\xbf")];
+    let fragments = fragments.map(|frame| on(5, frame)).concat();
     frames.rewrite(&mut fragments.clone()).expect("frames");
     let (block, value) = split(&frames.written);
     assert_eq!((&block[9..], &*value), (&b"\x82\xbf"[..], &b"/a\"b"[..]));
+}
+
+#[test]
+fn a_pseudo_header_field_in_trailers_makes_them_malformed() {
+    for (block, is_pseudo) in [
+        (&b"\x44\x02/a"[..], true),
+        (b"\x44\x04/a\"b", true),
+        (b"\x82", true),
+        (b"\x8e", true),
+        (b"\x40\x02:x\x01v", true),
+        // `:x` in the Huffman code.
+        (b"\x40\x82\xb9\xe7\x01v", true),
+        (b"\x40\x01n\x01v", false),
+        (b"\x8f\x90", false),
+        (b"\x40\x02x:\x01v", false),
+    ] {
+        let mut frames = after_preface();
+        let request = headers(END_HEADERS, b"\x82\x84");
+        assert_eq!(frames.rewrite(&mut request.clone()).ok(), Some(request.len()));
+
+        frames.rewrite(&mut headers(END_HEADERS | END_STREAM, block)).expect("frames");
+
+        let malformed = frames.written.windows(10).any(|bytes| bytes == b"connection");
+        assert_eq!(malformed, is_pseudo, "{block:?}");
+    }
 }
 
 #[test]
@@ -89,9 +115,10 @@ fn a_usual_path_in_several_frames_passes_in_its_frames() {
 fn a_block_too_long_to_be_held_passes_unless_its_path_is_unusual() {
     let many = || {
         let field = [b"\x00\x01n\x7f\x80\x01", &b"v".repeat(255)[..]].concat();
-        (0..300).flat_map(move |_| continuation(0, &field)).collect::<Vec<_>>()
+        (0..300).flat_map(move |_| on(3, continuation(0, &field))).collect::<Vec<_>>()
     };
-    let usual = [headers(0, b"\x82"), many(), continuation(END_HEADERS, b"\x04\x02/a")];
+    let usual =
+        [on(3, headers(0, b"\x82")), many(), on(3, continuation(END_HEADERS, b"\x04\x02/a"))];
     let mut frames = after_preface();
     let mut read = usual.concat();
     let passed = frames.rewrite(&mut read).expect("frames");
@@ -106,13 +133,13 @@ fn a_block_too_long_to_be_held_passes_unless_its_path_is_unusual() {
     let mut frames = after_preface();
     frames.rewrite(&mut headers(END_HEADERS, b"\x44\x04/a\"b")).expect("frames");
     frames.written.clear();
-    let mut outcome = frames.rewrite(&mut [headers(0, b"\x82"), many()].concat());
+    let mut outcome = frames.rewrite(&mut [on(3, headers(0, b"\x82")), many()].concat());
     while outcome.is_ok() && frames.is_behind {
         frames.written.clear();
         outcome = frames.rewrite(&mut []);
     }
     outcome.expect("frames");
-    let pieces = frames.rewrite(&mut continuation(END_HEADERS, b"\xbe"));
+    let pieces = frames.rewrite(&mut on(3, continuation(END_HEADERS, b"\xbe")));
     assert!(pieces.is_err(), "h2 would serve the placeholder");
 }
 
@@ -138,11 +165,8 @@ async fn what_is_written_anew_is_bounded() {
     let mut stream = RawTargets::new(near);
     let mut first = b"\x44".to_vec();
     push_string(&mut first, &[b"/", &b"<".repeat(4000)[..]].concat());
-    let sent = [
-        PREFACE.to_vec(),
-        headers(END_HEADERS, &first),
-        headers(END_HEADERS, b"\xbe").repeat(1000),
-    ];
+    let again = (0..1000).flat_map(|n| on(2 * n + 3, headers(END_HEADERS, b"\xbe")));
+    let sent = [PREFACE.to_vec(), headers(END_HEADERS, &first), again.collect()];
     far.write_all(&sent.concat()).await.expect("a pipe");
     drop(far);
 
@@ -275,6 +299,12 @@ fn split(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
 
 fn after_preface() -> FrameRewriter {
     FrameRewriter { skip: 0, ..FrameRewriter::default() }
+}
+
+/// Returns a frame as one of another stream.
+fn on(stream: u32, mut frame: Vec<u8>) -> Vec<u8> {
+    frame[5..FRAME_HEADER_BYTES].copy_from_slice(&stream.to_be_bytes());
+    frame
 }
 
 fn headers(flags: u8, payload: &[u8]) -> Vec<u8> {
