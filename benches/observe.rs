@@ -62,6 +62,7 @@ fn scraping(criterion: &mut Criterion) {
 
 fn record() -> AccessLogEntry<'static> {
     AccessLogEntry {
+        grpc_status: None,
         time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
         request_id: "018bd1b0-0000-7000-8000-000000000000",
         trace_id: None,

@@ -2,7 +2,7 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::health::{error, file};
 use super::service::Service;
