@@ -120,7 +120,7 @@ pub struct Faults {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Line {
     text: String,
-    /// The columns of the written line that [`MASK`] replaces, first and last, in order.
+    /// The columns of the written line that `MASK` replaces, first and last, in order.
     hidden: Vec<(usize, usize)>,
 }
 

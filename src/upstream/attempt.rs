@@ -300,12 +300,21 @@ impl Upstream {
                 let response = response.map(|body| content.watch(body));
                 Ok(Answered { response, tunnel: None, endpoint, at: now, early, is_failed_call })
             }
-            Err(http2::SendError { failure, sent, stale, connection_lost, early, anew }) => {
+            Err(http2::SendError {
+                failure,
+                sent,
+                stale,
+                connection_lost,
+                taken_along,
+                early,
+                anew,
+            }) => {
                 // After the first attempt, only GOAWAY says that another connection may work.
                 let stale = stale && (tried.count() == 1 || !sent);
                 let anew = anew.map(|body| Box::new(BodyWriter::new(body)));
                 let error = http1::SendError { failure, sent, stale, early, anew };
-                Err(Failed { connection_lost, ..Failed::of(error, endpoint, None) })
+                let failed = Failed::of(error, endpoint, None);
+                Err(Failed { connection_lost, blameless: taken_along, ..failed })
             }
         }
     }
@@ -400,7 +409,8 @@ pub(super) struct Failed {
     pub(super) counted: bool,
     /// Whether a connection of many requests was lost: a new one may work.
     pub(super) connection_lost: bool,
-    /// Whether it was an upgrade on a connection that may not have been in HTTP/1.1: no fault of the endpoint.
+    /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, or a request
+    /// whose connection another request has reported as lost.
     pub(super) blameless: bool,
 }
 

@@ -218,6 +218,8 @@ impl Upstream {
                     // A dead endpoint takes no requests, and one that refuses has processed none: where another is well,
                     // those that it had in flight are no further load for the upstream.
                     let died = stale || at.health.began_to_fail_after(began);
+                    // Nor is a request that another one's response took along with their connection.
+                    let taken_along = connection_lost && blameless;
                     let is_reset =
                         matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. });
                     let moves = |target: &Arc<Endpoint>| {
@@ -230,7 +232,7 @@ impl Upstream {
                             || retriable
                                 && tried.spent() <= retries.attempts
                                 && (!sent || method.is_idempotent())
-                                && (moves(&target) || self.has_budget(retries)))
+                                && (taken_along || moves(&target) || self.has_budget(retries)))
                     {
                         if !stale && !counted {
                             self.count(failure);

@@ -32,7 +32,7 @@ pub(crate) fn is_plain(path: &str) -> bool {
 ///
 /// # Errors
 ///
-/// [`PathError::Malformed`] as for [`read`], except for climbs above the root.
+/// [`PathError::Malformed`] as for `read`, except for climbs above the root.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, PathError> {
     if path.bytes().all(|byte| byte == b'/' || is_plain_byte(byte)) {
         return Ok(Cow::Borrowed(path));

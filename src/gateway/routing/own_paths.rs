@@ -3,7 +3,7 @@
 //! Both `compile` and `northgate explain` take them from here, so that explanations agree with what is served.
 //!
 //! A session's own paths receive passwords, codes and logout tokens. On the hosts where the session is used
-//! ([`own_paths::hosts`](crate::config::own_paths::hosts)) they take precedence over every route; on other hosts they
+//! ([`own_path_hosts::hosts`](crate::config::own_path_hosts::hosts)) they take precedence over every route; on other hosts they
 //! are served where no route is as specific. A document yields to a route that names its path.
 
 use std::sync::Arc;

@@ -27,6 +27,8 @@ pub(super) struct ConnectionFacts {
     closed: Cell<bool>,
     /// Whether the upstream sent what no upstream of HTTP/2 sends.
     violated: Cell<bool>,
+    /// Whether a request has reported the loss of the connection.
+    reported: Cell<bool>,
     /// Open streams.
     streams: Cell<usize>,
     /// The contents of their responses.
@@ -62,6 +64,11 @@ impl ConnectionFacts {
     /// Whether the gateway ended the connection because of what the upstream sent.
     pub(super) fn is_violated(&self) -> bool {
         self.violated.get()
+    }
+
+    /// Reports the loss of the connection. Returns whether another request has before.
+    pub(super) fn report_loss(&self) -> bool {
+        self.reported.replace(true)
     }
 
     /// Whether the connection has ended.

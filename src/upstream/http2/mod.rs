@@ -64,6 +64,8 @@ pub(super) struct SendError {
     pub(super) stale: bool,
     /// Whether the connection was lost, with all of its streams: a new one may work.
     pub(super) connection_lost: bool,
+    /// Whether another request has reported that loss: it is one failure of the upstream, however many streams it ends.
+    pub(super) taken_along: bool,
     /// Whether the request had not ended.
     pub(super) early: bool,
     /// The content for another attempt: `None` if a part of it is lost.
@@ -137,6 +139,7 @@ impl Exchange<'_, '_> {
                 let connection_lost = failure.is_of_connection();
                 Err(SendError {
                     connection_lost,
+                    taken_along: connection_lost && connection.facts.report_loss(),
                     ..lost(&stream, failure.error(), sent, stale, early)
                 })
             }
@@ -261,13 +264,15 @@ fn lost(
             sent: true,
             stale: false,
             connection_lost: false,
+            taken_along: false,
             early: false,
             anew: None,
         };
     }
     let whole = !sent || !stream.upload.is_touched();
     let anew = if whole { stream.upload.take_back() } else { None };
-    SendError { failure, sent, stale, connection_lost: false, early, anew }
+    let (connection_lost, taken_along) = (false, false);
+    SendError { failure, sent, stale, connection_lost, taken_along, early, anew }
 }
 
 /// Resets a stream whose request is cancelled before its response.

@@ -277,8 +277,8 @@ fn a_request_that_ends_every_connection_costs_no_other_request() {
             }
         }
     });
-    let text =
-        with(&[&url], ", timeout: 10s").replace("auth: none", "auth: none, buffer_request: true");
+    let text = with(&[&url], ", timeout: 10s, circuit_breaker: { errors: 5 }")
+        .replace("auth: none", "auth: none, buffer_request: true");
     let gateway = Gateway::start("", &text);
     let ask = |request: &'static str| {
         let address = gateway.address();
@@ -289,8 +289,9 @@ fn a_request_that_ends_every_connection_costs_no_other_request() {
         })
     };
 
-    let others: Vec<_> = (0..8).map(|_| ask("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n")).collect();
-    eventually("the requests arrive", || waiting.load(SeqCst) == 8);
+    let others: Vec<_> =
+        (0..30).map(|_| ask("GET /a HTTP/1.1\r\nHost: api.test\r\n\r\n")).collect();
+    eventually("the requests arrive", || waiting.load(SeqCst) == 30);
     let cause = ask("PUT /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\n\r\nhello");
 
     assert_eq!(cause.join().expect("an answer"), 502);
@@ -298,6 +299,9 @@ fn a_request_that_ends_every_connection_costs_no_other_request() {
         assert_eq!(other.join().expect("an answer"), 200);
     }
     assert_eq!(ended.load(SeqCst), 2);
+    // Each lost connection is one failure.
+    let circuit = "northgate_upstream_circuit_state{upstream=\"service\"}";
+    assert_eq!(gateway.metric(circuit), 0.0);
 }
 
 #[test]
