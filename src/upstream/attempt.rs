@@ -118,6 +118,9 @@ impl Upstream {
                         self.http1_connection(stream, &endpoint)
                     }
                     Err(ConnectError { failure, cause }) => {
+                        if failure == UpstreamError::Tls {
+                            idle.http2().forget_http1(&endpoint);
+                        }
                         let error = http1::SendError::not_sent(failure, sending);
                         return Err(Failed::of(error, endpoint, Some(cause.into())));
                     }
@@ -129,6 +132,9 @@ impl Upstream {
         let reply = reply.map_err(|lost| {
             // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
             let stale = is_reused && lost.failure == UpstreamError::Reset;
+            if matches!(lost.failure, UpstreamError::Invalid(_)) {
+                idle.http2().forget_http1(&endpoint);
+            }
             Failed { blameless, ..failed(http1::SendError { stale, ..lost }, &endpoint) }
         })?;
         let now = self.clock.uptime();

@@ -132,6 +132,11 @@ impl ConnectionPool {
         pool.take(sharing).map(Acquired::Http2)
     }
 
+    /// Forgets that `endpoint` has selected HTTP/1.1: it no longer speaks that.
+    pub(in crate::upstream) fn forget_http1(&self, endpoint: &Endpoint) {
+        self.of(endpoint).http1_until.set(Duration::ZERO);
+    }
+
     fn of(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
         let mut endpoints = self.0.borrow_mut();
         let Slot { index, generation } = *endpoint.slot();

@@ -181,8 +181,21 @@ fn a_target_that_must_speak_http_2_and_does_not_is_no_target() {
     assert_eq!(gateway.get("/a", "").status, 502);
 }
 
+#[test]
+fn a_service_that_comes_to_speak_http_2_alone_is_spoken_to_in_it() {
+    let gateway = behind_tls_in_turn(&[&["http/1.1"], &["h2"]], ", keep_alive: 0s");
+    assert_eq!(gateway.get("/a", "").field("x-alpn"), Some("http/1.1"));
+
+    eventually("HTTP/2", || gateway.get("/a", "").field("x-alpn") == Some("h2"));
+}
+
 /// A gateway before a service over TLS that offers these protocols, with further settings of the upstream.
 fn behind_tls(protocols: &[&str], settings: &str) -> Gateway {
+    behind_tls_in_turn(&[protocols], settings)
+}
+
+/// The same with protocols for each connection; the last ones are those of all further connections.
+fn behind_tls_in_turn(protocols: &[&[&str]], settings: &str) -> Gateway {
     let (url, authority) = tls_service(protocols);
     let directory = tempfile::tempdir().expect("a directory");
     let ca = directory.path().join("ca.pem");
@@ -195,9 +208,9 @@ fn behind_tls(protocols: &[&str], settings: &str) -> Gateway {
     Gateway::within(directory, noon(), &whole("", &rest))
 }
 
-/// A service over TLS that offers these protocols, and its certificate. Each response says which one was selected; those
+/// A service over TLS that offers these protocols on each connection, and its certificate. Each response says which one was selected; those
 /// to `/fail` over HTTP/2 are errors.
-fn tls_service(protocols: &[&str]) -> (String, String) {
+fn tls_service(protocols: &[&[&str]]) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -207,8 +220,13 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .expect("a certificate");
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let acceptors: Vec<_> = protocols
+        .iter()
+        .map(|names| {
+            config.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+            tokio_rustls::TlsAcceptor::from(Arc::new(config.clone()))
+        })
+        .collect();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("an address").port();
     listener.set_nonblocking(true).expect("a socket");
@@ -216,8 +234,9 @@ fn tls_service(protocols: &[&str]) -> (String, String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
-            while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
+            for number in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let acceptor = acceptors[number.min(acceptors.len() - 1)].clone();
                 tokio::runtime::Handle::current().spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     let alpn = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
