@@ -59,7 +59,8 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses `clients` without the gateway's own, which has obtained the token, beside `basic` or `session`.
+    /// Refuses `clients` without the gateway's own, which has obtained the token, beside `basic` or `session`; warns where
+    /// other credentials of `any` have the same rule.
     fn foreign_clients(
         &mut self,
         file: &File,
@@ -73,11 +74,16 @@ impl Check<'_> {
         };
         if !way.clients.is_empty() && !way.clients.iter().any(|client| **client == *own) {
             let kind = way.credential.key();
-            let message = format!(
-                "no caller satisfies this: tokens beside `{kind}` are of the client `{own}`"
-            );
+            let tokens = format!("tokens beside `{kind}` are of the client `{own}`");
             let help = "write it beside tokens that clients present, or take it out";
-            self.fault(Code::C106, at.key_at, message, help);
+            if inner.clients.get().is_some() {
+                let message = format!("no caller satisfies this: {tokens}");
+                self.fault(Code::C106, at.key_at, message, help);
+            } else {
+                // Other credentials of `any` may satisfy it.
+                let message = format!("no caller with `{kind}` satisfies this: {tokens}");
+                self.fault(Code::C110, at.key_at, message, help);
+            }
         }
     }
 

@@ -48,7 +48,7 @@ impl Claims {
         })
     }
 
-    /// Checks whether a signed token of `issuer` may be accepted at `now`.
+    /// Checks whether a signed token of `issuer`, whose header has the type `typ`, may be accepted at `now`.
     ///
     /// # Errors
     ///
@@ -57,12 +57,14 @@ impl Claims {
         &self,
         issuer: &Settings,
         rules: &ValidationRules,
+        typ: &str,
         now: Timestamp,
     ) -> Result<(), TokenError> {
         if !self.issuer.as_deref().is_some_and(|iss| issuer.is_named(iss)) {
             return Err(TokenError::Issuer);
         }
-        if rules.access_only && (self.is_for_another_use() || self.may_be_id_token(rules)) {
+        let may_be_id_token = || typ != ACCESS_TOKEN_TYPE && self.may_be_id_token(rules);
+        if rules.access_only && (self.is_for_another_use() || may_be_id_token()) {
             return Err(TokenError::Type);
         }
         if self.expires.is_none() {
@@ -293,6 +295,8 @@ pub(super) const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchann
 /// Claims that say what a token is for: Cognito's, Keycloak's, `ForgeRock`'s, those of the JWT libraries of Django and
 /// Flask, and Curity's.
 const USE_CLAIMS: [&str; 6] = ["token_use", "typ", "tokenName", "token_type", "type", "purpose"];
+/// The type of access tokens in a header (RFC 9068 §2.1).
+const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 /// Values of [`USE_CLAIMS`] for access.
 const ACCESS_USES: [&str; 5] = ["bearer", "dpop", "access", "access_token", "at+jwt"];
 /// Claims of ID tokens that access tokens rarely have (OpenID Connect Core §3.1.3.6, §3.3.2.11).

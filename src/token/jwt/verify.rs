@@ -110,7 +110,7 @@ impl<'t> Unverified<'t> {
         if !rules.algorithms.contains(&self.jws.algorithm) {
             return Err(TokenError::Algorithm);
         }
-        self.claims.check_signed(issuer, rules, now)
+        self.claims.check_signed(issuer, rules, &self.jws.typ, now)
     }
 }
 

@@ -386,7 +386,7 @@ fn check_without(name: &str) -> Result<(), TokenError> {
 }
 
 fn check_by(rules: &ValidationRules, claims: &Map<String, Value>) -> Result<(), TokenError> {
-    Claims::read(claims.clone())?.check_signed(&issuer(), rules, NOW)
+    Claims::read(claims.clone())?.check_signed(&issuer(), rules, "jwt", NOW)
 }
 
 fn principal(extra: Value) -> Result<Principal, TokenError> {
