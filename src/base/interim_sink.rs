@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use http::{HeaderMap, Response};
+use http::Response;
 
 /// Sends interim responses to the client of one request, before the final one.
 ///
@@ -13,11 +13,6 @@ pub trait InterimSink: fmt::Debug {
 
     /// Sends a response, unless there are too many, or too large ones.
     fn send(&self, response: Response<()>);
-}
-
-/// Returns the bytes of the names and values of `headers`.
-pub fn fields_bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// Interim responses to one request.

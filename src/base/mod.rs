@@ -9,6 +9,7 @@ pub mod digest;
 pub mod domain;
 pub mod encoded_fields;
 pub mod grpc;
+pub mod header_fields;
 pub mod idle_timeout;
 pub mod in_flight;
 pub mod inspected_stream;

@@ -15,6 +15,7 @@ use http::header::CONTENT_LENGTH;
 use http_body::{Frame, SizeHint};
 
 use crate::base::content_length;
+use crate::base::header_fields::{fields_bytes, is_trimmed};
 use crate::base::lock::IgnorePoison;
 use crate::base::trailers::remove_forbidden;
 
@@ -205,10 +206,10 @@ impl Received {
     }
 
     fn check(&self, mut trailers: HeaderMap) -> Result<HeaderMap, ContentError> {
-        let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        let is_large =
-            trailers.len() > self.limits.fields || bytes.sum::<usize>() > self.limits.bytes;
-        if is_large || !trailers.values().all(|value| value.as_bytes().trim_ascii() == value) {
+        if trailers.len() > self.limits.fields
+            || fields_bytes(&trailers) > self.limits.bytes
+            || !trailers.values().all(is_trimmed)
+        {
             return Err(ContentError::Trailers);
         }
         remove_forbidden(&mut trailers);

@@ -12,7 +12,6 @@ use http_body::Body as _;
 use super::Upstream;
 use super::attempts::AttemptedEndpoints;
 use super::connect::{ConnectError, FreshRead, Stream, connect, race};
-use super::connection_pool::IdlePool;
 use super::content_outcome::ContentOutcome;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::endpoint_set::EndpointSet;
@@ -60,7 +59,7 @@ impl Upstream {
                 Ok(body) => {
                     let acquired = match idle.http2().ready(&endpoint, tried.sharing(), began) {
                         Some(acquired) => Ok((acquired, endpoint, load)),
-                        None => Box::pin(self.place(&endpoint, load, tried, idle, began)).await,
+                        None => Box::pin(self.place(&endpoint, load, tried, options, began)).await,
                     };
                     let acquired = match acquired {
                         Ok((acquired, at, permit)) => {
@@ -253,12 +252,12 @@ impl Upstream {
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
         tried: &mut AttemptedEndpoints,
-        idle: &IdlePool,
+        options: &SendOptions<'_>,
         began: Duration,
     ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
         let settings = PoolSettings {
             connect_timeout: self.settings.connect_timeout,
-            wait: self.settings.timeout,
+            wait: options.wait,
             keep_alive: self.settings.keep_alive,
             metrics: &self.metrics,
         };
@@ -267,7 +266,8 @@ impl Upstream {
         race(
             all.into_iter(),
             async |endpoint| {
-                let acquired = idle.http2().acquire(&endpoint, &settings, sharing, began).await;
+                let pool = options.idle.http2();
+                let acquired = pool.acquire(&endpoint, &settings, sharing, began).await;
                 acquired.map_err(|failure| {
                     let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
                     let cause = endpoint.last_failure().filter(|_| connects);

@@ -1,7 +1,10 @@
 //! The endpoints that one request was sent to.
 
+use http::Method;
+
 use super::endpoint::Endpoint;
 use super::http2::Sharing;
+use super::settings::Retries;
 
 /// The endpoints a request was already sent to, in order; at most one more than there are retries, and the other
 /// addresses of a name that were tried with one of them.
@@ -61,9 +64,11 @@ impl AttemptedEndpoints {
         self.count
     }
 
-    /// Returns the number of attempts that count against the retries.
-    pub(super) const fn spent(&self) -> u32 {
-        self.count.saturating_sub(self.free)
+    /// Whether the retries and the method of the request permit another attempt. `sent` is whether the upstream may have
+    /// processed the last one.
+    pub(super) fn permit_another(&self, retries: &Retries, method: &Method, sent: bool) -> bool {
+        self.count.saturating_sub(self.free) <= retries.attempts
+            && (!sent || method.is_idempotent())
     }
 
     pub(super) fn contains(&self, endpoint: &Endpoint) -> bool {

@@ -122,7 +122,8 @@ impl Upstream {
                 let has_other = || self.endpoints.load().members.len() > 1;
                 whole.is_some()
                     && method.is_idempotent()
-                    && (options.has_fallback || tried.spent() <= retries.attempts && has_other())
+                    && (options.has_fallback
+                        || tried.permit_another(retries, method, false) && has_other())
             };
             if matches!(&outcome, Ok(answered) if answered.is_small_and_incomplete())
                 && may_repeat()
@@ -143,8 +144,7 @@ impl Upstream {
                     if retries.on_status(status)
                         && let Some(again) = anew()
                         && let Some(other) = self.select(&tried, now, options.key)
-                        && tried.spent() <= retries.attempts
-                        && method.is_idempotent()
+                        && tried.permit_another(retries, method, true)
                         && self.has_budget(retries)
                     {
                         (writer, endpoint) = (again, other);
@@ -230,8 +230,7 @@ impl Upstream {
                     if let Some(target) = target
                         && (refunded
                             || retriable
-                                && tried.spent() <= retries.attempts
-                                && (!sent || method.is_idempotent())
+                                && tried.permit_another(retries, method, sent)
                                 && (taken_along || moves(&target) || self.has_budget(retries)))
                     {
                         if !stale && !counted {

@@ -7,15 +7,13 @@ use futures_util::future::join_all;
 use http::Request;
 
 use crate::support::{
-    Gateway, Http2, Http2Client, Outcome, PATIENCE, Upstream, eventually, frame, ok, open,
+    GET, Gateway, Http2, Http2Client, Outcome, PATIENCE, Upstream, eventually, frame, ok, open,
 };
 
 type Fields<'a> = &'a [(&'a str, &'a str)];
 
 const POST: Fields<'static> =
     &[(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
-const GET: Fields<'static> =
-    &[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
 
 #[test]
 fn many_small_frames_within_the_windows_end_no_connection() {
@@ -92,10 +90,10 @@ fn a_response_lasts_until_its_client_has_granted_window_for_all_of_it() {
     let gateway =
         Gateway::start("", &format!("limits:\n  slots: {{ concurrency: 1, by: route }}\n{rest}"));
     let mut client = Http2::connect(&gateway);
-    client.head(1, GET, true);
+    client.head(1, &GET, true);
     assert_eq!(client.outcome(1), Outcome::Answered(200));
     // 4,465 bytes are beyond the window of the stream.
-    client.head(3, GET, true);
+    client.head(3, &GET, true);
     assert_eq!(client.outcome(3), Outcome::Answered(429));
 
     client.grant(1, 70_000);
@@ -119,7 +117,7 @@ fn content_on_its_way_to_refused_uploads_is_ignored() {
         client.data(stream, "content", true);
     }
     let next = 2 * UPLOADS + 1;
-    client.head(next, GET, true);
+    client.head(next, &GET, true);
     assert_eq!(client.outcome(next), Outcome::Answered(200));
 }
 

@@ -16,9 +16,9 @@ use tokio::time::timeout;
 
 use crate::support::{Gateway, PATIENCE, Reading, Upstream, eventually, ok, open};
 
-/// A service that accepts every handshake, and echoes.
-fn echoing() -> Upstream {
-    Upstream::by_hand(|mut stream, connection, seen| {
+/// A service that accepts every handshake, and then serves the connection by `serve`.
+fn accepting(serve: fn(std::net::TcpStream)) -> Upstream {
+    Upstream::by_hand(move |mut stream, connection, seen| {
         let mut reading = Reading::new(&stream);
         let Some(request) = reading.head(connection) else { return };
         let key = request.field("sec-websocket-key").unwrap_or_default().to_owned();
@@ -34,6 +34,13 @@ fn echoing() -> Upstream {
              Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).expect("a reader");
+        serve(stream);
+    })
+}
+
+/// One that echoes.
+fn echoing() -> Upstream {
+    accepting(|mut stream| {
         let mut some = [0; 1000];
         while let Ok(count @ 1..) = stream.read(&mut some) {
             let _ = stream.write_all(&some[..count]);
@@ -208,19 +215,9 @@ fn a_websocket_needs_the_credentials_of_its_route_and_ends_with_streams() {
     assert_eq!(client.open("websocket", &fields).0.status(), 200);
 }
 
-/// A service that accepts every handshake, and then neither reads nor closes.
+/// One that neither reads nor closes.
 fn holding() -> Upstream {
-    Upstream::by_hand(|mut stream, connection, _| {
-        let Some(request) = Reading::new(&stream).head(connection) else { return };
-        let Some(key) = request.field("sec-websocket-key") else {
-            return drop(stream.write_all(&ok("no handshake")));
-        };
-        let head = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            accept(key)
-        );
-        stream.write_all(head.as_bytes()).expect("a reader");
+    accepting(|mut stream| {
         // Until the gateway closes both directions: writing fails then.
         while stream.write_all(b"x").is_ok() {
             std::thread::sleep(Duration::from_millis(20));

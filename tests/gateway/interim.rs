@@ -5,11 +5,9 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
-use crate::support::{Gateway, Http2, Outcome, Reading, Upstream, ok, open};
+use crate::support::{GET, Gateway, Http2, Outcome, Reading, Upstream, ok, open};
 
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
-const GET: [(&str, &str); 4] =
-    [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
 
 /// A service that sends `interim` before each response.
 fn hinting(interim: String) -> Upstream {

@@ -20,6 +20,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::base::body::Body;
+use crate::base::header_fields::fields_bytes;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::upstream::OutgoingRequest;
 
@@ -166,9 +167,8 @@ impl Stored {
     }
 
     fn weight(&self) -> usize {
-        let fields = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
         let varies = self.varies.iter().flat_map(|(_, values)| values).map(HeaderValue::len);
-        self.body.len() + fields.chain(varies).sum::<usize>() + ENTRY_BYTES
+        self.body.len() + fields_bytes(&self.headers) + varies.sum::<usize>() + ENTRY_BYTES
     }
 }
 

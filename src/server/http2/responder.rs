@@ -8,9 +8,8 @@ use h2::server::SendResponse;
 use h2::{Reason, SendStream};
 use http::{Response, StatusCode};
 
-use crate::base::interim_sink::{
-    InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES, fields_bytes,
-};
+use crate::base::header_fields::fields_bytes;
+use crate::base::interim_sink::{InterimSink, MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES};
 
 /// Sends the responses of one stream. Shared by the task of the stream and the content of its request, which asks for
 /// `100 Continue`.

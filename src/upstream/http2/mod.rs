@@ -41,8 +41,8 @@ use super::settings::Scheme;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::body::Body;
 use crate::base::grpc;
+use crate::base::header_fields::fields_bytes;
 use crate::base::idle_timeout::IdleTimeout;
-use crate::base::interim_sink::fields_bytes;
 use crate::http2::ReceivedContent;
 use crate::observe::metrics::UpstreamMetrics;
 

@@ -19,6 +19,8 @@ use super::connection::MAX_HEADER_LIST_BYTES;
 use super::stream::StreamState;
 use super::stream_error::StreamError;
 use crate::base::body;
+use crate::base::content_length;
+use crate::base::header_fields::is_trimmed;
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http2::{ContentError, ReceivedContent, TrailerLimits};
 use crate::observe::metrics::UpstreamMetrics;
@@ -32,7 +34,8 @@ use crate::observe::metrics::UpstreamMetrics;
 pub(super) fn check<B>(response: &mut Response<B>) -> Result<(), UpstreamError> {
     let headers = response.headers();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let length_is_valid = lengths.next().is_none_or(is_number) && lengths.next().is_none();
+    let is_length = |value: &HeaderValue| content_length::parse(value.as_bytes()).is_some();
+    let length_is_valid = lengths.next().is_none_or(is_length) && lengths.next().is_none();
     if response.status().is_informational()
         || !length_is_valid
         || headers.len() > MAX_FIELDS
@@ -68,18 +71,6 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
-}
-
-/// Whether a value is that of `Content-Length` (RFC 9110 §8.6).
-fn is_number(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
-/// Whether no whitespace surrounds a value (RFC 9113 §8.2.1).
-fn is_trimmed(value: &HeaderValue) -> bool {
-    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let bytes = value.as_bytes();
-    !is_space(bytes.first()) && !is_space(bytes.last())
 }
 
 /// Whether the response has no content whatever follows its head (RFC 9112 §6.3).

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::upload::UploadState;
@@ -99,10 +99,6 @@ impl http_body::Body for StreamContent {
 
     fn is_end_stream(&self) -> bool {
         self.0.upload.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.upload.size_hint()
     }
 }
 

@@ -3,10 +3,7 @@
 use http::Response;
 
 use super::always;
-use crate::support::{Gateway, Http2, Http2Service, Outcome};
-
-const GET: [(&str, &str); 4] =
-    [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+use crate::support::{GET, Gateway, Http2, Http2Service, Outcome};
 
 /// A service that sends `count` hints before each response.
 fn hinting(count: usize) -> Http2Service {

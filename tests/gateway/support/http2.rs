@@ -5,6 +5,10 @@ use std::collections::HashMap;
 
 use super::{Client, Gateway, PATIENCE, frame, read_frame};
 
+/// The head of a GET.
+pub(crate) const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+
 /// One connection with prior knowledge.
 pub(crate) struct Http2 {
     client: Client,

@@ -10,7 +10,7 @@ mod upstream;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use gateway::{Gateway, noon, whole};
-pub(crate) use http2::{Http2, Outcome};
+pub(crate) use http2::{GET, Http2, Outcome};
 pub(crate) use http2_service::{
     Http2Client, Http2Service, drain, frame, next_frame, raw_service, read, read_frame,
     request_arrived, trailers, try_read,
