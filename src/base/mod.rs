@@ -3,6 +3,7 @@
 pub mod abort_on_drop;
 pub mod accept_header;
 pub mod body;
+pub mod cache_control;
 pub mod clock;
 pub mod content_length;
 pub mod digest;

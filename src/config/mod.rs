@@ -10,6 +10,7 @@
 //! [`Config`]. Each stage continues after a mistake, and [`Faults`] collects them all.
 
 pub mod auth;
+mod bounded_file;
 mod check;
 mod de;
 mod effective;
@@ -38,8 +39,6 @@ use self::de::deserializer;
 use self::file::issuers::SecretEncoding;
 use self::reserved_headers::ReservedHeaders;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -136,7 +135,7 @@ pub fn load(
     now: Timestamp,
 ) -> Result<(Config, Faults), Faults> {
     let name = path.display().to_string();
-    let text = match read(path).map(String::from_utf8) {
+    let text = match bounded_file::read(path, MAX_FILE_MIB).map(String::from_utf8) {
         Ok(Ok(text)) => text,
         Ok(Err(error)) => {
             let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -239,18 +238,8 @@ pub(crate) fn keys_of_the_process() -> Vec<String> {
     keys.collect()
 }
 
-/// Reads a configuration file of at most [`MAX_FILE_BYTES`]: a device may never end.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 16 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// The maximum size of a configuration file.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The maximum size of a configuration file, in MiB.
+const MAX_FILE_MIB: u64 = 16;
 
 fn unreadable(name: String, at: Position, message: &str, help: &str) -> Faults {
     Faults::new(name, Vec::new(), vec![Fault::new(Code::C108, at, message).help(help)])

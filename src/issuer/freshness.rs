@@ -4,28 +4,29 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use http::HeaderMap;
-use http::header::{AGE, CACHE_CONTROL};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue};
+
+use crate::base::cache_control;
 
 /// Returns the freshness lifetime of a response with `headers`: by `Cache-Control`, between
 /// a minute and a day, else `default` (RFC 9111 §4.2.1).
 pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
-    let mut seconds = None;
-    let directives = headers.get_all(CACHE_CONTROL).into_iter().filter_map(|v| v.to_str().ok());
-    for directive in directives.flat_map(|value| value.split(',')) {
-        let directive = directive.trim().to_ascii_lowercase();
-        match directive.split_once('=') {
-            None if matches!(&*directive, "no-store" | "no-cache") => seconds = Some(0),
-            Some(("max-age", value)) => {
-                let value = value.trim_matches('"').parse::<u64>().unwrap_or(0);
-                seconds = Some(seconds.map_or(value, |least: u64| least.min(value)));
-            }
-            _ => {}
-        }
-    }
-    let Some(seconds) = seconds else { return default.clamp(MIN_LIFETIME, MAX_LIFETIME) };
-    let age = headers.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok());
-    Duration::from_secs(seconds.saturating_sub(age.unwrap_or(0))).clamp(MIN_LIFETIME, MAX_LIFETIME)
+    let forbids = |value: &HeaderValue| {
+        let mut directives = value.to_str().unwrap_or_default().split(',').map(str::trim);
+        directives.any(|directive| {
+            FORBIDDING.iter().any(|forbidding| directive.eq_ignore_ascii_case(forbidding))
+        })
+    };
+    let seconds = if headers.get_all(CACHE_CONTROL).iter().any(forbids) {
+        Some(0)
+    } else {
+        cache_control::seconds(headers, "max-age")
+    };
+    let lifetime = seconds.map_or(default, |seconds| {
+        Duration::from_secs(seconds.saturating_sub(cache_control::age(headers)))
+    });
+    lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME)
 }
 
 /// Returns when to fetch again what is fresh for `lifetime`: well before it ends.
@@ -85,6 +86,8 @@ impl UnknownKeyLimiter {
     }
 }
 
+/// Directives that forbid any use without asking again.
+const FORBIDDING: [&str; 2] = ["no-store", "no-cache"];
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest time between fetches for one key.

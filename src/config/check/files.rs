@@ -1,7 +1,7 @@
 //! Reads the files that the configuration names: secrets, certificates, keys, directories of state.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Check;
 use crate::base::secret::Secret;
+use crate::config::bounded_file;
 use crate::config::de::field::{Field, Spanned};
 use crate::config::fault::Code;
 use crate::config::file::value::{self, KeywordOr, SecretSource};
@@ -281,22 +282,17 @@ impl Check<'_> {
     }
 }
 
-/// Reads a regular file of at most [`MAX_FILE_BYTES`]: a pipe could block for ever, and a device never end.
+/// Reads a regular file of at most [`MAX_FILE_MIB`]: a pipe could block for ever.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let found = fs::metadata(path)?;
     if !found.is_file() && !found.is_dir() {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it is larger than 1 MiB"));
-    }
-    Ok(bytes)
+    bounded_file::read(path, MAX_FILE_MIB)
 }
 
-/// The maximum size of a file that the configuration names.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// The maximum size of a file that the configuration names, in MiB.
+const MAX_FILE_MIB: u64 = 1;
 
 /// Returns the operating system's error text without its number.
 fn plain(error: &io::Error) -> String {

@@ -116,7 +116,7 @@ impl Forward {
         };
         let key = key_of(upstream);
         let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
-        let fallback_key = self.fallback.as_ref().and_then(Fallback::other).and_then(key_of);
+        let fallback_key = self.fallback_upstream().and_then(key_of);
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
             let is_private = permit.way.is_some() || !body.is_end_stream();
@@ -254,11 +254,15 @@ impl Forward {
         chosen
     }
 
+    /// Returns the upstream of the fallback, if there is one.
+    fn fallback_upstream(&self) -> Option<&Upstream> {
+        self.fallback.as_ref().and_then(Fallback::other)
+    }
+
     /// Returns the upstream whose response the client receives: `chosen`, or the fallback.
     fn responder<'a>(&'a self, chosen: &'a Upstream, exchange: &Exchange) -> &'a Upstream {
-        let other = self.fallback.as_ref().and_then(Fallback::other);
         match exchange.outcome.fallback {
-            Some(FallbackKind::Upstream) => other.unwrap_or(chosen),
+            Some(FallbackKind::Upstream) => self.fallback_upstream().unwrap_or(chosen),
             _ => chosen,
         }
     }
@@ -376,8 +380,7 @@ impl Forward {
         exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
         fields.add(&snapshot.server.request_id_header, &exchange.request_id);
         // Another upstream replaces the field, unless it preserves the client's too.
-        let other = self.fallback.as_ref().and_then(Fallback::other);
-        let mut receivers = [Some(upstream), other].into_iter().flatten();
+        let mut receivers = [Some(upstream), self.fallback_upstream()].into_iter().flatten();
         if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
         }

@@ -20,6 +20,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::base::body::Body;
+use crate::base::cache_control::{age, seconds};
 use crate::base::header_fields::fields_bytes;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::upstream::OutgoingRequest;
@@ -179,26 +180,11 @@ fn copied(value: &HeaderValue) -> HeaderValue {
     copy
 }
 
-/// Returns the seconds that a response had been stored elsewhere (RFC 9111 §5.1).
-fn age(headers: &HeaderMap) -> u64 {
-    headers.get(AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0)
-}
-
 /// Returns how long after its arrival a response may be used in place of an error, if it says so: until it is stale, and
 /// for `stale-if-error` beyond that (RFC 5861 §4).
 fn max_stale_age(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = |wanted: &str| {
-        let fields = headers.get_all(CACHE_CONTROL).iter().filter_map(|field| field.to_str().ok());
-        let mut directives = fields.flat_map(|field| field.split(','));
-        directives.find_map(|directive| {
-            let (name, value) = directive.split_once('=')?;
-            let value = value.trim().trim_matches('"');
-            // A malformed number allows nothing.
-            name.trim().eq_ignore_ascii_case(wanted).then(|| value.parse::<u64>().unwrap_or(0))
-        })
-    };
-    let beyond = seconds("stale-if-error")?;
-    let fresh = seconds("max-age").unwrap_or(0).saturating_sub(age(headers));
+    let beyond = seconds(headers, "stale-if-error")?;
+    let fresh = seconds(headers, "max-age").unwrap_or(0).saturating_sub(age(headers));
     Some(Duration::from_secs(fresh.saturating_add(beyond)))
 }
 

@@ -1,0 +1,19 @@
+//! Files that are read whole, up to a maximum size: a device may never end.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// Reads a file of at most `mebibytes`.
+///
+/// # Errors
+///
+/// If it cannot be read, or is larger.
+pub(super) fn read(path: &Path, mebibytes: u64) -> io::Result<Vec<u8>> {
+    let (mut bytes, most) = (Vec::new(), mebibytes << 20);
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {mebibytes} MiB")));
+    }
+    Ok(bytes)
+}
