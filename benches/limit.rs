@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use divan::Bencher;
 use http::{HeaderMap, Method};
 use northgate::base::clock::Clock;
 use northgate::limit::{
@@ -13,56 +13,69 @@ use northgate::limit::{
 };
 use northgate::observe::metrics::Metrics;
 
-fn limits(c: &mut Criterion) {
+fn main() {
+    divan::main();
+}
+
+/// What a route may ask of its callers.
+const ROUTES: [&str; 5] = [
+    "one rate",
+    "one quota",
+    "rate and quota",
+    "rate and quota, 10 000 callers in turn",
+    "refused",
+];
+
+#[divan::bench(args = ROUTES)]
+fn ask(bencher: Bencher<'_, '_>, name: &str) {
     let clock = Clock::system();
-    let (kept, metrics) = (LimitRegistry::default(), Metrics::new(&[]));
-    let route = |limits: Vec<Settings>| {
-        let limiter = |settings| Arc::new(Limiter::new(settings, &kept, &metrics));
-        let limiters: Vec<_> = limits.into_iter().map(limiter).collect();
-        RouteLimits::new(&limiters, "orders", &metrics)
+    let (limits, callers_in_turn) = match name {
+        "one rate" => (vec![spike("rate")], 1),
+        "one quota" => (vec![daily("quota")], 1),
+        "rate and quota" => (vec![spike("spike"), daily("daily")], 1),
+        "refused" => (vec![exhausted()], 1),
+        _ => (vec![spike("spike"), daily("daily")], 10_000),
     };
-    let both = route(vec![spike("spike"), daily("daily")]);
-    let one_rate = route(vec![spike("rate")]);
-    let one_quota = route(vec![daily("quota")]);
-    let refusing = route(vec![exhausted()]);
+    let route = route(limits);
     let headers = HeaderMap::new();
     let mut callers = Callers::new(&headers);
-
-    let mut group = c.benchmark_group("limit");
-    for (name, route, callers_in_turn) in [
-        ("one rate", &one_rate, 1),
-        ("one quota", &one_quota, 1),
-        ("rate and quota", &both, 1),
-        ("rate and quota, 10 000 callers in turn", &both, 10_000),
-        ("refused", &refusing, 1),
-    ] {
-        group.bench_function(name, |b| {
-            let moment = Now::of(&clock);
-            b.iter(|| {
-                let mut standing = LimitState::default();
-                callers.next(callers_in_turn, |subject| {
-                    let early = route.before_authentication(subject, moment, &mut standing);
-                    let late = route.after_authorization(subject, moment, &mut standing);
-                    black_box((early.is_ok(), late.is_ok()));
-                });
-                black_box(&standing);
-            });
-        });
-    }
-    group.bench_function("reading both clocks", |b| b.iter(|| Now::of(black_box(&clock))));
-    group.bench_function("fields on the answer", |b| {
+    let moment = Now::of(&clock);
+    bencher.bench_local(|| {
         let mut standing = LimitState::default();
-        callers.next(1, |subject| {
-            _ = both.before_authentication(subject, Now::of(&clock), &mut standing);
-            _ = both.after_authorization(subject, Now::of(&clock), &mut standing);
+        callers.next(callers_in_turn, |subject| {
+            let early = route.before_authentication(subject, moment, &mut standing);
+            let late = route.after_authorization(subject, moment, &mut standing);
+            black_box((early.is_ok(), late.is_ok()));
         });
-        b.iter_batched_ref(
-            || HeaderMap::with_capacity(16),
-            |headers| both.write(&standing, headers),
-            BatchSize::SmallInput,
-        );
+        black_box(&standing);
     });
-    group.finish();
+}
+
+#[divan::bench]
+fn reading_both_clocks(bencher: Bencher<'_, '_>) {
+    let clock = Clock::system();
+    bencher.bench_local(|| Now::of(black_box(&clock)));
+}
+
+#[divan::bench]
+fn fields_on_the_answer(bencher: Bencher<'_, '_>) {
+    let clock = Clock::system();
+    let route = route(vec![spike("spike"), daily("daily")]);
+    let mut standing = LimitState::default();
+    Callers::new(&HeaderMap::new()).next(1, |subject| {
+        _ = route.before_authentication(subject, Now::of(&clock), &mut standing);
+        _ = route.after_authorization(subject, Now::of(&clock), &mut standing);
+    });
+    bencher
+        .with_inputs(|| HeaderMap::with_capacity(16))
+        .bench_local_refs(|headers| route.write(&standing, headers));
+}
+
+fn route(limits: Vec<Settings>) -> RouteLimits {
+    let (kept, metrics) = (LimitRegistry::default(), Metrics::new(&[]));
+    let limiter = |settings| Arc::new(Limiter::new(settings, &kept, &metrics));
+    let limiters: Vec<_> = limits.into_iter().map(limiter).collect();
+    RouteLimits::new(&limiters, "orders", &metrics)
 }
 
 /// Clients with names and addresses, one after the other.
@@ -109,6 +122,3 @@ fn exhausted() -> Settings {
     let rate = Rate::new(1, Unit::Month).expect("a rate");
     Settings::new("exhausted", Kind::Rate(SpikeArrest::new(rate, None).expect("a spike arrest")))
 }
-
-criterion_group!(benches, limits);
-criterion_main!(benches);

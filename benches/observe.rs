@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::io;
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use divan::Bencher;
 use http::Method;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::observe::access_log_entry::AccessLogEntry;
@@ -12,21 +12,25 @@ use northgate::observe::log::{Log, Settings};
 use northgate::observe::log_format::Format;
 use northgate::observe::metrics::{AuthMethod, AuthResult, Metrics};
 
-fn counting(criterion: &mut Criterion) {
+fn main() {
+    divan::main();
+}
+
+#[divan::bench]
+fn count_a_request_with_a_token(bencher: Bencher<'_, '_>) {
     let metrics = Metrics::default();
     let route = metrics.route("orders");
 
-    criterion.bench_function("count a request with a token", |bench| {
-        bench.iter(|| {
-            route.began();
-            route.authenticated(AuthMethod::Jwt, AuthResult::Ok);
-            let took = black_box(Duration::from_micros(740));
-            route.answered(&Method::GET, 200, took, took / 10, 0, 1024);
-        });
+    bencher.bench_local(|| {
+        route.began();
+        route.authenticated(AuthMethod::Jwt, AuthResult::Ok);
+        let took = black_box(Duration::from_micros(740));
+        route.answered(&Method::GET, 200, took, took / 10, 0, 1024);
     });
 }
 
-fn recording(criterion: &mut Criterion) {
+#[divan::bench]
+fn record_a_request(bencher: Bencher<'_, '_>) {
     let metrics = Metrics::default();
     let log = Log::to(
         Box::new(io::sink()),
@@ -39,16 +43,15 @@ fn recording(criterion: &mut Criterion) {
     let (log, _) = log.expect("a thread");
     let access = log.access();
 
-    criterion.bench_function("record a request", |bench| {
-        bench.iter(|| {
-            if access.wants(black_box(200)) {
-                access.record(&record());
-            }
-        });
+    bencher.bench_local(|| {
+        if access.wants(black_box(200)) {
+            access.record(&record());
+        }
     });
 }
 
-fn scraping(criterion: &mut Criterion) {
+#[divan::bench]
+fn scrape_1000_routes(bencher: Bencher<'_, '_>) {
     let metrics = Metrics::default();
     let routes: Vec<_> = (0..1000).map(|n| metrics.route(&format!("route-{n}"))).collect();
     for route in &routes {
@@ -57,7 +60,7 @@ fn scraping(criterion: &mut Criterion) {
         route.answered(&Method::GET, 200, Duration::from_millis(1), Duration::ZERO, 0, 1024);
     }
 
-    criterion.bench_function("scrape 1,000 routes", |bench| bench.iter(|| metrics.render().len()));
+    bencher.bench_local(|| metrics.render().len());
 }
 
 fn record() -> AccessLogEntry<'static> {
@@ -95,6 +98,3 @@ fn record() -> AccessLogEntry<'static> {
         tls: Some("1.3"),
     }
 }
-
-criterion_group!(benches, counting, recording, scraping);
-criterion_main!(benches);

@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up ends there")]
 
 use core::time::Duration;
-use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use divan::Bencher;
 use http::header::SET_COOKIE;
 use http::request::Parts;
 use http::{HeaderValue, Request};
@@ -22,25 +21,31 @@ use northgate::token::{
 use tokio::runtime::{Builder, Runtime};
 use url::Url;
 
-fn sessions(c: &mut Criterion) {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+fn main() {
+    divan::main();
+}
+
+#[divan::bench]
+fn authenticate(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
     let (session, head, _issuer) = logged_in(&runtime);
-    let mut group = c.benchmark_group("session");
-    group.bench_function("authenticate", |b| {
-        b.iter(|| {
-            runtime.block_on(async {
-                black_box(session.authenticate(&head, None).await.expect("alice is logged in"))
-            })
-        });
+    bencher.bench_local(|| {
+        runtime.block_on(async {
+            session.authenticate(&head, None).await.expect("alice is logged in")
+        })
     });
-    group.bench_function("strip cookies", |b| {
-        b.iter_batched(
-            || head.headers.clone(),
-            |mut headers| session.strip_cookies(&mut headers),
-            BatchSize::SmallInput,
-        );
-    });
-    group.finish();
+}
+
+#[divan::bench]
+fn strip_cookies(bencher: Bencher<'_, '_>) {
+    let (session, head, _issuer) = logged_in(&runtime());
+    bencher
+        .with_inputs(|| head.headers.clone())
+        .bench_local_refs(|headers| session.strip_cookies(headers));
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
 fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
@@ -89,6 +94,3 @@ fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
     }
     (session, request.body(()).unwrap().into_parts().0, running)
 }
-
-criterion_group!(benches, sessions);
-criterion_main!(benches);

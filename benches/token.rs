@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
-use criterion::{Criterion, criterion_group, criterion_main};
+use divan::Bencher;
 use futures_util::FutureExt as _;
 use northgate::base::clock::Clock;
 use northgate::base::strict_json;
@@ -15,53 +15,57 @@ use northgate::token::{
     Audience, IssuerVerifier, RevocationList, TokenUse, ValidationRules, Verifier,
 };
 use serde_json::json;
+use tokio::runtime::{Handle, Runtime};
 
-fn tokens(c: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let clock = Clock::system();
-    let signing = [
-        ("RS256", key(&rcgen::PKCS_RSA_SHA256)),
-        ("ES256", key(&rcgen::PKCS_ECDSA_P256_SHA256)),
-        ("EdDSA", key(&rcgen::PKCS_ED25519)),
-    ];
-
-    let mut group = c.benchmark_group("token");
-    for (name, key) in &signing {
-        let remembering = verifier(key, &clock, runtime.handle(), 50_000);
-        let forgetful = verifier(key, &clock, runtime.handle(), 0);
-        let tokens: Vec<_> = (0..10_000).map(|number| token(key, number, &clock)).collect();
-        let verify = |verifier: &Verifier, token: &str| {
-            let verdict = verifier.verify(token, clock.now(), None).now_or_never();
-            black_box(verdict.expect("no waiting").expect("a good token"))
-        };
-        group
-            .bench_function(format!("{name}, anew"), |b| b.iter(|| verify(&forgetful, &tokens[0])));
-        if *name != "ES256" {
-            continue;
-        }
-        group.bench_function("ES256, the signature alone", |b| {
-            let (signed, signature) = tokens[0].rsplit_once('.').expect("a signature");
-            let (signature, key) =
-                (strict_json::base64url(signature).expect("base64url"), point(key));
-            b.iter(|| key.verify_sig(black_box(signed.as_bytes()), &signature));
-        });
-        group.bench_function("known", |b| b.iter(|| verify(&remembering, &tokens[0])));
-        let mut turn = tokens.iter().cycle();
-        for token in &tokens {
-            verify(&remembering, token);
-        }
-        group.bench_function("known, 10 000 in turn", |b| {
-            b.iter(|| verify(&remembering, turn.next().expect("endless")));
-        });
-    }
+fn main() {
+    divan::main();
 }
 
-fn verifier(
-    key: &SigningKey,
-    clock: &Clock,
-    control: &tokio::runtime::Handle,
-    kept: u64,
-) -> Verifier {
+#[divan::bench(args = ["RS256", "ES256", "EdDSA"])]
+fn anew(bencher: Bencher<'_, '_>, algorithm: &str) {
+    let (runtime, clock) = (runtime(), Clock::system());
+    let key = match algorithm {
+        "RS256" => key(&rcgen::PKCS_RSA_SHA256),
+        "ES256" => key(&rcgen::PKCS_ECDSA_P256_SHA256),
+        _ => key(&rcgen::PKCS_ED25519),
+    };
+    let forgetful = verifier(&key, &clock, runtime.handle(), 0);
+    let token = token(&key, 0, &clock);
+    bencher.bench_local(|| verify(&forgetful, &token, &clock));
+}
+
+#[divan::bench]
+fn the_signature_alone(bencher: Bencher<'_, '_>) {
+    let key = key(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let token = token(&key, 0, &Clock::system());
+    let (signed, signature) = token.rsplit_once('.').expect("a signature");
+    let (signature, key) = (strict_json::base64url(signature).expect("base64url"), point(&key));
+    bencher.bench_local(|| key.verify_sig(black_box(signed.as_bytes()), &signature));
+}
+
+#[divan::bench(args = [1, 10_000])]
+fn known_in_turn(bencher: Bencher<'_, '_>, tokens: u32) {
+    let (runtime, clock) = (runtime(), Clock::system());
+    let key = key(&rcgen::PKCS_ECDSA_P256_SHA256);
+    let remembering = verifier(&key, &clock, runtime.handle(), 50_000);
+    let tokens: Vec<_> = (0..tokens).map(|number| token(&key, number, &clock)).collect();
+    for token in &tokens {
+        verify(&remembering, token, &clock);
+    }
+    let mut turn = tokens.iter().cycle();
+    bencher.bench_local(|| verify(&remembering, turn.next().expect("endless"), &clock));
+}
+
+fn verify(verifier: &Verifier, token: &str, clock: &Clock) {
+    let verdict = verifier.verify(token, clock.now(), None).now_or_never();
+    black_box(verdict.expect("no waiting").expect("a good token"));
+}
+
+fn runtime() -> Runtime {
+    Runtime::new().expect("a runtime")
+}
+
+fn verifier(key: &SigningKey, clock: &Clock, control: &Handle, kept: u64) -> Verifier {
     let metrics = Metrics::new(&[1.0]);
     let mut settings = Settings::new("main", ISSUER);
     settings.discovery = Discovery::Off;
@@ -109,6 +113,3 @@ fn point(key: &SigningKey) -> ParsedPublicKey {
 }
 
 const ISSUER: &str = "https://auth.example.com";
-
-criterion_group!(benches, tokens);
-criterion_main!(benches);
