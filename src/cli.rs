@@ -9,6 +9,7 @@ mod effective;
 mod explain;
 mod health;
 mod inspect;
+mod output;
 mod routes;
 mod run;
 mod signals;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use self::output::{print, print_error};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::config::{self, Config, Environment, Faults, Format};
@@ -189,10 +191,9 @@ fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "runs before logging starts")]
 fn print_faults(faults: &Faults) {
     if !faults.is_empty() {
-        eprint!("{}", faults.render(Format::Text));
+        print_error(faults.render(Format::Text));
     }
 }
 
@@ -200,29 +201,27 @@ fn fail(message: &str) -> ExitCode {
     exit_with(1, message)
 }
 
-#[expect(clippy::print_stderr, reason = "terminal output of a command")]
 fn exit_with(code: u8, message: &str) -> ExitCode {
-    eprintln!("northgate: {message}");
+    print_error(format_args!("northgate: {message}\n"));
     ExitCode::from(code)
 }
 
-#[expect(clippy::print_stdout, reason = "output of the command")]
 fn keygen() -> ExitCode {
     use base64::Engine as _;
     let mut key = [0; 32];
     if aws_lc_rs::rand::fill(&mut key).is_err() {
         return fail("cannot generate a key: the system's random source failed");
     }
-    println!("{}", base64::engine::general_purpose::STANDARD.encode(key));
+    print(base64::engine::general_purpose::STANDARD.encode(key) + "\n");
     ExitCode::SUCCESS
 }
 
-#[expect(clippy::print_stdout, reason = "output of the command")]
 fn version(json: bool) -> ExitCode {
     if json {
-        println!("{}", serde_json::json!({ "version": VERSION, "commit": COMMIT, "rustc": RUSTC }));
+        let about = serde_json::json!({ "version": VERSION, "commit": COMMIT, "rustc": RUSTC });
+        print(format_args!("{about}\n"));
     } else {
-        println!("northgate {VERSION}");
+        print(format_args!("northgate {VERSION}\n"));
     }
     ExitCode::SUCCESS
 }

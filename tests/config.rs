@@ -26,10 +26,12 @@ fn the_example_of_the_reference_loads() {
     assert!(matches!(&route("catalog").action, Action::Upstream(name) if &**name == "orders"));
     assert!(matches!(route("catalog").auth, Auth::None));
     assert_eq!(names(&route("orders").limits), ["spike", "daily"]);
-    let Auth::Ways { ways, .. } = &route("batch").auth else { panic!("it asks for credentials") };
-    assert_eq!(ways[0].credential, Credential::Jwt(vec!["main".into()]));
-    assert_eq!(ways[1].credential, Credential::Basic("main".into()));
-    assert!(ways.iter().all(|way| way.scopes.contains("orders:read")));
+    let Auth::AnyOf { methods, .. } = &route("batch").auth else {
+        panic!("it asks for credentials")
+    };
+    assert_eq!(methods[0].credential, Credential::Jwt(vec!["main".into()]));
+    assert_eq!(methods[1].credential, Credential::Basic("main".into()));
+    assert!(methods.iter().all(|method| method.scopes.contains("orders:read")));
     let session = &config.sessions["web"];
     assert_eq!(&*session.client.id, "gateway-web");
     assert_eq!(session.prompt.as_deref(), Some("consent"));
@@ -135,19 +137,25 @@ routes:
         Path::new(""),
     );
 
-    let Auth::Ways { ways, optional } = &config.routes[0].auth else { panic!("it asks") };
+    let Auth::AnyOf { methods, optional } = &config.routes[0].auth else { panic!("it asks") };
     assert!(!optional);
     assert_eq!(
-        (ways[0].scopes.to_string(), ways[1].scopes.to_string()),
+        (methods[0].scopes.to_string(), methods[1].scopes.to_string()),
         ("own".into(), "outer".into())
     );
-    assert_eq!((ways[0].max_staleness, ways[1].max_staleness), (Some(Duration::ZERO), None));
+    assert_eq!((methods[0].max_staleness, methods[1].max_staleness), (Some(Duration::ZERO), None));
     let cookie = TokenSource::Cookie("at".into());
-    assert_eq!((&ways[0].token_from, &ways[1].token_from), (&cookie, &TokenSource::Authorization));
-    assert_eq!(format!("{:?}", ways[1].claims[0].expected), "OneOf([String(\"gold\"), Number(1)])");
-    assert_eq!(format!("{:?}", ways[1].claims[1].expected), "OneOf([Bool(true)])");
-    assert_eq!(format!("{:?}", ways[1].claims[2].expected), "Contains(String(\"ops\"))");
-    assert!(ways.iter().all(
+    assert_eq!(
+        (&methods[0].token_from, &methods[1].token_from),
+        (&cookie, &TokenSource::Authorization)
+    );
+    assert_eq!(
+        format!("{:?}", methods[1].claims[0].expected),
+        "OneOf([String(\"gold\"), Number(1)])"
+    );
+    assert_eq!(format!("{:?}", methods[1].claims[1].expected), "OneOf([Bool(true)])");
+    assert_eq!(format!("{:?}", methods[1].claims[2].expected), "Contains(String(\"ops\"))");
+    assert!(methods.iter().all(
         |way| way.forward_token == ForwardToken::No && way.identity_headers[0].name == "x-user"
     ));
     let stripped: Vec<_> = config.identity_headers.iter().map(http::HeaderName::as_str).collect();

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -393,23 +393,55 @@ fn token(claims: &Value) -> String {
 }
 
 /// Runs the program and returns its output.
+/// As in `northgate routes | head`.
+#[test]
+fn a_reader_that_ends_early_changes_no_exit_code() {
+    let faulty = FILE.replace("version: 1", "version: 1\nlimitz: {}");
+    for (text, arguments, code) in [
+        (FILE, &["routes"][..], 0),
+        (FILE, &["explain", "http://api.example.com/orders/7"], 0),
+        (FILE, &["config"], 0),
+        (&faulty, &["check"], 78),
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+
+        let run = run(text, arguments, writer.into());
+
+        let complaints = String::from_utf8_lossy(&run.stderr);
+        assert_eq!((run.status.code(), &*complaints), (Some(code), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure_with_its_cause() {
+    let full = fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+
+    let run = run(FILE, &["config"], full.into());
+
+    let complaints = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(complaints.starts_with("northgate: cannot write the output: "), "{complaints}");
+}
+
 fn northgate(arguments: &[&str]) -> String {
     northgate_with(FILE, arguments)
 }
 
 fn northgate_with(text: &str, arguments: &[&str]) -> String {
-    let files = TempDir::new().expect("a directory");
-    let file = files.path().join("gateway.yaml");
-    fs::write(&file, text).expect("written");
-    let run = Command::new(env!("CARGO_BIN_EXE_northgate"))
-        .args(arguments)
-        .arg("--config")
-        .arg(&file)
-        .output()
-        .expect("the program runs");
+    let run = run(text, arguments, Stdio::piped());
     let complaints = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && complaints.is_empty(), "{complaints}");
     String::from_utf8(run.stdout).expect("text")
+}
+
+fn run(text: &str, arguments: &[&str], stdout: Stdio) -> Output {
+    let files = TempDir::new().expect("a directory");
+    let file = files.path().join("gateway.yaml");
+    fs::write(&file, text).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_northgate"));
+    command.args(arguments).arg("--config").arg(&file).stdout(stdout).stderr(Stdio::piped());
+    command.spawn().and_then(Child::wait_with_output).expect("the program runs")
 }
 
 /// No process listens on port 1, so that the issuer's keys are unavailable.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::output::print;
 use super::signals::Signals;
 use super::{fail, read_in, run};
 use crate::base::clock::Clock;
@@ -13,7 +14,6 @@ use crate::observe::log::Log;
 use crate::server::{Startup, chain};
 
 /// Starts the development issuer, the sample services and the gateway, and prints commands to try.
-#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
     let signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -71,7 +71,7 @@ pub(super) fn dev(file: &Path, offset: u16) -> ExitCode {
         runtime.spawn(Arc::clone(&launched.reload).watch());
         let program = std::env::args().next().unwrap_or_else(|| "northgate".to_owned());
         match dev::banner::lines(&support, &options, &program) {
-            Ok(lines) => println!("{}\n\n{lines}", dev::banner::BANNER),
+            Ok(lines) => print(format_args!("{}\n\n{lines}\n", dev::banner::BANNER)),
             Err(error) => return fail(&chain(&error)),
         }
         run::serve(&launched, signals, None).await

@@ -30,9 +30,10 @@ fn joined<T: Display>(things: impl IntoIterator<Item = T>, between: &str) -> Str
 
 /// Returns the credentials that a route accepts, in short: `jwt main or basic main`.
 pub(super) fn auth(auth: &Auth) -> String {
-    let Auth::Ways { ways, optional } = auth else { return "none".to_owned() };
-    let ways = joined(ways.iter().map(|way| credential(&way.credential)), " or ");
-    if *optional { format!("{ways} or nothing") } else { ways }
+    let Auth::AnyOf { methods, optional } = auth else { return "none".to_owned() };
+    let methods =
+        joined(methods.iter().map(|auth_method| credential(&auth_method.credential)), " or ");
+    if *optional { format!("{methods} or nothing") } else { methods }
 }
 
 fn credential(credential: &Credential) -> String {
@@ -40,9 +41,9 @@ fn credential(credential: &Credential) -> String {
 }
 
 /// Returns one accepted credential in full: what the client presents, and what is required of it.
-pub(super) fn auth_method(way: &AuthMethod) -> String {
+pub(super) fn auth_method(auth_method: &AuthMethod) -> String {
     let names = |names: &[Arc<str>]| joined(names, " or ");
-    let mut words = match &way.credential {
+    let mut words = match &auth_method.credential {
         Credential::Jwt(issuers) => format!("a signed token (JWT) of {}", names(issuers)),
         Credential::Introspection(issuers) => {
             format!("a token introspected at {}", names(issuers))
@@ -54,22 +55,25 @@ pub(super) fn auth_method(way: &AuthMethod) -> String {
         Credential::Session(session) => format!("the cookies of session {session}"),
     };
     let mut must = Vec::new();
-    if !way.scopes.is_empty() {
-        must.push(format!("every scope of {}", list(way.scopes.iter())));
+    if !auth_method.scopes.is_empty() {
+        must.push(format!("every scope of {}", list(auth_method.scopes.iter())));
     }
-    if !way.any_scope.is_empty() {
-        must.push(format!("a scope of {}", list(way.any_scope.iter())));
+    if !auth_method.any_scope.is_empty() {
+        must.push(format!("a scope of {}", list(auth_method.any_scope.iter())));
     }
-    if !way.audience.is_empty() {
-        must.push(format!("an audience of {}", list(&way.audience)));
+    if !auth_method.audience.is_empty() {
+        must.push(format!("an audience of {}", list(&auth_method.audience)));
     }
-    if !way.clients.is_empty() {
-        must.push(format!("a client of {}", list(&way.clients)));
+    if !auth_method.clients.is_empty() {
+        must.push(format!("a client of {}", list(&auth_method.clients)));
     }
-    if !way.claims.is_empty() {
-        must.push(format!("matching claims {}", list(way.claims.iter().map(|claim| &claim.path))));
+    if !auth_method.claims.is_empty() {
+        must.push(format!(
+            "matching claims {}",
+            list(auth_method.claims.iter().map(|claim| &claim.path))
+        ));
     }
-    match way.bound_to {
+    match auth_method.bound_to {
         Some(TokenBinding::Key) => must.push("a DPoP proof with the key it is bound to".to_owned()),
         Some(TokenBinding::Certificate) => {
             must.push("the client certificate it is bound to".to_owned());

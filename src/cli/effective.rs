@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::output::print;
 use super::read;
 
 /// Prints the configuration in `file` as the gateway uses it, as YAML that loads again to the same text.
-#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn config(file: &Path) -> ExitCode {
     match read(file) {
         Ok(config) => {
-            print!("{}", config.effective_yaml());
+            print(config.effective_yaml());
             ExitCode::SUCCESS
         }
         Err(code) => code,

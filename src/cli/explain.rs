@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
 use super::inspect::TokenCheck;
+use super::output::print;
 use super::routes::destination_text;
 use super::{EX_USAGE, display, exit_with, read, upstream_states};
 use crate::base::raw_target;
@@ -34,7 +35,6 @@ pub(super) struct ExplainArgs {
 }
 
 /// Prints what a gateway with the configuration in `file` does with the request.
-#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     let Some(head) = asked.head() else {
         let usage = "give the whole URL: http://host/path, or * with -H 'Host: host'";
@@ -47,21 +47,21 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     let method = head.method.clone();
     let as_sent = raw_target::escaped(head.uri.path()).into_owned();
     let decision = RouteExplainer::of(&config).decide(head);
-    print!("{}", why(&decision, &method, &as_sent));
+    print(why(&decision, &method, &as_sent));
     let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
-    print!("{}", then(destination, &decision, &config));
+    print(then(destination, &decision, &config));
     if let Destination::Route(Route { action: Action::Upstream(name), .. }) = destination {
         let states = upstream_states::states_of(&config, name);
         if !states.is_empty() {
-            println!("\nThe upstream {name}, as the running gateway sees it:");
+            print(format_args!("\nThe upstream {name}, as the running gateway sees it:\n"));
             let lines = states.into_iter().map(|[target, state]| [format!("  {target}"), state]);
-            print!("{}", display::align(&lines.collect::<Vec<_>>()));
+            print(display::align(&lines.collect::<Vec<_>>()));
         }
     }
     if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
-        println!("\nThe token:");
+        print("\nThe token:\n");
         match (TokenCheck { config: &config, token: token.expose() }).on(route) {
-            Ok(text) => print!("{text}"),
+            Ok(text) => print(text),
             Err(code) => return code,
         }
     }
@@ -263,9 +263,9 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
     }
     match &route.auth {
         Auth::None => step("let in", "any client".to_owned()),
-        Auth::Ways { ways, optional } => {
-            for (place, way) in ways.iter().enumerate() {
-                step(if place == 0 { "let in" } else { "or" }, display::auth_method(way));
+        Auth::AnyOf { methods, optional } => {
+            for (place, auth_method) in methods.iter().enumerate() {
+                step(if place == 0 { "let in" } else { "or" }, display::auth_method(auth_method));
             }
             if *optional {
                 step("or", "a request without credentials".to_owned());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::output::print;
 use super::{display, fail, read, run, token_diagnostics};
 use crate::base::clock::Clock;
 use crate::base::strict_json;
@@ -27,7 +28,6 @@ use crate::token::principal::claim_at;
 use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
 
 /// Decodes `token` and validates it for every issuer of `file`.
-#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn inspect(token: &str, file: &Path) -> ExitCode {
     let config = match read(file) {
         Ok(config) => config,
@@ -35,7 +35,7 @@ pub(super) fn inspect(token: &str, file: &Path) -> ExitCode {
     };
     let check = TokenCheck { config: &config, token };
     match check.of_every_issuer() {
-        Ok(text) => print!("{text}"),
+        Ok(text) => print(text),
         Err(code) => return code,
     }
     ExitCode::SUCCESS
@@ -51,37 +51,39 @@ impl TokenCheck<'_> {
     /// Returns the result of presenting the token to `route`.
     pub(super) fn on(&self, route: &Route) -> Result<String, ExitCode> {
         let mut text = self.contents();
-        let Auth::Ways { ways, .. } = &route.auth else {
+        let Auth::AnyOf { methods, .. } = &route.auth else {
             text.push_str("  is not verified: the route is public.\n");
             return Ok(text);
         };
-        let takes_tokens = |way: &&AuthMethod| {
-            !matches!(way.credential, Credential::Basic(_) | Credential::Session(_))
+        let takes_tokens = |auth_method: &&AuthMethod| {
+            !matches!(auth_method.credential, Credential::Basic(_) | Credential::Session(_))
         };
         // The first accepted credential that is a token in `Authorization` decides: an invalid token never falls through to
         // another. One in another place is judged if there is none.
-        let in_authorization =
-            |way: &&AuthMethod| takes_tokens(way) && way.token_from == TokenSource::Authorization;
-        let way = ways.iter().find(in_authorization).or_else(|| ways.iter().find(takes_tokens));
-        let Some(way) = way else {
+        let in_authorization = |auth_method: &&AuthMethod| {
+            takes_tokens(auth_method) && auth_method.token_from == TokenSource::Authorization
+        };
+        let auth_method =
+            methods.iter().find(in_authorization).or_else(|| methods.iter().find(takes_tokens));
+        let Some(auth_method) = auth_method else {
             text.push_str("  is not accepted here: 401, the route requires other credentials.\n");
             return Ok(text);
         };
-        let verdict = self.verdict(&way.credential)?;
+        let verdict = self.verdict(&auth_method.credential)?;
         let result = match &verdict {
             Verdict::Good(principal) | Verdict::Unchecked(principal) => {
-                match refusal(way, principal, Clock::system().now()) {
+                match refusal(auth_method, principal, Clock::system().now()) {
                     Some((_, rejection @ Rejection::InsufficientAuthentication { .. })) => {
-                        refused(&rejection, &weakness(way, principal))
+                        refused(&rejection, &weakness(auth_method, principal))
                     }
                     Some((result, rejection)) => {
-                        let why = Self::lacks(result, way, principal);
+                        let why = Self::lacks(result, auth_method, principal);
                         refused(&rejection, &why)
                     }
-                    None => on_binding(way, principal),
+                    None => on_binding(auth_method, principal),
                 }
             }
-            Verdict::Refused(error) => self.broken(*error, &way.credential),
+            Verdict::Refused(error) => self.broken(*error, &auth_method.credential),
             Verdict::NotTaken => "is not accepted here".to_owned(),
         };
         let _ = writeln!(text, "  {result}.");
@@ -282,40 +284,40 @@ impl TokenCheck<'_> {
     }
 
     /// Returns the requirement of the route that the token does not meet.
-    fn lacks(result: AuthResult, way: &AuthMethod, principal: &Principal) -> String {
+    fn lacks(result: AuthResult, auth_method: &AuthMethod, principal: &Principal) -> String {
         match result {
             AuthResult::Scope => format!(
                 "the route requires {} of {}, the token has {}",
-                if way.scopes.is_subset(&principal.scopes) { "one" } else { "every scope" },
-                display::list(if way.scopes.is_subset(&principal.scopes) {
-                    way.any_scope.iter().collect::<Vec<_>>()
+                if auth_method.scopes.is_subset(&principal.scopes) { "one" } else { "every scope" },
+                display::list(if auth_method.scopes.is_subset(&principal.scopes) {
+                    auth_method.any_scope.iter().collect::<Vec<_>>()
                 } else {
-                    way.scopes.iter().collect()
+                    auth_method.scopes.iter().collect()
                 }),
                 or_none(display::list(principal.scopes.iter()))
             ),
             AuthResult::Audience => format!(
                 "the route requires an audience of {}, the token has {}",
-                display::list(&way.audience),
+                display::list(&auth_method.audience),
                 or_none(display::list(&principal.audience))
             ),
             AuthResult::Client => format!(
                 "the route requires a client of {}, the token's is {}",
-                display::list(&way.clients),
+                display::list(&auth_method.clients),
                 or_none(display::list(&principal.client))
             ),
             _ => format!(
                 "a claim does not match what the route requires: {}",
-                display::list(way.claims.iter().map(|claim| &claim.path))
+                display::list(auth_method.claims.iter().map(|claim| &claim.path))
             ),
         }
     }
 }
 
 /// Returns what the route demands of the login, and what the token tells of it.
-fn weakness(way: &AuthMethod, principal: &Principal) -> String {
+fn weakness(auth_method: &AuthMethod, principal: &Principal) -> String {
     let mut demands = Vec::new();
-    if let Some(level) = &way.level {
+    if let Some(level) = &auth_method.level {
         if !level.acr.is_empty() {
             demands.push(format!("acr {}", level.acr_values()));
         }
@@ -333,8 +335,8 @@ fn weakness(way: &AuthMethod, principal: &Principal) -> String {
 }
 
 /// Returns the result of the route's rule about bound tokens (`cnf`, RFC 7800).
-fn on_binding(way: &AuthMethod, principal: &Principal) -> String {
-    let fits = match (way.bound_to, &principal.confirmation) {
+fn on_binding(auth_method: &AuthMethod, principal: &Principal) -> String {
+    let fits = match (auth_method.bound_to, &principal.confirmation) {
         (_, Some(Confirmation::Unknown)) => false,
         (None, _)
         | (Some(TokenBinding::Key), Some(Confirmation::Key(_)))
@@ -347,7 +349,7 @@ fn on_binding(way: &AuthMethod, principal: &Principal) -> String {
             format!("is bound to {what}: the request may pass, but only {how}")
         }
         (false, what) => {
-            let wanted = match way.bound_to {
+            let wanted = match auth_method.bound_to {
                 Some(TokenBinding::Key) => "a token bound to a key (DPoP)",
                 Some(TokenBinding::Certificate) => "a token bound to a certificate (mutual TLS)",
                 None => "a token bound to nothing, to one key or to one certificate",

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::output::print;
 use super::{display, read};
 use crate::config::{self, Action};
 use crate::gateway::view::explain::{Candidate, Destination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
-#[expect(clippy::print_stdout, reason = "output of the command")]
 pub(super) fn routes(file: &Path) -> ExitCode {
     let config = match read(file) {
         Ok(config) => config,
@@ -17,7 +17,7 @@ pub(super) fn routes(file: &Path) -> ExitCode {
     let head = ["ROUTE", "HOST", "PATH", "METHODS", "AUTH", "LIMITS", "LEADS TO"];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(RouteExplainer::of(&config).in_order().iter().map(row));
-    print!("{}", display::align(&rows));
+    print(display::align(&rows));
     ExitCode::SUCCESS
 }
 

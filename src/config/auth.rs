@@ -14,9 +14,9 @@ pub enum Auth {
     /// No authentication: every client passes, and its `Authorization` is forwarded untouched.
     None,
     /// One of these credentials, subject to its rules.
-    Ways {
+    AnyOf {
         /// Accepted credentials, never empty. The first whose credential is present decides.
-        ways: Vec<AuthMethod>,
+        methods: Vec<AuthMethod>,
         /// Lets requests without any credential pass; an invalid credential is still refused. Default false.
         optional: bool,
     },
@@ -24,10 +24,10 @@ pub enum Auth {
 
 impl Auth {
     /// Returns the accepted credentials; none if every client passes.
-    pub fn ways(&self) -> &[AuthMethod] {
+    pub fn methods(&self) -> &[AuthMethod] {
         match self {
             Self::None => &[],
-            Self::Ways { ways, .. } => ways,
+            Self::AnyOf { methods, .. } => methods,
         }
     }
 
@@ -35,7 +35,7 @@ impl Auth {
     pub fn is_optional(&self) -> bool {
         match self {
             Self::None => true,
-            Self::Ways { optional, .. } => *optional,
+            Self::AnyOf { optional, .. } => *optional,
         }
     }
 }

@@ -363,18 +363,18 @@ fn compress(codings: &[Coding]) -> Value {
 fn auth_of(auth: &Auth) -> Value {
     match auth {
         Auth::None => json!("none"),
-        Auth::Ways { ways, optional } => {
-            json!({ "any": ways.iter().map(way_of).collect::<Vec<_>>(), "optional": optional })
+        Auth::AnyOf { methods, optional } => {
+            json!({ "any": methods.iter().map(auth_method).collect::<Vec<_>>(), "optional": optional })
         }
     }
 }
 
-fn way_of(way: &AuthMethod) -> Value {
-    let names = match way.credential.names() {
+fn auth_method(auth_method: &AuthMethod) -> Value {
+    let names = match auth_method.credential.names() {
         [name] => json!(name),
         names => json!(names),
     };
-    let claims = way.claims.iter().map(|claim| {
+    let claims = auth_method.claims.iter().map(|claim| {
         let expected = match &claim.expected {
             _ if redact::is_secret(&claim.path) => json!(HIDDEN),
             Expected::OneOf(values) => json!(values),
@@ -382,28 +382,30 @@ fn way_of(way: &AuthMethod) -> Value {
         };
         (claim.path.to_string(), expected)
     });
-    let identity =
-        way.identity_headers.iter().map(|header| (header.name.to_string(), json!(header.claim)));
+    let identity = auth_method
+        .identity_headers
+        .iter()
+        .map(|header| (header.name.to_string(), json!(header.claim)));
     json!({
-        way.credential.key(): names,
-        "scopes": unless_empty(way.scopes.iter().collect()),
-        "any_scope": unless_empty(way.any_scope.iter().collect()),
-        "audience": unless_empty(json!(way.audience)),
+        auth_method.credential.key(): names,
+        "scopes": unless_empty(auth_method.scopes.iter().collect()),
+        "any_scope": unless_empty(auth_method.any_scope.iter().collect()),
+        "audience": unless_empty(json!(auth_method.audience)),
         "claims": unless_empty(Value::Object(claims.collect())),
-        "clients": unless_empty(json!(way.clients)),
-        "acr": way.level.as_ref().map(|level| unless_empty(level.acr.iter().map(|acr| &**acr).collect())),
-        "max_age": way.level.as_ref().and_then(|level| level.max_age).map(format_duration),
-        "dpop": way.bound_to == Some(TokenBinding::Key),
-        "mtls": way.bound_to == Some(TokenBinding::Certificate),
-        "max_staleness": way.max_staleness.map(format_duration),
+        "clients": unless_empty(json!(auth_method.clients)),
+        "acr": auth_method.level.as_ref().map(|level| unless_empty(level.acr.iter().map(|acr| &**acr).collect())),
+        "max_age": auth_method.level.as_ref().and_then(|level| level.max_age).map(format_duration),
+        "dpop": auth_method.bound_to == Some(TokenBinding::Key),
+        "mtls": auth_method.bound_to == Some(TokenBinding::Certificate),
+        "max_staleness": auth_method.max_staleness.map(format_duration),
         "identity_headers": Value::Object(identity.collect()),
-        "token_from": match &way.token_from {
+        "token_from": match &auth_method.token_from {
             TokenSource::Authorization => Value::Null,
             TokenSource::Header(name) => json!({ "header": name.as_str() }),
             TokenSource::Cookie(name) => json!({ "cookie": name }),
         },
-        "identity_token": way.identity_token,
-        "forward_token": match way.forward_token {
+        "identity_token": auth_method.identity_token,
+        "forward_token": match auth_method.forward_token {
             ForwardToken::No => json!(false),
             ForwardToken::Presented => json!(true),
             ForwardToken::Signed => json!("jwt"),

@@ -101,8 +101,8 @@ impl Config {
     /// Returns the field names that only the gateway, or only trusted proxies, may send to upstreams.
     pub fn reserved_headers(&self) -> ReservedHeaders {
         let own = self.identity_headers.iter().chain([&self.server.request_id_header]);
-        let ways = self.routes.iter().flat_map(|route| route.auth.ways());
-        let tokens = ways.filter_map(|way| match &way.token_from {
+        let methods = self.routes.iter().flat_map(|route| route.auth.methods());
+        let tokens = methods.filter_map(|auth_method| match &auth_method.token_from {
             TokenSource::Header(name) => Some(name),
             TokenSource::Authorization | TokenSource::Cookie(_) => None,
         });

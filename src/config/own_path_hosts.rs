@@ -34,6 +34,6 @@ pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bo
 
 /// Whether `route` accepts `session`.
 pub fn takes(route: &Route, session: &Settings) -> bool {
-    let mut ways = route.auth.ways().iter();
-    ways.any(|way| matches!(&way.credential, Credential::Session(name) if *name == session.name))
+    let mut methods = route.auth.methods().iter();
+    methods.any(|auth_method| matches!(&auth_method.credential, Credential::Session(name) if *name == session.name))
 }

@@ -37,23 +37,23 @@ fn sample(pattern: &PathPattern) -> String {
 
 /// Describes in words which clients a route admits.
 fn who(auth: &Auth) -> String {
-    let Auth::Ways { ways, optional } = auth else { return "every client".to_owned() };
-    let ways = ways.iter().map(|way| {
-        let credential = way.credential.description();
-        if way.scopes.is_empty() {
+    let Auth::AnyOf { methods, optional } = auth else { return "every client".to_owned() };
+    let methods = methods.iter().map(|auth_method| {
+        let credential = auth_method.credential.description();
+        if auth_method.scopes.is_empty() {
             credential.to_owned()
         } else {
-            format!("{credential} with {}", way.scopes)
+            format!("{credential} with {}", auth_method.scopes)
         }
     });
-    let ways = ways.collect::<Vec<_>>().join(", or ");
-    if *optional { format!("every client; authenticated with {ways}") } else { ways }
+    let methods = methods.collect::<Vec<_>>().join(", or ");
+    if *optional { format!("every client; authenticated with {methods}") } else { methods }
 }
 
 /// Returns the credential that the page presents unless its user selects another.
 fn credential(auth: &Auth) -> &'static str {
-    let Auth::Ways { ways, .. } = auth else { return "nothing" };
-    match ways.first().map(|way| &way.credential) {
+    let Auth::AnyOf { methods, .. } = auth else { return "nothing" };
+    match methods.first().map(|auth_method| &auth_method.credential) {
         Some(Credential::Jwt(_) | Credential::Bearer(_)) => "signed",
         Some(Credential::Introspection(_)) => "reference",
         Some(Credential::Basic(_)) => "basic",

@@ -84,7 +84,10 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
     routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
     Ok(Snapshot {
         router: Router::new(routes),
-        keeps_forms: config.routes.iter().any(|route| Authenticate::keeps_forms(route.auth.ways())),
+        keeps_forms: config
+            .routes
+            .iter()
+            .any(|route| Authenticate::keeps_forms(route.auth.methods())),
         sessions: compiler.sessions.values().cloned().collect(),
         issuer_verifiers: compiler.issuer_verifiers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
@@ -288,22 +291,27 @@ impl<'a> Compiler<'a> {
         &self,
         route: &config::Route,
     ) -> Result<(Authenticate, Authorize), CompileError> {
-        let Auth::Ways { ways, optional } = &route.auth else { return Ok(Default::default()) };
-        let compiled =
-            ways.iter().map(|way| self.authenticator(way)).collect::<Result<Vec<_>, _>>()?;
+        let Auth::AnyOf { methods, optional } = &route.auth else { return Ok(Default::default()) };
+        let compiled = methods
+            .iter()
+            .map(|auth_method| self.authenticator(auth_method))
+            .collect::<Result<Vec<_>, _>>()?;
         let proofs = ProofValidator::new(
             Arc::clone(&self.dpop),
             self.resources.public_url(route),
             &route.hosts,
         );
         let metadata = self.resources.document_of(route);
-        let scopes = wanted_scopes(ways);
+        let scopes = wanted_scopes(methods);
         let authenticate = Authenticate::new(compiled, *optional, metadata, scopes, proofs);
-        Ok((authenticate, Authorize::new(ways)))
+        Ok((authenticate, Authorize::new(methods)))
     }
 
-    fn authenticator(&self, way: &config::AuthMethod) -> Result<Authenticator, CompileError> {
-        let issuers = match &way.credential {
+    fn authenticator(
+        &self,
+        auth_method: &config::AuthMethod,
+    ) -> Result<Authenticator, CompileError> {
+        let issuers = match &auth_method.credential {
             config::Credential::Jwt(issuers)
             | config::Credential::Introspection(issuers)
             | config::Credential::Bearer(issuers) => &issuers[..],
@@ -317,8 +325,8 @@ impl<'a> Compiler<'a> {
         let rules = issuers.iter().filter_map(|issuer| self.issuer_verifiers.get(issuer));
         let leeway =
             rules.map(|issuer_verifier| issuer_verifier.rules().leeway).max().unwrap_or_default();
-        let signed = way.forward_token == ForwardToken::Signed;
-        let (credential, method) = match &way.credential {
+        let signed = auth_method.forward_token == ForwardToken::Signed;
+        let (credential, method) = match &auth_method.credential {
             config::Credential::Jwt(issuers) => {
                 (self.token(TokenUse::Jwt, issuers, false)?, AuthMethod::Jwt)
             }
@@ -338,11 +346,11 @@ impl<'a> Compiler<'a> {
         };
         Ok(Authenticator {
             credential,
-            token_from: way.token_from.clone(),
+            token_from: auth_method.token_from.clone(),
             method,
-            bound_to: way.bound_to,
-            max_staleness: way.max_staleness,
-            forward_token: way.forward_token,
+            bound_to: auth_method.bound_to,
+            max_staleness: auth_method.max_staleness,
+            forward_token: auth_method.forward_token,
             leeway,
         })
     }
@@ -483,11 +491,15 @@ fn find<T: Clone>(
 }
 
 /// Returns the scopes that a client without a token should request: those of the first method that takes tokens.
-fn wanted_scopes(ways: &[config::AuthMethod]) -> Option<Box<str>> {
-    let takes_tokens = |way: &&config::AuthMethod| {
-        !matches!(way.credential, config::Credential::Basic(_) | config::Credential::Session(_))
+fn wanted_scopes(methods: &[config::AuthMethod]) -> Option<Box<str>> {
+    let takes_tokens = |auth_method: &&config::AuthMethod| {
+        !matches!(
+            auth_method.credential,
+            config::Credential::Basic(_) | config::Credential::Session(_)
+        )
     };
-    let way = ways.iter().find(takes_tokens)?;
-    let scopes = if way.scopes.is_empty() { &way.any_scope } else { &way.scopes };
+    let auth_method = methods.iter().find(takes_tokens)?;
+    let scopes =
+        if auth_method.scopes.is_empty() { &auth_method.any_scope } else { &auth_method.scopes };
     (!scopes.is_empty()).then(|| scopes.to_string().into())
 }

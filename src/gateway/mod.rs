@@ -168,7 +168,7 @@ impl Snapshot {
         // Limits that protect the upstream apply before any cryptography is spent on the caller…
         route.check_spike_arrest(head, &body, exchange).await?;
         let caller = route.authenticate.check(head, exchange).await?;
-        let way = caller.way();
+        let auth_method = caller.auth_method();
         let permit = match route.authorize.check(caller, exchange) {
             Ok(permit) => permit,
             Err(rejection) => {
@@ -176,7 +176,14 @@ impl Snapshot {
                     let body = exchange.receive(body, BodyLimits::of(&self.server))?;
                     let body = body.map_or_else(Body::empty, Body::streaming);
                     // Boxed: rarely used and large, and every request carries this future.
-                    Box::pin(route.authenticate.step_up(way, required, head, body, exchange)).await;
+                    Box::pin(route.authenticate.step_up(
+                        auth_method,
+                        required,
+                        head,
+                        body,
+                        exchange,
+                    ))
+                    .await;
                 }
                 return Err(rejection);
             }

@@ -19,10 +19,10 @@ mod store;
 mod endpoints;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
+pub mod navigation;
 mod pages;
 mod response;
 mod status;
-pub mod user_agent;
 
 use self::cookies::cookie;
 use self::cookies::csrf;
@@ -228,7 +228,7 @@ impl Sessions {
         if self.settings.on_unauthenticated == OnUnauthenticated::Refuse {
             return None;
         }
-        let page = user_agent::htmx_page(request)?;
+        let page = navigation::htmx_page(request)?;
         self.login_url(&self.page_of(request, page.as_deref()), None).map(LoginRedirect::Htmx)
     }
 
@@ -368,9 +368,9 @@ fn is_navigation(request: &Parts) -> bool {
 
 /// Whether a person will see the response: the user agent navigates, and no script reads it.
 fn is_shown(headers: &HeaderMap) -> bool {
-    match origin::single_value(headers, &user_agent::SEC_FETCH_MODE) {
+    match origin::single_value(headers, &navigation::SEC_FETCH_MODE) {
         Ok(Some(mode)) => mode == "navigate",
-        Ok(None) => response::wants_html(headers) && !user_agent::is_script(headers),
+        Ok(None) => response::wants_html(headers) && !navigation::is_script(headers),
         Err(_) => false,
     }
 }

@@ -48,15 +48,15 @@ impl Check<'_> {
             KeywordOr::Mapping(keys) => keys,
         };
         let optional = keys.optional.or(false);
-        let ways = match keys.any.get() {
+        let methods = match keys.any.get() {
             None if keys.any.is_bad() => return None,
-            None => self.way(file, keys, None, at).into_iter().collect(),
+            None => self.auth_method(file, keys, None, at).into_iter().collect(),
             Some(any) => self.any(file, any, keys),
         };
         if optional {
             self.unguarded(keys);
         }
-        (!ways.is_empty()).then_some(Auth::Ways { ways, optional })
+        (!methods.is_empty()).then_some(Auth::AnyOf { methods, optional })
     }
 
     fn any(
@@ -70,14 +70,18 @@ impl Check<'_> {
             let message = format!("`{}` stands beside `any`", other.0);
             self.fault(Code::C106, any.key_at, message, "write it into the list");
         }
-        let mut ways: Vec<AuthMethod> = Vec::new();
+        let mut methods: Vec<AuthMethod> = Vec::new();
         for inner in &any.items {
             if !inner.any.is_absent() || !inner.optional.is_absent() {
                 let message = "`any` and `optional` stand outside the list";
                 self.fault(Code::C106, inner.at, message, "write them beside the outer `any`");
             }
-            let Some(way) = self.way(file, &inner.value, Some(outer), inner) else { continue };
-            if let Some(first) = ways.iter().find(|first| carrier(first) == carrier(&way)) {
+            let Some(auth_method) = self.auth_method(file, &inner.value, Some(outer), inner) else {
+                continue;
+            };
+            if let Some(first) =
+                methods.iter().find(|first| carrier(first) == carrier(&auth_method))
+            {
                 let message = format!("this is never reached: {} decides first", carrier(first));
                 self.fault(
                     Code::C106,
@@ -86,20 +90,21 @@ impl Check<'_> {
                     "write jwt: [a, b] for several issuers, or bearer",
                 );
             }
-            ways.push(way);
+            methods.push(auth_method);
         }
-        let takes_tokens = |way: &AuthMethod| !way.credential.token_issuers().is_empty();
+        let takes_tokens =
+            |auth_method: &AuthMethod| !auth_method.credential.token_issuers().is_empty();
         if let Some(from) = outer.token_from.get()
-            && !ways.is_empty()
-            && !ways.iter().any(takes_tokens)
+            && !methods.is_empty()
+            && !methods.iter().any(takes_tokens)
         {
             self.token_from_means_nothing(from.key_at);
         }
-        ways
+        methods
     }
 
     /// Returns one accepted credential; keys that `inner` lacks are taken from `outer`.
-    fn way<T>(
+    fn auth_method<T>(
         &mut self,
         file: &File,
         inner: &file::Auth,
@@ -152,7 +157,7 @@ impl Check<'_> {
         }
         let level = self.level(file, key!(acr), key!(max_age), credential.as_ref());
         self.relies_on_access_token(file, key!(audience), credential.as_ref());
-        let way = AuthMethod {
+        let auth_method = AuthMethod {
             credential: credential?,
             token_from,
             level,
@@ -167,8 +172,8 @@ impl Check<'_> {
             identity_token: key!(identity_token).or(false),
             forward_token,
         };
-        self.void_rules(file, inner, outer, &way);
-        Some(way)
+        self.void_rules(file, inner, outer, &auth_method);
+        Some(auth_method)
     }
 
     /// Returns the texts of a list, of which none may be empty: no token has such a value.
@@ -470,13 +475,13 @@ fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
 }
 
 /// Returns the part of a request that carries a credential: two in the same part cannot be told apart by presence.
-fn carrier(way: &AuthMethod) -> String {
-    match (&way.token_from, &way.credential) {
+fn carrier(auth_method: &AuthMethod) -> String {
+    match (&auth_method.token_from, &auth_method.credential) {
         (TokenSource::Header(name), _) => return format!("the field `{name}`"),
         (TokenSource::Cookie(name), _) => return format!("the cookie `{name}`"),
         (TokenSource::Authorization, _) => {}
     }
-    match &way.credential {
+    match &auth_method.credential {
         Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => {
             "a Bearer token".to_owned()
         }

@@ -61,8 +61,8 @@ impl Check<'_> {
 
 /// Whether a browser attaches the credentials of some method without a page's doing.
 fn is_sent_by_browsers(auth: &Auth) -> bool {
-    auth.ways().iter().any(|way| {
-        matches!(way.credential, Credential::Session(_) | Credential::Basic(_))
-            || matches!(way.token_from, TokenSource::Cookie(_))
+    auth.methods().iter().any(|auth_method| {
+        matches!(auth_method.credential, Credential::Session(_) | Credential::Basic(_))
+            || matches!(auth_method.token_from, TokenSource::Cookie(_))
     })
 }

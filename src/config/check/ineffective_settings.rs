@@ -168,7 +168,7 @@ impl Check<'_> {
     fn of_known_callers(&mut self, keys: &file::Route, routes: &[Route]) {
         let Some(id) = keys.id.get() else { return };
         let Some(route) = routes.iter().find(|route| *route.id == *id.value) else { return };
-        if route.auth.ways().is_empty() {
+        if route.auth.methods().is_empty() {
             if let Some(at) = place(&keys.close_on_expiry) {
                 self.means_nothing(at, "close_on_expiry", "with `auth: none`: no token expires");
             }
@@ -272,7 +272,7 @@ impl Check<'_> {
         if self.faults.iter().any(|fault| !fault.code.is_warning()) {
             return;
         }
-        let ways = || routes.iter().flat_map(|route| route.auth.ways());
+        let methods = || routes.iter().flat_map(|route| route.auth.methods());
         for (name, keys) in entries(&file.issuers) {
             let named =
                 |names: &[std::sync::Arc<str>]| names.iter().any(|other| **other == *name.value);
@@ -281,14 +281,14 @@ impl Check<'_> {
                 found.and_then(|(_, keys)| keys.issuer.get()).map(|issuer| issuer.value.as_str())
             };
             // Opaque tokens that the gateway obtained itself are introspected.
-            let introspects = ways().any(|way| match &way.credential {
+            let introspects = methods().any(|auth_method| match &auth_method.credential {
                 Credential::Jwt(_) => false,
                 Credential::Introspection(names) | Credential::Bearer(names) => named(names),
                 Credential::Basic(other) => **other == *name.value,
                 Credential::Session(session) => of_session(session) == Some(&*name.value),
             });
-            let exchanges = ways().any(
-                |way| matches!(&way.credential, Credential::Basic(other) if **other == *name.value),
+            let exchanges = methods().any(
+                |auth_method| matches!(&auth_method.credential, Credential::Basic(other) if **other == *name.value),
             );
             let unused = keys.revocation_check.is_absent() && !introspects;
             let given = [
@@ -305,10 +305,10 @@ impl Check<'_> {
             let logs_in = entries(&file.sessions)
                 .any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == name.value));
             let obtains = logs_in || exchanges;
-            let presented = ways().any(|way| match &way.credential {
+            let presented = methods().any(|auth_method| match &auth_method.credential {
                 Credential::Jwt(names) | Credential::Bearer(names) => named(names),
                 Credential::Introspection(names) => {
-                    way.forward_token == ForwardToken::Signed && named(names)
+                    auth_method.forward_token == ForwardToken::Signed && named(names)
                 }
                 Credential::Basic(_) | Credential::Session(_) => false,
             });
@@ -330,9 +330,9 @@ impl Check<'_> {
             }
         }
         let Some(server) = file.server.get() else { return };
-        let takes_tokens = ways().any(|way| {
+        let takes_tokens = methods().any(|auth_method| {
             matches!(
-                way.credential,
+                auth_method.credential,
                 Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_)
             )
         });
@@ -341,7 +341,7 @@ impl Check<'_> {
             self.means_nothing(at, "dpop_nonce_keys", why);
         }
         if let Some(at) = place(&server.identity_keys)
-            && !ways().any(|way| way.identity_token)
+            && !methods().any(|auth_method| auth_method.identity_token)
         {
             self.means_nothing(at, "identity_keys", "without a route that has `identity_token`");
         }

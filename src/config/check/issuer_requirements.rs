@@ -111,15 +111,16 @@ impl Used {
             signed_answers: false,
         };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
-        let ways = routes.iter().flat_map(|route| route.auth.ways());
-        for way in ways {
-            let signed = way.forward_token == ForwardToken::Signed;
-            let requires_scopes = !way.scopes.is_empty() || !way.any_scope.is_empty();
-            if let Credential::Jwt(names) | Credential::Bearer(names) = &way.credential {
+        let methods = routes.iter().flat_map(|route| route.auth.methods());
+        for auth_method in methods {
+            let signed = auth_method.forward_token == ForwardToken::Signed;
+            let requires_scopes =
+                !auth_method.scopes.is_empty() || !auth_method.any_scope.is_empty();
+            if let Credential::Jwt(names) | Credential::Bearer(names) = &auth_method.credential {
                 used.scopes |= requires_scopes && among(names);
-                used.clients |= !way.clients.is_empty() && among(names);
+                used.clients |= !auth_method.clients.is_empty() && among(names);
             }
-            match &way.credential {
+            match &auth_method.credential {
                 Credential::Jwt(names) => used.jwt |= among(names),
                 Credential::Introspection(names) => {
                     used.introspection |= among(names);

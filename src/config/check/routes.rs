@@ -24,9 +24,10 @@ use crate::limit;
 /// Not among the latter are fields with a meaning in HTTP, such as `Authorization` and `Accept-Language`, which
 /// other routes need from clients.
 pub(super) fn identity_headers(routes: &[Route]) -> Vec<HeaderName> {
-    let ways = routes.iter().flat_map(|route| route.auth.ways());
-    let configured =
-        ways.flat_map(|way| way.identity_headers.iter().map(|header| header.name.clone()));
+    let methods = routes.iter().flat_map(|route| route.auth.methods());
+    let configured = methods.flat_map(|auth_method| {
+        auth_method.identity_headers.iter().map(|header| header.name.clone())
+    });
     let edited = routes.iter().flat_map(|route| route.request_headers.filled_from_claims());
     let edited = edited.filter(|name| !written_fields::belongs_to_http(name)).cloned();
     let default = auth::default_identity().map(|header| header.name);

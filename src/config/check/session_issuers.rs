@@ -28,15 +28,15 @@ impl Check<'_> {
         for (name, keys) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
             let Some(session) = sessions.get(name.value.as_str()) else { continue };
             let Some(issuer) = issuers.get(&session.issuer) else { continue };
-            let ways = || {
-                let ways = routes
-                    .iter()
-                    .flat_map(|route| route.auth.ways().iter().map(move |way| (&*route.id, way)));
-                ways.filter(|(_, way)| {
-                    matches!(&way.credential, Credential::Session(used) if **used == *name.value)
+            let methods = || {
+                let methods = routes.iter().flat_map(|route| {
+                    route.auth.methods().iter().map(move |auth_method| (&*route.id, auth_method))
+                });
+                methods.filter(|(_, auth_method)| {
+                    matches!(&auth_method.credential, Credential::Session(used) if **used == *name.value)
                 })
             };
-            self.wishes(keys, || ways().map(|(_, way)| way));
+            self.wishes(keys, || methods().map(|(_, auth_method)| auth_method));
             let map = file.issuers.get();
             let written = map.and_then(|map| {
                 map.value.iter().find(|(key, _)| key.value == *session.issuer).map(|(_, keys)| keys)
@@ -54,7 +54,9 @@ impl Check<'_> {
                 Identity::AccessToken => false,
             };
             if is_opaque && session.flow == Flow::Code {
-                for (route, _) in ways().filter(|(_, way)| !way.audience.is_empty()) {
+                for (route, _) in
+                    methods().filter(|(_, auth_method)| !auth_method.audience.is_empty())
+                {
                     let message = format!(
                         "route `{route}` takes no session of `{}`, whose access tokens are opaque: they have no audience",
                         name.value
@@ -72,7 +74,7 @@ impl Check<'_> {
     fn wishes<'w, W: Iterator<Item = &'w AuthMethod>>(
         &mut self,
         keys: &file::Session,
-        ways: impl Fn() -> W,
+        methods: impl Fn() -> W,
     ) {
         for (name, value) in
             keys.authorize_parameters.get().into_iter().flat_map(|map| map.value.iter())
@@ -90,14 +92,15 @@ impl Check<'_> {
                 "organization" => Some("org_id"),
                 _ => continue,
             };
-            let demands = |way: &AuthMethod| match claim {
+            let demands = |auth_method: &AuthMethod| match claim {
                 None => {
-                    let level = way.level.as_ref();
-                    level.is_some_and(|level| !level.acr.is_empty()) || demands_claim(way, "acr")
+                    let level = auth_method.level.as_ref();
+                    level.is_some_and(|level| !level.acr.is_empty())
+                        || demands_claim(auth_method, "acr")
                 }
-                Some(claim) => demands_claim(way, claim),
+                Some(claim) => demands_claim(auth_method, claim),
             };
-            if ways().any(demands) {
+            if methods().any(demands) {
                 continue;
             }
             let message = format!(
@@ -175,6 +178,6 @@ impl Check<'_> {
     }
 }
 
-fn demands_claim(way: &AuthMethod, claim: &str) -> bool {
-    way.claims.iter().any(|rule| *rule.path == *claim)
+fn demands_claim(auth_method: &AuthMethod, claim: &str) -> bool {
+    auth_method.claims.iter().any(|rule| *rule.path == *claim)
 }

@@ -147,8 +147,8 @@ struct Used<'f> {
 impl<'f> Used<'f> {
     fn by(file: &'f File, routes: &'f [Route]) -> Self {
         let (mut issuers, mut sessions) = (HashSet::new(), HashSet::new());
-        for way in routes.iter().flat_map(|route| route.auth.ways()) {
-            match &way.credential {
+        for auth_method in routes.iter().flat_map(|route| route.auth.methods()) {
+            match &auth_method.credential {
                 Credential::Jwt(names)
                 | Credential::Introspection(names)
                 | Credential::Bearer(names) => issuers.extend(names.iter().map(|name| &**name)),

@@ -22,11 +22,12 @@ impl Check<'_> {
         file: &File,
         inner: &file::Auth,
         outer: Option<&file::Auth>,
-        way: &AuthMethod,
+        auth_method: &AuthMethod,
     ) {
         let claims = inner.claims.or_else(outer.map(|outer| &outer.claims));
         for (path, _) in claims.get().into_iter().flat_map(|map| map.value.iter()) {
-            let Some(rule) = way.claims.iter().find(|rule| *rule.path == *path.value) else {
+            let Some(rule) = auth_method.claims.iter().find(|rule| *rule.path == *path.value)
+            else {
                 continue;
             };
             let is_text = rule.expected.values().iter().any(Json::is_string);
@@ -34,13 +35,13 @@ impl Check<'_> {
                 let message = "`acr` is a text in tokens (\"OpenID Connect Core\" §2)";
                 self.fault(Code::C110, path.at, message, "write it in quotes");
             }
-            if let Some(why) = contradiction(file, way, &path.value, &rule.expected) {
+            if let Some(why) = contradiction(file, auth_method, &path.value, &rule.expected) {
                 let message = format!("no token can satisfy this: {why}");
                 self.fault(Code::C106, path.at, message, "take it out, or write what tokens say");
             }
         }
         if let Some(at) = inner.max_staleness.get()
-            && let Credential::Jwt(names) = &way.credential
+            && let Credential::Jwt(names) = &auth_method.credential
             && !names.iter().any(|name| checks_revocation(file, name))
         {
             let message =
@@ -48,10 +49,10 @@ impl Check<'_> {
             let help = "write revocation_check: introspection into the issuer, or take it out";
             self.fault(Code::C110, at.key_at, message, help);
         }
-        self.foreign_clients(file, inner, outer, way);
-        self.unrequested_scopes(file, inner, outer, way);
+        self.foreign_clients(file, inner, outer, auth_method);
+        self.unrequested_scopes(file, inner, outer, auth_method);
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
-        let both = way.any_scope.iter().find(|scope| way.scopes.contains(scope));
+        let both = auth_method.any_scope.iter().find(|scope| auth_method.scopes.contains(scope));
         if let (Some(at), Some(both)) = (any.get(), both) {
             let message =
                 format!("`any_scope` asks for nothing more: `scopes` asks for `{both}` already");
@@ -66,14 +67,17 @@ impl Check<'_> {
         file: &File,
         inner: &file::Auth,
         outer: Option<&file::Auth>,
-        way: &AuthMethod,
+        auth_method: &AuthMethod,
     ) {
         let clients = inner.clients.or_else(outer.map(|outer| &outer.clients));
-        let (Some(at), Some(own)) = (clients.get(), own_client(file, &way.credential)) else {
+        let (Some(at), Some(own)) = (clients.get(), own_client(file, &auth_method.credential))
+        else {
             return;
         };
-        if !way.clients.is_empty() && !way.clients.iter().any(|client| **client == *own) {
-            let kind = way.credential.key();
+        if !auth_method.clients.is_empty()
+            && !auth_method.clients.iter().any(|client| **client == *own)
+        {
+            let kind = auth_method.credential.key();
             let tokens = format!("tokens beside `{kind}` are of the client `{own}`");
             let help = "write it beside tokens that clients present, or take it out";
             if inner.clients.get().is_some() {
@@ -94,14 +98,19 @@ impl Check<'_> {
         file: &File,
         inner: &file::Auth,
         outer: Option<&file::Auth>,
-        way: &AuthMethod,
+        auth_method: &AuthMethod,
     ) {
-        let Some((requested, key)) = requested_scopes(file, &way.credential) else { return };
+        let Some((requested, key)) = requested_scopes(file, &auth_method.credential) else {
+            return;
+        };
         let all = inner.scopes.or_else(outer.map(|outer| &outer.scopes));
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
         let is_lacking = |scope: &&str| !requested.contains(scope);
-        let lacking = way.scopes.iter().find(is_lacking);
-        let none_of = way.any_scope.iter().find(|_| way.any_scope.iter().all(|it| is_lacking(&it)));
+        let lacking = auth_method.scopes.iter().find(is_lacking);
+        let none_of = auth_method
+            .any_scope
+            .iter()
+            .find(|_| auth_method.any_scope.iter().all(|it| is_lacking(&it)));
         let places = [
             all.get().map(|at| at.key_at).zip(lacking),
             any.get().map(|at| at.key_at).zip(none_of),
@@ -208,12 +217,17 @@ fn session<'f>(file: &'f File, name: &str) -> Option<&'f Session> {
 }
 
 /// Returns why no token can have the expected value in the claim at `path`.
-fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected) -> Option<String> {
+fn contradiction(
+    file: &File,
+    auth_method: &AuthMethod,
+    path: &str,
+    expected: &Expected,
+) -> Option<String> {
     let values = expected.values();
     let disjoint = |allowed: &[&str]| {
         !values.iter().any(|value| value.as_str().is_some_and(|text| allowed.contains(&text)))
     };
-    let names: &[Arc<str>] = match &way.credential {
+    let names: &[Arc<str>] = match &auth_method.credential {
         Credential::Jwt(names) | Credential::Introspection(names) | Credential::Bearer(names) => {
             names
         }
@@ -233,9 +247,10 @@ fn contradiction(file: &File, way: &AuthMethod, path: &str, expected: &Expected)
             Some(format!("`{path}` is always a text"))
         }
         "client_id"
-            if !way.clients.is_empty() && names.iter().all(|name| is_client(file, name)) =>
+            if !auth_method.clients.is_empty()
+                && names.iter().all(|name| is_client(file, name)) =>
         {
-            let clients: Vec<&str> = way.clients.iter().map(|client| &**client).collect();
+            let clients: Vec<&str> = auth_method.clients.iter().map(|client| &**client).collect();
             disjoint(&clients).then(|| "`clients` asks for another client".to_owned())
         }
         _ => None,

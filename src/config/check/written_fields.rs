@@ -104,7 +104,8 @@ impl Check<'_> {
     /// Refuses edits that put a second value beside an identity header, whose name has the caller's claim.
     fn edits_beside_identity(&mut self, file: &File, route: &Route) {
         let HeaderEdits { set, add, .. } = &route.request_headers;
-        let headers = || route.auth.ways().iter().flat_map(|way| &way.identity_headers);
+        let headers =
+            || route.auth.methods().iter().flat_map(|auth_method| &auth_method.identity_headers);
         let added = add.iter().map(|(name, _)| (name, true));
         let spelled = set.iter().map(|(name, _)| (name, false));
         let clash = added.chain(spelled).find(|(name, is_added)| {

@@ -41,13 +41,18 @@ impl Compiler<'_> {
             Some(url) => url.origin().ascii_serialization().into(),
             None => identity_token::UNNAMED.into(),
         };
-        let tokens = |way: &config::AuthMethod| {
+        let tokens = |auth_method: &config::AuthMethod| {
             let (keys, issuer) = (Arc::clone(keys), Arc::clone(&issuer));
-            way.identity_token.then(|| {
-                IdentityTokens::new(keys, issuer, Arc::clone(upstream), &way.identity_headers)
+            auth_method.identity_token.then(|| {
+                IdentityTokens::new(
+                    keys,
+                    issuer,
+                    Arc::clone(upstream),
+                    &auth_method.identity_headers,
+                )
             })
         };
-        route.auth.ways().iter().map(tokens).collect()
+        route.auth.methods().iter().map(tokens).collect()
     }
 
     fn fallback(
@@ -97,9 +102,9 @@ impl Compiler<'_> {
         let server = &self.config.server;
         let identity = route
             .auth
-            .ways()
+            .methods()
             .iter()
-            .map(|way| IdentityHeaders::new(&way.identity_headers))
+            .map(|auth_method| IdentityHeaders::new(&auth_method.identity_headers))
             .collect();
         Ok(Forward {
             receiver: self.receiver(route, name)?,

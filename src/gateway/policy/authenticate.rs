@@ -33,7 +33,7 @@ use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 #[derive(Debug, Default)]
 pub(crate) struct Authenticate {
     /// Empty on a public route: `auth: none`.
-    ways: Box<[Authenticator]>,
+    authenticators: Box<[Authenticator]>,
     /// Accepts requests without credentials; an invalid credential is refused all the same.
     optional: bool,
     challenges: AuthChallenges,
@@ -87,15 +87,15 @@ pub(crate) enum Caller {
         /// The session of the caller.
         session: Option<SessionHandle>,
         /// The index of the route's authentication method.
-        way: usize,
+        auth_method: usize,
     },
 }
 
 impl Caller {
     /// Returns the index of the authentication method that has authenticated the caller.
-    pub(crate) const fn way(&self) -> Option<usize> {
+    pub(crate) const fn auth_method(&self) -> Option<usize> {
         match self {
-            Self::Authenticated { way, .. } => Some(*way),
+            Self::Authenticated { auth_method, .. } => Some(*auth_method),
             Self::Public | Self::Anonymous => None,
         }
     }
@@ -104,7 +104,7 @@ impl Caller {
 impl Authenticate {
     /// Creates the methods of one route, in the order of its list. `scopes` is what a token needs there.
     pub(crate) fn new(
-        ways: Vec<Authenticator>,
+        authenticators: Vec<Authenticator>,
         optional: bool,
         metadata: Option<Box<str>>,
         scopes: Option<Box<str>>,
@@ -112,11 +112,11 @@ impl Authenticate {
     ) -> Self {
         let mut challenges = AuthChallenges { scopes, metadata, ..AuthChallenges::default() };
         let mut takes_tokens = false;
-        for way in &ways {
-            match &way.credential {
+        for authenticator in &authenticators {
+            match &authenticator.credential {
                 Credential::Token(_) => {
                     takes_tokens = true;
-                    match way.bound_to {
+                    match authenticator.bound_to {
                         Some(TokenBinding::Key) => challenges.dpop = true,
                         Some(TokenBinding::Certificate) | None => challenges.bearer = true,
                     }
@@ -128,19 +128,26 @@ impl Authenticate {
             }
         }
         let proofs = takes_tokens.then_some(proofs);
-        Self { ways: ways.into(), optional, challenges, proofs }
+        Self { authenticators: authenticators.into(), optional, challenges, proofs }
     }
 
     /// Returns the time until which `principal`, authenticated at `now` by the method `way`, may keep a stream open.
-    pub(crate) fn ends(&self, principal: &Principal, way: usize, now: Timestamp) -> Timestamp {
+    pub(crate) fn ends(
+        &self,
+        principal: &Principal,
+        auth_method: usize,
+        now: Timestamp,
+    ) -> Timestamp {
         let ends = principal.expires;
         // A token accepted after its expiry, within the leeway, is good until the leeway ends.
-        if now < ends { ends } else { ends.plus(self.ways[way].leeway) }
+        if now < ends { ends } else { ends.plus(self.authenticators[auth_method].leeway) }
     }
 
     /// Returns the names of the methods, for metrics.
     pub(crate) fn methods(&self) -> impl Iterator<Item = AuthMethod> {
-        self.ways.iter().flat_map(|way| [way.method, way.method_of(TokenFormat::Reference)])
+        self.authenticators.iter().flat_map(|authenticator| {
+            [authenticator.method, authenticator.method_of(TokenFormat::Reference)]
+        })
     }
 
     /// Returns the challenges of a 401.
@@ -160,21 +167,21 @@ impl Authenticate {
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Result<Caller, Rejection> {
-        if self.ways.is_empty() {
+        if self.authenticators.is_empty() {
             exchange.authenticated(AuthMethod::None, AuthResult::Ok);
             return Ok(Caller::Public);
         }
         let presented = Presented::find(head).inspect_err(|_rejection| {
-            exchange.authenticated(self.ways[0].method, AuthResult::Malformed);
+            exchange.authenticated(self.authenticators[0].method, AuthResult::Malformed);
         })?;
-        for (index, way) in self.ways.iter().enumerate() {
-            let found = way.check(&presented, self.proofs.as_ref(), head, exchange).await;
+        for (index, authenticator) in self.authenticators.iter().enumerate() {
+            let found = authenticator.check(&presented, self.proofs.as_ref(), head, exchange).await;
             let Some(found) = found else { continue };
             return match found {
                 Ok(Authenticated { principal, bearer, session }) => {
-                    let method = way.method_of(principal.form);
+                    let method = authenticator.method_of(principal.form);
                     exchange.authenticated_as(&principal);
-                    let bearer = match way.forward_token {
+                    let bearer = match authenticator.forward_token {
                         ForwardToken::No => None,
                         ForwardToken::Presented => bearer,
                         ForwardToken::Signed => {
@@ -184,30 +191,31 @@ impl Authenticate {
                         }
                     };
                     exchange.authenticated(method, AuthResult::Ok);
-                    Ok(Caller::Authenticated { principal, bearer, session, way: index })
+                    Ok(Caller::Authenticated { principal, bearer, session, auth_method: index })
                 }
                 Err((result, rejection)) => {
-                    let format = way.format_of(&presented, head);
-                    exchange.authenticated(way.method_of(format), result);
-                    exchange.login = self.login(Some(way), &rejection, head);
+                    let format = authenticator.format_of(&presented, head);
+                    exchange.authenticated(authenticator.method_of(format), result);
+                    exchange.login = self.login(Some(authenticator), &rejection, head);
                     Err(rejection)
                 }
             };
         }
         if self.optional && matches!(presented, Presented::Nothing) {
-            exchange.authenticated(self.ways[0].method, AuthResult::Ok);
+            exchange.authenticated(self.authenticators[0].method, AuthResult::Ok);
             return Ok(Caller::Anonymous);
         }
-        exchange.authenticated(self.ways[0].method, AuthResult::Missing);
+        exchange.authenticated(self.authenticators[0].method, AuthResult::Missing);
         let rejection = Rejection::Unauthenticated(Challenge::Missing);
         exchange.login = self.login(None, &rejection, head);
         Err(rejection)
     }
 
     /// Whether a session on this route may have to log in again for more than it has.
-    pub(crate) fn keeps_forms(ways: &[crate::config::AuthMethod]) -> bool {
-        ways.iter().any(|way| {
-            way.level.is_some() && matches!(way.credential, crate::config::Credential::Session(_))
+    pub(crate) fn keeps_forms(methods: &[crate::config::AuthMethod]) -> bool {
+        methods.iter().any(|method| {
+            method.level.is_some()
+                && matches!(method.credential, crate::config::Credential::Session(_))
         })
     }
 
@@ -215,7 +223,7 @@ impl Authenticate {
     /// the request has posted is kept, and sent after it.
     pub(crate) async fn step_up(
         &self,
-        way: Option<usize>,
+        auth_method: Option<usize>,
         required: &AuthenticationLevel,
         head: &Parts,
         body: Body,
@@ -223,7 +231,9 @@ impl Authenticate {
     ) {
         let Some(principal) = exchange.session_principal() else { return };
         let subject = principal.subject.clone();
-        let Some(Credential::Session(session)) = way.map(|way| &self.ways[way].credential) else {
+        let Some(Credential::Session(session)) =
+            auth_method.map(|index| &self.authenticators[index].credential)
+        else {
             return;
         };
         let led = Box::pin(session.step_up(head, body, required, subject));
@@ -238,12 +248,13 @@ impl Authenticate {
         rejection: &Rejection,
         head: &Parts,
     ) -> Option<LoginRedirect> {
-        let session_of = |way: &Authenticator| match &way.credential {
+        let session_of = |authenticator: &Authenticator| match &authenticator.credential {
             Credential::Session(session) => Some(Arc::clone(session)),
             Credential::Token(_) | Credential::Basic(_) => None,
         };
-        let session =
-            refused.and_then(session_of).or_else(|| self.ways.iter().find_map(session_of))?;
+        let session = refused
+            .and_then(session_of)
+            .or_else(|| self.authenticators.iter().find_map(session_of))?;
         matches!(rejection, Rejection::Unauthenticated(_))
             .then(|| session.login_redirect(head))
             .flatten()

@@ -47,19 +47,19 @@ pub(crate) struct Permit {
     /// The session of the principal, for streams.
     pub session: Option<SessionHandle>,
     /// The index of the authentication method in the route's list; `None` leaves credentials untouched.
-    pub way: Option<usize>,
+    pub auth_method: Option<usize>,
 }
 
 impl Permit {
-    const fn anonymous(way: Option<usize>) -> Self {
-        Self { principal: None, bearer: None, session: None, way }
+    const fn anonymous(auth_method: Option<usize>) -> Self {
+        Self { principal: None, bearer: None, session: None, auth_method }
     }
 }
 
 impl Authorize {
     /// Creates the rules of a route's authentication methods, in the order of its list.
-    pub(crate) fn new(ways: &[AuthMethod]) -> Self {
-        Self(ways.iter().map(AuthorizationRules::new).collect())
+    pub(crate) fn new(methods: &[AuthMethod]) -> Self {
+        Self(methods.iter().map(AuthorizationRules::new).collect())
     }
 
     /// Authorizes a caller who satisfies every rule of their authentication method.
@@ -78,13 +78,16 @@ impl Authorize {
             Caller::Public => Ok(Permit::anonymous(None)),
             // Only routes without rules accept anonymous callers; `config` refuses others.
             Caller::Anonymous => Ok(Permit::anonymous(Some(0))),
-            Caller::Authenticated { principal, bearer, session, way } => {
-                let rules = &self.0[way];
+            Caller::Authenticated { principal, bearer, session, auth_method } => {
+                let rules = &self.0[auth_method];
                 let refusal = rules.refusal(&principal);
                 match refusal.or_else(|| rules.weakness(&principal, exchange.received_at)) {
-                    None => {
-                        Ok(Permit { principal: Some(principal), bearer, session, way: Some(way) })
-                    }
+                    None => Ok(Permit {
+                        principal: Some(principal),
+                        bearer,
+                        session,
+                        auth_method: Some(auth_method),
+                    }),
                     Some((result, rejection)) => {
                         exchange.authorization_refused(result);
                         Err(rejection)
@@ -96,14 +99,14 @@ impl Authorize {
 }
 
 impl AuthorizationRules {
-    pub(crate) fn new(way: &AuthMethod) -> Self {
+    pub(crate) fn new(auth_method: &AuthMethod) -> Self {
         Self {
-            scopes: Arc::new(way.scopes.clone()),
-            any_scope: Arc::new(way.any_scope.clone()),
-            audience: way.audience.clone().into(),
-            claims: way.claims.clone().into(),
-            clients: way.clients.clone().into(),
-            level: way.level.clone().map(Arc::new),
+            scopes: Arc::new(auth_method.scopes.clone()),
+            any_scope: Arc::new(auth_method.any_scope.clone()),
+            audience: auth_method.audience.clone().into(),
+            claims: auth_method.claims.clone().into(),
+            clients: auth_method.clients.clone().into(),
+            level: auth_method.level.clone().map(Arc::new),
         }
     }
 

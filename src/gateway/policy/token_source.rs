@@ -81,8 +81,8 @@ impl TokenPlaces {
     /// Returns the places of all routes.
     pub(crate) fn of(config: &Config) -> Self {
         let mut places = Self::default();
-        for way in config.routes.iter().flat_map(|route| route.auth.ways()) {
-            match way.token_from.clone() {
+        for auth_method in config.routes.iter().flat_map(|route| route.auth.methods()) {
+            match auth_method.token_from.clone() {
                 TokenSource::Authorization => {}
                 TokenSource::Header(name) => places.headers.push(name),
                 TokenSource::Cookie(name) => places.cookies.push(name),

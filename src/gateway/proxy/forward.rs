@@ -119,7 +119,7 @@ impl Forward {
         let fallback_key = self.fallback_upstream().and_then(key_of);
         let stale_key = self.fallback.as_ref().and_then(|fallback| {
             fallback.stale.as_ref()?;
-            let is_private = permit.way.is_some() || !body.is_end_stream();
+            let is_private = permit.auth_method.is_some() || !body.is_end_stream();
             StaleKey::of(head, exchange.host.as_ref(), is_private)
         });
         let is_grpc = exchange.response_format.is_grpc();
@@ -329,11 +329,16 @@ impl Forward {
         let mut challenge =
             Challenge::InvalidToken("The access token has been revoked or has ended");
         let owner = match (permit, exchange.route()) {
-            (Permit { principal: Some(principal), session, way: Some(way), .. }, Some(route)) => {
+            (
+                Permit {
+                    principal: Some(principal), session, auth_method: Some(auth_method), ..
+                },
+                Some(route),
+            ) => {
                 if session.is_some() {
                     challenge = Challenge::SessionEnded;
                 }
-                let ends = route.authenticate.ends(&principal, way, exchange.received_at);
+                let ends = route.authenticate.ends(&principal, auth_method, exchange.received_at);
                 Some(StreamOwner {
                     principal,
                     ends,
@@ -368,10 +373,10 @@ impl Forward {
             session.strip_cookies(&mut head.headers);
         }
         snapshot.token_places.strip(&mut head.headers);
-        if let Some(way) = permit.way {
+        if let Some(auth_method) = permit.auth_method {
             Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
-                self.identity[way].write(&mut fields, principal);
+                self.identity[auth_method].write(&mut fields, principal);
             }
             if let Some(token) = token {
                 fields.add(&IDENTITY_TOKEN, token);

@@ -31,7 +31,9 @@ impl Receiver {
         permit: &Permit,
         now: Timestamp,
     ) -> Result<Option<HeaderValue>, SigningFailed> {
-        let tokens = permit.way.and_then(|way| self.identity_tokens.get(way)?.as_ref());
+        let tokens = permit
+            .auth_method
+            .and_then(|auth_method| self.identity_tokens.get(auth_method)?.as_ref());
         let (Some(tokens), Some(principal)) = (tokens, &permit.principal) else { return Ok(None) };
         let token = tokens.field(principal, now);
         token.map(Some).inspect_err(|error| {

@@ -15,7 +15,7 @@ use super::rejection::{Challenge, Rejection};
 use crate::base::accept_header;
 use crate::base::body::Body;
 use crate::base::grpc::Variant;
-use crate::session::{LoginRedirect, user_agent};
+use crate::session::{LoginRedirect, navigation};
 use crate::token::binding::dpop;
 
 /// The authentication methods of a route; each gets a challenge in a 401.
@@ -71,7 +71,7 @@ impl ResponseFormat {
             return Self::Grpc(variant);
         }
         // A script reads it, even if it has asked for a page to show.
-        if accept_header::prefers_html(headers) && !user_agent::is_script(headers) {
+        if accept_header::prefers_html(headers) && !navigation::is_script(headers) {
             Self::Page
         } else {
             Self::ProblemJson

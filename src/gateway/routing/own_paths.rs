@@ -67,7 +67,7 @@ pub(crate) fn entries<'c, R, E>(
 
 /// Whether an authentication method of `route` adds an identity token.
 pub(crate) fn wants_identity_tokens(route: &Route) -> bool {
-    route.auth.ways().iter().any(|way| way.identity_token)
+    route.auth.methods().iter().any(|auth_method| auth_method.identity_token)
 }
 
 /// Returns the paths of `session` on its hosts, and on any host those that no other session has.

@@ -343,10 +343,10 @@ pub async fn verify(
 
 /// Returns the refusal of `principal` at `now` by the rules of `way`, for metrics and for the client.
 pub fn refusal(
-    way: &AuthMethod,
+    auth_method: &AuthMethod,
     principal: &Principal,
     now: Timestamp,
 ) -> Option<(AuthResult, Rejection)> {
-    let rules = AuthorizationRules::new(way);
+    let rules = AuthorizationRules::new(auth_method);
     rules.refusal(principal).or_else(|| rules.weakness(principal, now))
 }

@@ -63,7 +63,7 @@ impl<'c> ProtectedResources<'c> {
             let prefixes: BTreeSet<_> = route.paths.iter().map(path_prefix).collect();
             for prefix in prefixes.into_iter().chain([String::new()]) {
                 let metadata = resources.by_prefix.entry(prefix).or_default();
-                auth_methods(route).for_each(|way| metadata.add(config, way));
+                auth_methods(route).for_each(|auth_method| metadata.add(config, auth_method));
             }
         }
         resources
@@ -114,13 +114,16 @@ impl<'c> ProtectedResources<'c> {
 }
 
 impl<'c> ResourceMetadata<'c> {
-    fn add(&mut self, config: &'c Config, way: &'c AuthMethod) {
-        let issuers =
-            way.credential.token_issuers().iter().filter_map(|name| config.issuers.get(name));
+    fn add(&mut self, config: &'c Config, auth_method: &'c AuthMethod) {
+        let issuers = auth_method
+            .credential
+            .token_issuers()
+            .iter()
+            .filter_map(|name| config.issuers.get(name));
         self.issuers.extend(issuers.map(|issuer| &*issuer.settings.issuer));
-        self.scopes.extend(way.scopes.iter().chain(way.any_scope.iter()));
-        self.accepts_unbound |= way.bound_to != Some(TokenBinding::Key);
-        if way.token_from == TokenSource::Authorization {
+        self.scopes.extend(auth_method.scopes.iter().chain(auth_method.any_scope.iter()));
+        self.accepts_unbound |= auth_method.bound_to != Some(TokenBinding::Key);
+        if auth_method.token_from == TokenSource::Authorization {
             self.bearer_methods = &["header"];
         }
     }
@@ -169,8 +172,8 @@ fn respond(document: &Value) -> Action {
 
 /// Returns the authentication methods of a route that take access tokens of the client.
 fn auth_methods(route: &Route) -> impl Iterator<Item = &AuthMethod> {
-    let ways = route.auth.ways().iter();
-    ways.filter(|way| !way.credential.token_issuers().is_empty())
+    let auth_methods = route.auth.methods().iter();
+    auth_methods.filter(|auth_method| !auth_method.credential.token_issuers().is_empty())
 }
 
 fn serves(route: &Route, host: &HostPattern) -> bool {

@@ -20,7 +20,7 @@ use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::session::cookies::origin::{SEC_FETCH_SITE, authority};
 use crate::session::settings::OnUnauthenticated;
-use crate::session::{LoginRedirect, Sessions, is_shown, user_agent};
+use crate::session::{LoginRedirect, Sessions, is_shown, navigation};
 use crate::token::authentication_level::AuthenticationLevel;
 
 impl Sessions {
@@ -39,7 +39,7 @@ impl Sessions {
             && is_shown(&head.headers);
         let mut step_up = StepUp { level: level.clone(), form: None };
         if !navigates {
-            let page = user_agent::htmx_page(head);
+            let page = navigation::htmx_page(head);
             let return_to = page.clone().flatten().or_else(|| own_referer(head));
             let url = self.step_up_url(head, return_to.as_deref(), &step_up)?;
             return Some(match page {

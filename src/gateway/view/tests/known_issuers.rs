@@ -397,10 +397,10 @@ impl Twin {
         }
         let clock = Clock::manual(Timestamp::from_secs(NOW));
         let retained = RetainedState::new(clock.clone(), Metrics::new(&[1.0]), Handle::current());
-        let Auth::Ways { ways, .. } = &config.routes[0].auth else { panic!("a public route") };
-        let verdict = verify(&config, &ways[0].credential, token, clock.now(), &retained).await;
+        let Auth::AnyOf { methods, .. } = &config.routes[0].auth else { panic!("a public route") };
+        let verdict = verify(&config, &methods[0].credential, token, clock.now(), &retained).await;
         match verdict.unwrap() {
-            Verdict::Good(principal) => match refusal(&ways[0], &principal, clock.now()) {
+            Verdict::Good(principal) => match refusal(&methods[0], &principal, clock.now()) {
                 None => "200",
                 Some((_, rejection)) if rejection.status() == 403 => "403",
                 Some(_) => "401",
