@@ -17,7 +17,8 @@ use crate::base::scopes::Scopes;
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Principal {
-    /// The expiry of the token; [`Timestamp::MAX`] if the issuer reports none.
+    /// The end of the token: its expiry, or that of the `max_token_age` of its issuer if it comes first; [`Timestamp::MAX`] if it
+    /// has neither.
     pub expires: Timestamp,
     /// The key or certificate of which the client must prove possession.
     pub confirmation: Option<Confirmation>,

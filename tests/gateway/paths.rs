@@ -66,6 +66,34 @@ fn a_path_that_a_service_could_read_as_another_routes_is_refused() {
     assert!(gateway.metric(refused) >= 16.0);
 }
 
+/// Frameworks on WSGI and ASGI decode `%2F` and resolve no dot segments: they would run what stands below `/admin`.
+#[test]
+fn a_path_whose_uncovered_dots_a_service_leaves_passes_no_guarded_route_by() {
+    let service = Upstream::polite();
+    let rest = guarded(&service).replace("/public/**", "/**");
+    let gateway = Gateway::start("", &rest);
+    let targets = [
+        "/admin%2fwipe%2f..%2f..",
+        "/admin%2f..",
+        "/admin%2F%2e%2e",
+        "/admin%5c..",
+        "/%61dmin%2f..",
+        "/admin%2fwipe/x%2f..%2f..%2f..",
+        "/x/../admin%2f..",
+        "/admin;a%2f..",
+    ];
+
+    let mut http2 = Http2::connect(&gateway);
+    for (target, stream) in targets.into_iter().zip((1..).step_by(2)) {
+        assert_eq!(gateway.get(target, "").status, 400, "{target}");
+        http2.head(stream, &request_for(target), true);
+        assert_eq!(http2.outcome(stream), Outcome::Answered(400), "{target}");
+    }
+
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+    assert_eq!(gateway.get("/public%2f..%2fa", "").status, 200, "the same route in all readings");
+}
+
 #[test]
 fn a_malformed_path_is_refused_whatever_the_routes() {
     let service = Upstream::polite();

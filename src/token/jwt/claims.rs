@@ -153,7 +153,7 @@ impl Claims {
             id: shared("jti")?,
             scopes: Arc::new(scopes(&self.all, rules, is_answer)?),
             audience: self.audience(rules)?.into_owned().into(),
-            expires: self.expires.unwrap_or(Timestamp::MAX),
+            expires: self.ends(rules),
             issued: self.issued,
             confirmation,
             digest: names.whole,
@@ -197,6 +197,12 @@ impl Claims {
             return Err(TokenError::Expired);
         }
         Ok(())
+    }
+
+    /// Returns the end of the token: `exp`, or the end of its `max_token_age` if that comes first. Caches heed it as well.
+    fn ends(&self, rules: &ValidationRules) -> Timestamp {
+        let too_old = rules.max_token_age.zip(self.issued).map(|(most, issued)| issued.plus(most));
+        self.expires.into_iter().chain(too_old).min().unwrap_or(Timestamp::MAX)
     }
 
     /// The audience: `aud`, or what takes its place by the issuer's `audience_claim` if that is absent.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Bench, NOW};
-use crate::issuer::testing::{JWKS, eventually, signing_key};
-use crate::token::{TokenError, TokenUse, Verifier};
+use crate::issuer::testing::{Answer, INTROSPECT, JWKS, eventually, signing_key};
+use crate::token::{TokenError, TokenUse, ValidationRules, Verifier};
 
 #[tokio::test]
 async fn a_token_is_verified_once() {
@@ -44,6 +44,27 @@ async fn a_cached_result_ends_with_exp() {
 
     bench.clock.advance(Duration::from_secs(30));
     assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Expired));
+}
+
+#[tokio::test]
+async fn a_cached_result_ends_with_the_greatest_age_of_a_token() {
+    let short = |rules: &mut ValidationRules| {
+        rules.max_token_age = Some(Duration::from_secs(60));
+        rules.leeway = Duration::ZERO;
+    };
+    let bench = Bench::with(|_| (), short).await;
+    let claims =
+        json!({ "active": true, "sub": "alice", "aud": "api", "iat": NOW, "exp": NOW + 300 });
+    bench.server.says(INTROSPECT, Answer::json(claims));
+    let token = bench.token(json!({ "iat": NOW }));
+    for _ in 0..2 {
+        assert!(bench.jwt(&token).await.is_ok());
+        assert!(bench.reference("opaque").await.is_ok());
+        bench.clock.advance(Duration::from_secs(59));
+    }
+
+    assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Expired));
+    assert_eq!(bench.reference("opaque").await.err(), Some(TokenError::Expired));
 }
 
 #[tokio::test]
