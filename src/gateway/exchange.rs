@@ -345,12 +345,11 @@ impl Exchange {
         self.route.as_ref().map_or(&AuthChallenges::NONE, |route| route.authenticate.challenges())
     }
 
-    /// Marks the request as one that could not be parsed: it has neither method nor path in metrics and log.
-    pub(super) fn mark_parse_failure(&mut self) {
+    /// Leaves the target out of the log: it could not be read.
+    pub(super) fn forget_target(&mut self) {
         if let Some(log_data) = &mut self.log_data {
             log_data.uri = None;
         }
-        self.method = Method::from_bytes(b"UNREADABLE").unwrap_or_default();
     }
 
     /// Builds the response to a refused request.
@@ -423,7 +422,7 @@ impl Exchange {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             headers.insert(DPOP_NONCE, nonce);
         }
-        if self.outcome.endpoint.is_none()
+        if !self.outcome.is_of_upstream()
             && let Some(name) = &server.server_header
         {
             headers.insert(SERVER, name.clone());
@@ -446,7 +445,7 @@ impl Exchange {
             // A 204 has no length in any version of HTTP (RFC 9110 §8.6).
             response.headers_mut().remove(CONTENT_LENGTH);
         }
-        if bodiless && (self.outcome.endpoint.is_none() || self.error.is_some()) {
+        if bodiless && (self.error.is_some() || !self.outcome.is_of_upstream()) {
             response = without_content(response);
         }
         let status = self.refused_with.unwrap_or(status);

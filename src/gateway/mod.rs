@@ -512,19 +512,17 @@ impl Gateway {
         exchange.finish(response)
     }
 
-    /// Responds to a request head that could not be parsed. `fields` are those that could be read all the same: browsers get
-    /// a page.
+    /// Responds to a request head that could not be parsed. `head` is what could be read all the same: its fields tell whether
+    /// the client wants a page, its method whether the response has content. The target counts as unreadable.
     pub fn reject_head(
         &self,
         peer: Rc<Peer>,
-        fields: HeaderMap,
+        head: &Parts,
         rejection: &Rejection,
     ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
-        let (mut head, ()) = Request::new(()).into_parts();
-        head.headers = fields;
-        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
-        exchange.mark_parse_failure();
+        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, head));
+        exchange.forget_target();
         let response = exchange.reject(rejection);
         exchange.finish(response)
     }

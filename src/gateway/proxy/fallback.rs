@@ -143,6 +143,9 @@ impl Fallback {
                 let replaced = Some(Box::new(replaced));
                 let completed = Completed { replaced, waited: None, ..sent.into() };
                 if !is_unhealthy {
+                    if let (Some(stale), Some(key)) = (&self.stale, &stale_key) {
+                        stale.forget_changed(key, completed.response.status());
+                    }
                     upstream.metrics().fell_back(kind);
                     return Ok(completed);
                 }

@@ -117,11 +117,7 @@ impl Forward {
         let key = key_of(upstream);
         let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
         let fallback_key = self.fallback_upstream().and_then(key_of);
-        let stale_key = self.fallback.as_ref().and_then(|fallback| {
-            fallback.stale.as_ref()?;
-            let is_private = permit.auth_method.is_some() || !body.is_end_stream();
-            StaleKey::of(head, exchange.host.as_ref(), is_private)
-        });
+        let is_private = permit.auth_method.is_some() || !body.is_end_stream();
         let is_grpc = exchange.response_format.is_grpc();
         let is_stream =
             is_grpc && await_content::shares_connections(head.version, exchange, upstream);
@@ -134,6 +130,10 @@ impl Forward {
             None
         };
         self.target.rewrite(&mut head.uri)?;
+        let stale_key = self.fallback.as_ref().and_then(|fallback| {
+            fallback.stale.as_ref()?;
+            StaleKey::of(head, exchange.host.as_ref(), &upstream.settings().name, is_private)
+        });
         let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
         if if_header::is_usual_with(&head.method) {
             if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);

@@ -52,6 +52,11 @@ impl UpstreamOutcome {
         self.cause = Some(failed.cause);
     }
 
+    /// Whether an upstream responded, now or, with [`FallbackKind::Stale`], before.
+    pub(crate) fn is_of_upstream(&self) -> bool {
+        self.endpoint.is_some() && self.fallback != Some(FallbackKind::Respond)
+    }
+
     /// Returns the name of the endpoint.
     pub(crate) fn target(&self) -> Option<&str> {
         self.endpoint.as_ref().map(|(endpoint, _)| endpoint.name())

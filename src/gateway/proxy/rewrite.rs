@@ -4,13 +4,16 @@
 //! segments, so that stripping `/api` never shortens `/apiary`. A path that cannot be rewritten is refused, never
 //! forwarded as it is.
 
+use std::borrow::Cow;
+
 use http::Uri;
 use http::uri::PathAndQuery;
 
 use crate::base::raw_target::MAX_TARGET_BYTES;
 use crate::config::route::{PathPattern, PathRewrite, Rewrite, Segment};
 use crate::gateway::Rejection;
-use crate::gateway::request::{path, path_readings};
+use crate::gateway::request::path;
+use crate::gateway::request::path_readings::{self, PathReadings};
 
 /// A route's rewrite, with the path patterns that define its parameters.
 #[derive(Debug)]
@@ -37,7 +40,9 @@ impl TargetRewriter {
         }
         let old = uri.path();
         let new = self.path(old).ok_or(Rejection::AmbiguousPath)?;
-        if !path::is_plain(old) && !self.reads_alike(old, &new) {
+        // A template may put an empty part between two slashes.
+        let becomes_reference = new.starts_with("//") && !old.starts_with("//");
+        if becomes_reference || (!path::is_plain(old) && !self.reads_alike(old, &new)) {
             return Err(Rejection::AmbiguousPath);
         }
         set_path(uri, &new)
@@ -99,9 +104,20 @@ impl TargetRewriter {
                     })
                 };
                 let stays = !parts.contains(&PathRewrite::Rest) || never_climbs(written.rest);
-                stays && all.all(alike)
+                stays && all.all(alike) && self.adds_no_reading(&readings, old, new)
             }
         }
+    }
+
+    /// Whether each reading of `new` is what the template makes of a reading of `old`: text of the template behind a part with a
+    /// path parameter, as in `/{id}-public` of `/7;a`, would be cut off with it.
+    fn adds_no_reading(&self, readings: &PathReadings, old: &str, new: &str) -> bool {
+        let rewritten = |reading| path::canonical(&self.path(reading)?).ok().map(Cow::into_owned);
+        let expected: Vec<_> = readings.all(old).filter_map(rewritten).collect();
+        path_readings::read(new).is_ok_and(|path| {
+            let mut all = path.readings.others().chain([path.readings.forwarded(new)]);
+            all.all(|reading| expected.iter().any(|expected| expected == reading))
+        })
     }
 }
 
@@ -303,6 +319,45 @@ mod tests {
         ] {
             assert_eq!(refused(target, path), Rejection::AmbiguousPath, "{path}");
         }
+    }
+
+    #[test]
+    fn text_of_a_template_is_never_a_part_of_a_path_parameter() {
+        let two = PathPattern {
+            segments: vec![Segment::Parameter("a".into()), Segment::Parameter("b".into())],
+            rest: false,
+        };
+        let parameter = |name: &str| PathRewrite::Parameter(name.into());
+        let text = |text: &str| PathRewrite::Text(text.into());
+        let public = vec![text("/t/"), parameter("a"), text("-public/"), parameter("b")];
+        let joined = vec![text("/t/"), parameter("a"), parameter("b")];
+        let last = vec![text("/t/x-"), parameter("a")];
+        let [public, joined, last] = [public, joined, last]
+            .map(|parts| TargetRewriter::new(Rewrite::Path(parts), vec![two.clone()]));
+
+        for (target, path) in
+            [(&public, "/secret;a/b"), (&public, "/secret%3Ba/b"), (&joined, "/a;/b")]
+        {
+            assert_eq!(refused(target, path), Rejection::AmbiguousPath, "{path}");
+        }
+        assert_eq!(rewritten(&public, "/a%20b/c;d"), "/t/a%20b-public/c;d");
+        assert_eq!(rewritten(&joined, "/a:/b;c"), "/t/a:b;c");
+        assert_eq!(rewritten(&last, "/a;v=1/b"), "/t/x-a;v=1");
+    }
+
+    #[test]
+    fn an_empty_rest_makes_no_reference_to_a_host() {
+        let pattern = PathPattern { segments: vec![Segment::Parameter("a".into())], rest: true };
+        let parts = vec![
+            PathRewrite::Text("/".into()),
+            PathRewrite::Rest,
+            PathRewrite::Text("/".into()),
+            PathRewrite::Parameter("a".into()),
+        ];
+        let target = TargetRewriter::new(Rewrite::Path(parts), vec![pattern]);
+
+        assert_eq!(rewritten(&target, "/host/a"), "/a/host");
+        assert_eq!(refused(&target, "/host"), Rejection::AmbiguousPath);
     }
 
     #[test]

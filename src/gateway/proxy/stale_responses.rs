@@ -23,6 +23,7 @@ use crate::base::body::Body;
 use crate::base::cache_control::{age, seconds};
 use crate::base::header_fields::fields_bytes;
 use crate::base::watched_body::{Polled, Watch, Watched};
+use crate::gateway::response::hardening::has_directive;
 use crate::upstream::OutgoingRequest;
 
 /// The last good responses of one route.
@@ -30,7 +31,7 @@ use crate::upstream::OutgoingRequest;
 pub(crate) struct StaleResponses {
     /// The maximum age at which a response is used.
     max_age: Duration,
-    /// By host and target, the responses to requests that differ in what these vary by.
+    /// By upstream, host and target, the responses to requests that differ in what these vary by.
     cache: Cache<Box<[u8]>, Arc<[Arc<Stored>]>>,
 }
 
@@ -47,23 +48,37 @@ struct Stored {
     max_age: Duration,
 }
 
-/// A request whose response may be stored, or replaced by a stored one.
+/// A request that concerns the stored responses of a target.
 #[derive(Debug)]
-pub(crate) struct StaleKey(Box<[u8]>);
+pub(crate) struct StaleKey {
+    target: Box<[u8]>,
+    /// Whether the request changes its target (RFC 9110 §9.2.1): no response to it is stored, and what is stored has ended.
+    is_unsafe: bool,
+}
 
 impl StaleKey {
-    /// Returns the key of a request as its client sent it; `None` for one that must have a response of its own, such as
-    /// one `is_private`, of a known caller or with content.
-    pub(crate) fn of(head: &Parts, host: Option<&HeaderValue>, is_private: bool) -> Option<Self> {
+    /// Returns the key of a request from a client of `host`, whose target is that which the upstream named `upstream` receives;
+    /// `None` for a safe one that must have a response of its own, such as one `is_private`, of a known caller or with
+    /// content.
+    pub(crate) fn of(
+        head: &Parts,
+        host: Option<&HeaderValue>,
+        upstream: &str,
+        is_private: bool,
+    ) -> Option<Self> {
+        let headers = &head.headers;
         let private = [AUTHORIZATION, COOKIE, RANGE];
-        let is_public = !is_private && private.iter().all(|name| !head.headers.contains_key(name));
-        if head.method != Method::GET || !is_public {
+        let is_public = !is_private
+            && private.iter().all(|name| !headers.contains_key(name))
+            && !has_directive(headers, &["no-store"]);
+        if head.method.is_safe() && !(head.method == Method::GET && is_public) {
             return None;
         }
-        let host = host.or(head.headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
+        let host = host.or(headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        // Neither holds a blank: the two cannot be divided in another way.
-        Some(Self([host, b" ", target.as_bytes()].concat().into()))
+        // None holds a blank: they cannot be divided in another way.
+        let target = [upstream.as_bytes(), b" ", host, b" ", target.as_bytes()].concat().into();
+        Some(Self { target, is_unsafe: !head.method.is_safe() })
     }
 }
 
@@ -92,7 +107,7 @@ impl StaleResponses {
         request: &OutgoingRequest<'_>,
         now: Duration,
     ) -> Option<Response<Body>> {
-        let all = self.cache.get(&key.0)?;
+        let all = self.cache.get(&key.target).filter(|_| !key.is_unsafe)?;
         let stored = all.iter().find(|stored| stored.is_for(request))?;
         let since = now.saturating_sub(stored.at);
         if since > stored.max_age {
@@ -106,8 +121,15 @@ impl StaleResponses {
         Some(response)
     }
 
+    /// Forgets what is stored of a target that a request with the response `status` has changed (RFC 9111 §4.4).
+    pub(crate) fn forget_changed(&self, key: &StaleKey, status: StatusCode) {
+        if key.is_unsafe && (status.is_success() || status.is_redirection()) {
+            self.cache.invalidate(&key.target);
+        }
+    }
+
     /// Returns the same response to `request`, as the upstream has received it; it is stored once its content has passed, if
-    /// it may be.
+    /// it may be. A response that withdraws the stored ones, or replaces them and may not be stored, ends them.
     pub(crate) fn keep(
         self: &Arc<Self>,
         key: StaleKey,
@@ -115,18 +137,26 @@ impl StaleResponses {
         response: Response<Body>,
         now: Duration,
     ) -> Response<Body> {
+        self.forget_changed(&key, response.status());
+        if key.is_unsafe {
+            return response;
+        }
         if !may_be_stored(&response) {
+            if replaces_stored(response.status()) {
+                self.cache.invalidate(&key.target);
+            }
             return response;
         }
         let varies =
             response.headers().get_all(VARY).iter().filter_map(|field| field.to_str().ok());
         let names = varies.flat_map(|field| field.split(',')).map(str::trim);
         let names = names.filter(|name| !name.is_empty()).map(HeaderName::try_from);
-        let Ok(names) = names.collect::<Result<Vec<_>, _>>() else { return response };
-        // Such a response varies by more than the request's fields (RFC 9110 §12.5.5).
-        if names.iter().any(|name| name == "*") {
+        let names = names.collect::<Result<Vec<_>, _>>();
+        // A response that varies by `*` varies by more than the request's fields (RFC 9110 §12.5.5).
+        let Some(names) = names.ok().filter(|names| names.iter().all(|name| name != "*")) else {
+            self.cache.invalidate(&key.target);
             return response;
-        }
+        };
         let varies = names
             .into_iter()
             .map(|name| {
@@ -140,10 +170,10 @@ impl StaleResponses {
         let stored = Stored { varies, headers, body: Bytes::new(), at: now, max_age };
         let (head, body) = response.into_parts();
         let body = if let Some(whole) = body.buffered() {
-            self.store(key.0, Stored { body: Bytes::copy_from_slice(&whole), ..stored });
+            self.store(key.target, Stored { body: Bytes::copy_from_slice(&whole), ..stored });
             body
         } else {
-            let keeping = Some((Arc::clone(self), key.0, stored));
+            let keeping = Some((Arc::clone(self), key.target, stored));
             let declared = body.size_hint().exact();
             let copy = ContentCopy { read: BytesMut::new(), declared, keeping };
             body.wrapped(|body| Watched::new(body, copy))
@@ -206,6 +236,14 @@ fn may_be_stored(response: &Response<Body>) -> bool {
         && !headers.contains_key(CONTENT_RANGE)
         && !headers.get_all(CACHE_CONTROL).iter().any(forbids)
         && !headers.get_all(PRAGMA).iter().any(forbids)
+}
+
+/// Whether a response that is not stored tells that those stored for its target have ended: it is another one, or the target
+/// is gone or forbidden. One to a condition (304), to a client's mistake or to a moment (429) tells nothing about them.
+fn replaces_stored(status: StatusCode) -> bool {
+    status.is_success()
+        || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)
+        || matches!(status.as_u16(), 401 | 403 | 404 | 410 | 451)
 }
 
 /// A copy of the content of a response, which is stored when its end has passed.
@@ -301,6 +339,63 @@ mod tests {
     }
 
     #[test]
+    fn what_was_withdrawn_or_replaced_is_used_no_more() {
+        for (status, field, is_used) in [
+            (200, ("cache-control", "no-store"), false),
+            (200, ("vary", "*"), false),
+            (301, ("location", "/y"), false),
+            (401, ("x", ""), false),
+            (403, ("x", ""), false),
+            (404, ("x", ""), false),
+            (410, ("x", ""), false),
+            (304, ("x", ""), true),
+            (400, ("x", ""), true),
+            (429, ("x", ""), true),
+        ] {
+            let kept = Arc::new(responses());
+            keep(&kept, &[], &[]);
+            let mut response = response(&[field]);
+            *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+            let head = head("/x?y=1", &[]);
+
+            kept.keep(key(&head).expect("public"), &outgoing(&head), response, NOW);
+
+            assert_eq!(get(&kept, &[], NOW).is_some(), is_used, "{status} {field:?}");
+        }
+    }
+
+    #[test]
+    fn a_successful_request_that_changes_a_target_ends_its_stored_responses() {
+        for (method, status, is_used) in [
+            (Method::DELETE, 204, false),
+            (Method::PUT, 200, false),
+            (Method::POST, 303, false),
+            (Method::POST, 422, true),
+            (Method::OPTIONS, 200, true),
+        ] {
+            let kept = Arc::new(responses());
+            keep(&kept, &[], &[]);
+            let mut head = head("/x?y=1", &[("authorization", "Bearer x")]);
+            head.method = method.clone();
+            let key =
+                StaleKey::of(&head, Some(&HeaderValue::from_static("a.example")), "orders", true);
+
+            if let Some(key) = key {
+                let mut response = response(&[]);
+                *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                kept.keep(key, &outgoing(&head), response, NOW);
+            }
+
+            assert_eq!(get(&kept, &[], NOW).is_some(), is_used, "{method} {status}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_forbids_storing_is_not_stored() {
+        assert!(key(&head("/", &[("cache-control", "no-store")])).is_none());
+    }
+
+    #[test]
     fn a_response_is_used_in_place_of_an_error_no_longer_than_it_allows() {
         for (control, seconds) in [
             ("stale-if-error=0", 0),
@@ -368,7 +463,7 @@ mod tests {
         let is_stored = |host: &str, target: &str| {
             let head = head(target, &[]);
             let host = HeaderValue::from_str(host).expect("valid");
-            let own = StaleKey::of(&head, Some(&host), false).expect("public");
+            let own = StaleKey::of(&head, Some(&host), "orders", false).expect("public");
             kept.get(&own, &outgoing(&head), NOW).is_some()
         };
 
@@ -389,7 +484,7 @@ mod tests {
     }
 
     fn key(head: &Parts) -> Option<StaleKey> {
-        StaleKey::of(head, Some(&HeaderValue::from_static("a.example")), false)
+        StaleKey::of(head, Some(&HeaderValue::from_static("a.example")), "orders", false)
     }
 
     fn outgoing(head: &Parts) -> OutgoingRequest<'_> {

@@ -123,7 +123,7 @@ fn as_matched(reading: &mut String) {
 /// One transformation that an upstream may apply to a path; borrowed if it changes nothing.
 type Transformation = fn(&str) -> Result<Cow<'_, str>, PathError>;
 
-const STEPS: [Transformation; 7] = [
+const STEPS: [Transformation; 8] = [
     path::resolve,
     |path| Ok(unescaped(path)),
     // Many upstreams split segments first and decode them afterwards.
@@ -131,10 +131,11 @@ const STEPS: [Transformation; 7] = [
     |path| Ok(if path.contains('\\') { path.replace('\\', "/").into() } else { path.into() }),
     |path| Ok(if path.contains("//") { merged(path).into() } else { path.into() }),
     |path| Ok(if path.contains(';') { without_parameters(path).into() } else { path.into() }),
+    |path| Ok(without_last_parameters(path)),
     without_authority,
 ];
 /// The index of the steps that only an upstream applies which parses a path as a reference.
-const AS_REFERENCE: usize = 6;
+const AS_REFERENCE: usize = 7;
 
 /// Returns a path or segment in canonical form with the escapes of delimiters decoded.
 pub(crate) fn unescaped(path: &str) -> Cow<'_, str> {
@@ -183,6 +184,15 @@ fn merged(path: &str) -> String {
 fn without_parameters(path: &str) -> String {
     let cut = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
     path.split('/').map(cut).collect::<Vec<_>>().join("/")
+}
+
+/// Returns the path without the parameters of its last segment: the only ones that RFC 2396 parsers such as Python's `urlparse` know.
+fn without_last_parameters(path: &str) -> Cow<'_, str> {
+    let last = path.rfind('/').map_or(0, |at| at + 1);
+    match path[last..].find(';') {
+        Some(at) => Cow::Owned(path[..last + at].to_owned()),
+        None => Cow::Borrowed(path),
+    }
 }
 
 /// Returns the path after a leading `//host`, as a URL parser derives it that takes `//host/a` for a reference.
@@ -239,6 +249,7 @@ mod tests {
             ("/a;x/b", &["/a;x/b", "/a/b"]),
             ("/a//b", &["/a//b", "/a/b"]),
             ("/a/;x", &["/a/;x", "/a/"]),
+            ("/a;x/b;y", &["/a;x/b;y", "/a;x/b", "/a/b"]),
             ("/a//../b", &["/a/b", "/b"]),
             ("/a%252fb", &["/a%252fb"]),
             ("/p/..%2fa", &["/p/..%2Fa", "/p/../a", "/a"]),
@@ -308,6 +319,10 @@ mod tests {
                     .collect::<Vec<_>>()
                     .join("/"),
                 4 => with_dots_resolved(&path)?,
+                5 => {
+                    let (before, last) = path.rsplit_once('/').unwrap();
+                    format!("{before}/{}", last.split(';').next().unwrap())
+                }
                 _ => path,
             };
         }
@@ -353,7 +368,7 @@ mod tests {
         #[test]
         fn every_path_an_upstream_derives_is_among_the_readings(
             path in "/([a-b./;\\\\]|//|%2e|%2f|%5C|%3b|%41|%3A){0,10}",
-            does in prop::collection::vec(0_u8..5, 0..7),
+            does in prop::collection::vec(0_u8..6, 0..7),
         ) {
             if let Ok(found) = read(&path) {
                 let mut known: Vec<String> = vec![found.readings.forwarded(&found.written).to_owned()];

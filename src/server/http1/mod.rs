@@ -225,7 +225,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
             ParseError::TooLarge => Rejection::HeadTooLarge,
             ParseError::TargetTooLong => Rejection::TargetTooLong,
         };
-        let response = self.gateway.reject_head(Rc::clone(&self.peer), refused.fields, &rejection);
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = Method::from_bytes(b"UNREADABLE").unwrap_or_default();
+        head.headers = refused.fields;
+        let response = self.gateway.reject_head(Rc::clone(&self.peer), &head, &rejection);
         let framing = ResponseFraming { http10: false, to_head: false, trailers: false };
         self.write(response, framing, false).await
     }

@@ -84,9 +84,7 @@ impl StreamService {
                 let Some(response) = unless_reset(&responder, serving).await else { return };
                 response
             }
-            Err(error) => {
-                self.gateway.reject_head(Rc::clone(&self.peer), head.headers, &rejection(error))
-            }
+            Err(error) => self.gateway.reject_head(Rc::clone(&self.peer), &head, &rejection(error)),
         };
         self.complete_fields(response.headers_mut());
         let response = match websocket {

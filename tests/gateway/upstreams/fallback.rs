@@ -8,7 +8,7 @@ use std::thread;
 use super::balance::EVENTS;
 use super::health::error;
 use super::service::Service;
-use crate::support::{Client, Gateway, eventually, ok};
+use crate::support::{Client, Gateway, Http2, Outcome, eventually, ok};
 use northgate::base::clock::Clock;
 
 fn file(primary: &Service, spare: &Service, more: &str, route: &str) -> String {
@@ -187,6 +187,60 @@ fn the_last_good_response_is_used_for_the_same_public_request_only() {
     assert_eq!(other_host.status, 503);
     let post = gateway.ask("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(post.status, 503);
+}
+
+#[test]
+fn a_deleted_resource_has_no_last_good_response() {
+    let sick = Arc::new(AtomicBool::new(false));
+    let service = Service::start({
+        let sick = Arc::clone(&sick);
+        move |seen| if sick.load(SeqCst) { error(503) } else { ok(seen.target()) }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let route = "fallback: { stale: 1m }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, "", route));
+    for path in ["/a", "/b"] {
+        assert_eq!(gateway.get(path, "").text(), path);
+    }
+    let delete = "DELETE /a HTTP/1.1\r\nHost: api.test\r\nCookie: a=b\r\n\r\n";
+    assert_eq!(gateway.ask(delete).status, 200);
+
+    sick.store(true, SeqCst);
+
+    assert_eq!(gateway.get("/a", "").status, 503);
+    assert_eq!(gateway.get("/b", "").text(), "/b");
+}
+
+#[test]
+fn the_last_good_response_of_an_upstream_ends_where_a_reload_replaces_it() {
+    let (old, new) = (Service::start(|seen| ok(seen.target())), Service::start(|_| error(503)));
+    let text = file(&old, &new, "", "fallback: { stale: 1m }");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    assert_eq!(gateway.get("/a", "").text(), "/a");
+
+    for replaced in [
+        text.replace("upstream: a", "upstream: b"),
+        text.replace("auth: none", "auth: none, rewrite: { add_prefix: /v2 }"),
+    ] {
+        gateway.reload("", &replaced).expect("a valid file");
+        old.kill();
+        assert_eq!(gateway.get("/a", "").status / 100, 5, "{replaced}");
+    }
+}
+
+#[test]
+fn head_has_no_content_where_a_fixed_response_replaces_the_upstreams() {
+    let service = Service::start(|_| error(503));
+    let spare = Service::start(|_| ok("spare"));
+    let route = "fallback: { respond: { status: 200, body: closed for today } }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, "", route));
+    let mut http2 = Http2::connect(&gateway);
+
+    for (stream, path, status) in [(1, "/a", 200), (3, "/a#b", 400)] {
+        let head = [(":method", "HEAD"), (":scheme", "http"), (":authority", "h"), (":path", path)];
+        http2.head(stream, &head, true);
+        assert_eq!(http2.outcome_and_end(stream), (Outcome::Answered(status), true), "{path}");
+    }
 }
 
 #[test]
