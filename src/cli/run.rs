@@ -63,7 +63,8 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }
         if is_successor && let Err(error) = upgrade::report_ready() {
-            tracing::warn!(%error, "Could not tell the previous gateway that this one serves.");
+            tracing::error!(%error, "The previous gateway ended before this one served, and left it nothing: stopping.");
+            return ExitCode::FAILURE;
         }
         if let Err(error) = upgrade::notify_service_manager() {
             tracing::warn!(%error, "Could not notify the service manager (NOTIFY_SOCKET).");

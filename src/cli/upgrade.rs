@@ -6,11 +6,13 @@
 
 use core::time::Duration;
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tokio::io::AsyncReadExt as _;
 
 use super::signals::Signals;
 use crate::server::{RunningGateway, chain};
@@ -53,48 +55,68 @@ impl Successor {
     ) {
         loop {
             signals.upgrade().await;
-            let Some(successor) = this.cloned() else {
+            let Some(successor) = this else {
                 tracing::warn!("Ignored SIGUSR2: this command has no successor.");
                 continue;
             };
             // The successor begins with the counters of now.
             launched.upkeep.save().await;
             tracing::info!(program = %successor.program.display(), "Upgrade started: starting the new program beside this one.");
-            match tokio::task::spawn_blocking(move || successor.start()).await {
-                Ok(Ok(pid)) => {
+            match successor.start().await {
+                Ok(pid) => {
                     launched.upkeep.leave_to_successor().await;
                     tracing::info!(pid, "The new program serves.");
                     return;
                 }
-                Ok(Err(error)) => {
-                    tracing::error!(error = %chain(&error), "Could not upgrade; this process goes on.");
-                }
                 Err(error) => {
-                    tracing::error!(%error, "Could not upgrade: the task failed; this process goes on.");
+                    tracing::error!(error = %chain(&error), "Could not upgrade; this process goes on.");
                 }
             }
         }
     }
 
-    /// Starts the program and waits until it serves; returns its process id.
-    fn start(&self) -> Result<u32, UpgradeError> {
-        let (mut ours, theirs) = UnixStream::pair().map_err(UpgradeError::Spawn)?;
-        ours.set_read_timeout(Some(READY_TIMEOUT)).map_err(UpgradeError::Spawn)?;
-        let mut child = Command::new(&self.program)
+    /// Starts the program and waits until it serves; returns its process id. If the wait is dropped, the program is ended.
+    async fn start(&self) -> Result<u32, UpgradeError> {
+        let (ours, theirs) = UnixStream::pair().map_err(UpgradeError::Spawn)?;
+        ours.set_nonblocking(true).map_err(UpgradeError::Spawn)?;
+        let mut ours = tokio::net::UnixStream::from_std(ours).map_err(UpgradeError::Spawn)?;
+        let child = Command::new(&self.program)
             .args(&self.arguments)
             .env(SUCCESSOR, "1")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .map_err(UpgradeError::Spawn)?;
+        let mut starting = Starting { child, serves: false };
         let mut word = [0; READY.len()];
-        let Err(silence) = ours.read_exact(&mut word) else { return Ok(child.id()) };
-        if silence.kind() == io::ErrorKind::UnexpectedEof {
-            return Err(child.wait().map_or_else(UpgradeError::Spawn, UpgradeError::Ended));
+        match tokio::time::timeout(READY_TIMEOUT, ours.read_exact(&mut word)).await {
+            Ok(Ok(_)) => {
+                starting.serves = true;
+                Ok(starting.child.id())
+            }
+            // It has ended, or has closed what it should have told it with.
+            Ok(Err(_)) => {
+                let _ = starting.child.kill();
+                Err(starting.child.wait().map_or_else(UpgradeError::Spawn, UpgradeError::Ended))
+            }
+            Err(_) => Err(UpgradeError::Late),
         }
-        // It may have ended by now.
-        let _ = child.kill();
-        let _ = child.wait();
-        Err(UpgradeError::Late)
+    }
+}
+
+/// A successor that is starting. It ends when this is dropped, unless it serves: this process may have been told to stop
+/// meanwhile.
+struct Starting {
+    child: Child,
+    serves: bool,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if !self.serves {
+            // Both fail if it has ended.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

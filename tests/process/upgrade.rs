@@ -1,10 +1,12 @@
 //! SIGUSR2 replaces the program without a gap.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -69,6 +71,61 @@ fn a_new_program_that_does_not_serve_changes_nothing() {
     assert_eq!(ask(address).as_deref(), Some("204"));
     gateway.signal("-TERM");
     assert_eq!(gateway.end(SOON).and_then(|status| status.code()), Some(0));
+}
+
+/// A service manager that has stopped the gateway may start it again: no process may be left that listens.
+#[test]
+fn sigterm_during_an_upgrade_ends_the_new_program_as_well() {
+    let directory = TempDir::new().expect("a directory");
+    let [path, program, pid] =
+        ["gateway.yaml", "northgate", "pid"].map(|name| directory.path().join(name));
+    fs::write(&path, file("workers: 1", free_port(), free_port())).expect("written");
+    symlink(env!("CARGO_BIN_EXE_northgate"), &program).expect("a link");
+    let mut old =
+        Running::of(Command::new(&program).args(["run", "--config"]).arg(&path), directory);
+    let mut log = old.log();
+    log.address();
+    log.ignore();
+    // This one never serves.
+    fs::remove_file(&program).expect("removed");
+    let script =
+        format!("#!/bin/sh\necho $$ > {0}.new\nmv {0}.new {0}\nexec sleep 300\n", pid.display());
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("executable");
+    old.signal("-USR2");
+    let started = eventually(|| fs::read_to_string(&pid).ok()).trim().to_owned();
+
+    old.signal("-TERM");
+
+    assert_eq!(old.end(SOON).and_then(|status| status.code()), Some(0));
+    let lives = Command::new("kill").args(["-0", &started]).stderr(Stdio::null()).status();
+    assert!(!lives.expect("kill runs").success(), "the new program goes on");
+}
+
+#[test]
+fn a_new_program_whose_predecessor_is_gone_stops() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("gateway.yaml");
+    fs::write(&path, file("workers: 1", free_port(), free_port())).expect("written");
+    let (ours, theirs) = UnixStream::pair().expect("a channel");
+    drop(ours);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_northgate"));
+    command.args(["run", "--config"]).arg(&path).env("NORTHGATE_SUCCESSOR", "1");
+
+    let mut orphan = Running::of(command.stdin(OwnedFd::from(theirs)), directory);
+
+    orphan.log().ignore();
+    assert_eq!(orphan.end(SOON).and_then(|status| status.code()), Some(1));
+}
+
+fn eventually<T>(mut found: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..SOON.as_millis() / 10 {
+        if let Some(found) = found() {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it does not happen");
 }
 
 /// Clients that ask all the time, each request on a connection of its own or on one that is kept.
