@@ -196,6 +196,8 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
             "the route is disabled".to_owned()
         }
         Rejection::NoRoute => "no route here matches these header fields".to_owned(),
+        // Of COPY and MOVE: what else forbids depends on the caller.
+        Rejection::Forbidden => "its Destination does not lead to the same route".to_owned(),
         other => other.title().to_owned(),
     };
     format!("No route matches: {status}, {why}.\n")

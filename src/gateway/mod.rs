@@ -154,13 +154,13 @@ impl Snapshot {
         };
         exchange.stripped.restore_upgrade(&mut head.headers);
         exchange.matched(route, head);
+        if route.is_disabled() {
+            return Err(Rejection::NoRoute);
+        }
         if let Some(destination) = Destination::read(head, exchange.host.as_ref())? {
             self.check_destination(destination, route, &host, head, exchange)?;
         }
         exchange.compression = ResponseCompression::negotiate(&route.compress, &head.headers);
-        if route.is_disabled() {
-            return Err(Rejection::NoRoute);
-        }
         // A request that is refused for its declared size is not charged to any limit.
         if route.max_body_size.is_some_and(|max| http_body::Body::size_hint(&body).lower() > max) {
             return Err(Rejection::BodyTooLarge);
@@ -502,7 +502,11 @@ impl Gateway {
             snapshot.warn_of_ambiguous_path(&exchange, &raw_target::escaped(head.uri.path()));
         }
         if opens_tunnel && outcome.as_ref().is_ok_and(|response| response.status().is_success()) {
-            outcome = Err(Rejection::Upstream(UpstreamError::Invalid(InvalidResponse::NoUpgrade)));
+            outcome = Err(if exchange.outcome.is_of_upstream() {
+                Rejection::Upstream(UpstreamError::Invalid(InvalidResponse::NoUpgrade))
+            } else {
+                Rejection::UnknownProtocol
+            });
         }
         if let Some((session, form)) = resumed {
             exchange.settle_form(&session, form, outcome.is_err());
@@ -537,6 +541,13 @@ impl Gateway {
         let name = self.shared.snapshot.load().server.request_id_header.clone();
         response.headers_mut().insert(name, request_id);
         response
+    }
+
+    /// Logs a connection that was closed because its client's address has too many.
+    pub fn warn_of_refused_connection(&self, client: IpAddr) {
+        if self.shared.snapshot.load().may_warn_at(self.shared.retained.clock.uptime()) {
+            tracing::warn!(%client, "Closed a connection: the client's address has max_connections_per_ip connections.");
+        }
     }
 
     /// Counts and logs an error of an HTTP/2 client, answered by a reset of `stream`, or, with 0, by the end of the

@@ -44,6 +44,12 @@ pub(super) struct Accepted {
     pub(super) permit: ConnectionPermit,
 }
 
+/// Counts and logs a connection that is closed because its client's address has too many.
+pub(super) fn record_over_limit(listener: &Listener, gateway: &Gateway, client: IpAddr) {
+    listener.metrics.refused_over_limit();
+    gateway.warn_of_refused_connection(client);
+}
+
 /// Serves one connection until it ends.
 pub(super) async fn serve(
     accepted: Accepted,
@@ -67,7 +73,7 @@ pub(super) async fn serve(
             Err(reason) => return listener.metrics.proxy_refused(reason),
         }
         if !permit.count_for(peer.ip) {
-            return;
+            return record_over_limit(listener, &connection.gateway, peer.ip);
         }
     }
     peer.redirect_https = settings.redirect_https;

@@ -248,9 +248,13 @@ impl AcceptLoop {
     fn admit(&self, stream: TcpStream, remote: SocketAddr) -> Option<Accepted> {
         let settings = self.listener.current();
         let permit = if settings.proxy_protocol {
-            self.limiter.acquire_unnamed()
+            Some(self.limiter.acquire_unnamed())
         } else {
-            self.limiter.acquire(remote.ip())?
+            self.limiter.acquire(remote.ip())
+        };
+        let Some(permit) = permit else {
+            connection::record_over_limit(&self.listener, &self.gateway, remote.ip());
+            return None;
         };
         Some(Accepted { stream, remote, settings, permit })
     }

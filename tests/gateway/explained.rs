@@ -182,6 +182,8 @@ fn asked() -> impl Strategy<Value = Asked> {
         "CONNECT",
         "M-SEARCH",
         "PROPFIND",
+        "COPY",
+        "MOVE",
         "X!#$%&'*+-.^_`|~1",
     ]);
     let host = prop::sample::select(vec![
@@ -223,6 +225,11 @@ fn asked() -> impl Strategy<Value = Asked> {
         ("access-control-request-method", "GET"),
         ("access-control-request-method", "DELETE"),
         ("access-control-request-headers", "x-tenant"),
+        ("destination", "/a"),
+        ("destination", "/a/b"),
+        ("destination", "http://b.test/a"),
+        ("destination", "/a%2f.."),
+        ("destination", "nonsense"),
     ]);
     (method, host, path, prop::collection::vec(field, 0..4))
         .prop_map(|(method, host, path, fields)| Asked { method, host, path, fields })

@@ -84,7 +84,17 @@ impl Client {
         protocol: &'static str,
         fields: &[(&str, &str)],
     ) -> (Response<RecvStream>, SendStream<Bytes>) {
-        let mut request = Request::builder().method(Method::CONNECT).uri("http://a.test/chat?x=1");
+        self.open_at("/chat?x=1", protocol, fields)
+    }
+
+    fn open_at(
+        &mut self,
+        path: &str,
+        protocol: &'static str,
+        fields: &[(&str, &str)],
+    ) -> (Response<RecvStream>, SendStream<Bytes>) {
+        let uri = format!("http://a.test{path}");
+        let mut request = Request::builder().method(Method::CONNECT).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -178,15 +188,29 @@ fn a_handshake_that_is_none_is_refused() {
 }
 
 #[test]
-fn a_route_without_websockets_opens_none_and_a_response_is_no_tunnel() {
+fn a_route_without_websockets_opens_none() {
     let service = echoing();
-    let rest = open(&service).replace("auth: none }", "auth: none, websocket: false }");
+    let more = "  - { id: fixed, path: /fixed, auth: none, respond: { status: 200 } }\n";
+    let rest = open(&service).replace("auth: none }", "auth: none, websocket: false }") + more;
     let gateway = Gateway::start("", &rest);
     let mut client = Client::connect(&gateway);
+
+    for path in ["/", "/fixed"] {
+        let (response, _) = client.open_at(path, "websocket", &[VERSION]);
+        assert_eq!(response.status(), 501, "{path}");
+    }
+
+    assert!(service.seen().is_empty(), "no service is blamed, or asked");
+    assert!(gateway.log().contains("\"unknown-protocol\""), "{}", gateway.log());
+}
+
+#[test]
+fn a_response_of_a_service_is_no_tunnel() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
     // The service answers 200, which would open a tunnel here.
-    let (response, _) = client.open("websocket", &[VERSION]);
+    let (response, _) = Client::connect(&gateway).open("websocket", &[VERSION]);
     assert_eq!(response.status(), 502);
-    assert_eq!(service.only().field("upgrade"), None);
 }
 
 #[test]

@@ -141,8 +141,10 @@ fn interim_responses_are_edited_and_bounded_like_others() {
     let bad = format!("HTTP/1.1 103 Early Hints\r\n{fields}Content-Length: 6\r\n\r\n");
     let good = format!("HTTP/1.1 103 Early Hints\r\n{fields}\r\n");
     let service = hinting(format!("{bad}{}", good.repeat(100)));
-    let rest = open(&service)
-        .replace("auth: none }", "auth: none, headers: { response: { remove: [X-Internal] } } }");
+    let rest = open(&service).replace(
+        "auth: none }",
+        "auth: none, headers: { response: { remove: [X-Internal], add: { Set-Cookie: a=b } } } }",
+    );
     let gateway = Gateway::start("", &rest);
     let mut client = gateway.connect();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

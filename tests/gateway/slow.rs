@@ -186,6 +186,8 @@ fn one_address_gets_no_more_connections_than_it_may() {
     let (mut first, mut second, mut third) =
         (gateway.connect(), gateway.connect(), gateway.connect());
     assert_eq!((ask(&mut first), ask(&mut second), ask(&mut third)), (Some(200), Some(200), None));
+    let refused = "northgate_connection_refusals_total{listener=\"127.0.0.1:0\"}";
+    assert!(gateway.metric(refused) >= 1.0);
 
     drop(first);
     eventually("another place", || ask(&mut gateway.connect()) == Some(200));

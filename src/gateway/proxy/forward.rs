@@ -6,7 +6,7 @@ use core::pin::Pin;
 use core::time::Duration;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, HOST, SET_COOKIE, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
@@ -44,7 +44,7 @@ use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
 use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::response::rejection::Challenge;
-use crate::gateway::{Gateway, Rejection, Snapshot};
+use crate::gateway::{Gateway, OpensTunnel, Rejection, Snapshot};
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
     ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
@@ -106,6 +106,9 @@ impl Forward {
         }
         let protocol = exchange.stripped.remove_remaining(&mut head.headers);
         let protocol = protocol.filter(|_| self.websocket);
+        if protocol.is_none() && head.extensions.get::<OpensTunnel>().is_some() {
+            return Err(Rejection::UnknownProtocol);
+        }
         let handshake = protocol.map(|protocol| Handshake::read(protocol, head, &body));
         let handshake = handshake.transpose()?.flatten();
         let receiver = self.choose_receiver(&permit, head, exchange);
@@ -306,6 +309,8 @@ impl Forward {
     /// Passes an interim response on to the client, edited like the final one.
     fn pass_interim(&self, mut response: Response<()>, permit: &Permit, exchange: &Exchange) {
         self.edit_response(response.headers_mut(), permit, exchange);
+        // Cookies wait for the response, also those of the edits.
+        response.headers_mut().remove(SET_COOKIE);
         if let Some(sink) = &exchange.interim {
             sink.send(response);
         }

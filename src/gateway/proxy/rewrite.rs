@@ -23,8 +23,14 @@ pub(crate) struct TargetRewriter {
 }
 
 impl TargetRewriter {
-    /// Creates the rewriter of a route with `patterns`.
-    pub(crate) fn new(rewrite: Rewrite, patterns: Vec<PathPattern>) -> Self {
+    /// Creates the rewriter of a route with `patterns`. The most specific one that a path fits defines the parameters, as it finds
+    /// the route.
+    pub(crate) fn new(rewrite: Rewrite, mut patterns: Vec<PathPattern>) -> Self {
+        patterns.sort_by_cached_key(|pattern| {
+            let kind = |segment: &Segment| matches!(segment, Segment::Parameter(_)).into();
+            let rest = pattern.rest.then_some(2_u8);
+            pattern.segments.iter().map(kind).chain(rest).collect::<Vec<_>>()
+        });
         Self { rewrite, patterns }
     }
 
@@ -77,13 +83,16 @@ impl TargetRewriter {
     /// Whether the parts taken from the path `old` mean the same in each of its readings, and stay in their place in
     /// `new`.
     fn reads_alike(&self, old: &str, new: &str) -> bool {
-        // `/api//host/a` without `/api` would be a reference to another host, and so would `/api/%2fhost/a`.
-        if names_host(new) && !names_host(old) {
-            return false;
-        }
-        let Ok(path_readings::Path { readings, .. }) = path_readings::read(old) else {
+        let (Ok(old_path), Ok(new_path)) = (path_readings::read(old), path_readings::read(new))
+        else {
             return false;
         };
+        let (readings, new_readings) = (old_path.readings, new_path.readings);
+        // `/api//host/a` without `/api` would be a reference to another host, and so would `/api/%2fhost/a`.
+        let names_host = |readings: &PathReadings| readings.as_reference().next().is_some();
+        if names_host(&new_readings) && !names_host(&readings) {
+            return false;
+        }
         let mut all = readings.others().chain([readings.forwarded(old)]);
         match &self.rewrite {
             Rewrite::Keep => true,
@@ -104,20 +113,22 @@ impl TargetRewriter {
                     })
                 };
                 let stays = !parts.contains(&PathRewrite::Rest) || never_climbs(written.rest);
-                stays && all.all(alike) && self.adds_no_reading(&readings, old, new)
+                let new = new_readings.others().chain([new_readings.forwarded(new)]);
+                stays && all.all(alike) && self.are_expected(new, readings.all(old))
             }
         }
     }
 
-    /// Whether each reading of `new` is what the template makes of a reading of `old`: text of the template behind a part with a
-    /// path parameter, as in `/{id}-public` of `/7;a`, would be cut off with it.
-    fn adds_no_reading(&self, readings: &PathReadings, old: &str, new: &str) -> bool {
+    /// Whether each reading of a `new` path is what the template makes of a reading of the `old` one: text of the template behind
+    /// a part with a path parameter, as in `/{id}-public` of `/7;a`, would be cut off with it.
+    fn are_expected<'p>(
+        &self,
+        mut new: impl Iterator<Item = &'p str>,
+        old: impl Iterator<Item = &'p str>,
+    ) -> bool {
         let rewritten = |reading| path::canonical(&self.path(reading)?).ok().map(Cow::into_owned);
-        let expected: Vec<_> = readings.all(old).filter_map(rewritten).collect();
-        path_readings::read(new).is_ok_and(|path| {
-            let mut all = path.readings.others().chain([path.readings.forwarded(new)]);
-            all.all(|reading| expected.iter().any(|expected| expected == reading))
-        })
+        let expected: Vec<_> = old.filter_map(rewritten).collect();
+        new.all(|reading| expected.iter().any(|expected| expected == reading))
     }
 }
 
@@ -170,12 +181,6 @@ fn is_literal(segment: &str, literal: &str) -> bool {
 fn never_climbs(rest: &str) -> bool {
     let path = format!("/{}", rest.strip_prefix('/').unwrap_or(rest));
     path_readings::read(&path).is_ok()
-}
-
-/// Whether an upstream could take `path` for a reference to another host, in any of its readings.
-fn names_host(path: &str) -> bool {
-    // A path with too many readings counts as one.
-    !path_readings::read(path).is_ok_and(|path| path.readings.as_reference().next().is_none())
 }
 
 /// Returns the value of a segment: without escapes and path parameters.
@@ -343,6 +348,23 @@ mod tests {
         assert_eq!(rewritten(&public, "/a%20b/c;d"), "/t/a%20b-public/c;d");
         assert_eq!(rewritten(&joined, "/a:/b;c"), "/t/a:b;c");
         assert_eq!(rewritten(&last, "/a;v=1/b"), "/t/x-a;v=1");
+    }
+
+    #[test]
+    fn the_most_specific_pattern_defines_the_parameters() {
+        let literal = |text: &str| Segment::Literal(text.into());
+        let x = || Segment::Parameter("x".into());
+        let pattern = |segments: Vec<Segment>, rest| PathPattern { segments, rest };
+        let patterns = vec![
+            pattern(vec![x(), literal("b")], false),
+            pattern(vec![literal("a"), x()], false),
+            pattern(vec![literal("a")], true),
+        ];
+        let parts = vec![PathRewrite::Text("/t/".into()), PathRewrite::Parameter("x".into())];
+        let target = TargetRewriter::new(Rewrite::Path(parts), patterns);
+
+        assert_eq!(rewritten(&target, "/a/b"), "/t/b");
+        assert_eq!(rewritten(&target, "/c/b"), "/t/c");
     }
 
     #[test]

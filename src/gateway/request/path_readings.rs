@@ -9,10 +9,12 @@ use std::borrow::Cow;
 use super::path;
 use super::path_error::PathError;
 
-/// Readings of one path that the gateway compares; a path with more is refused.
-pub(crate) const MAX_READINGS: usize = 64;
-/// Bytes of all readings of one path; a path with more is refused.
-const MAX_READING_BYTES: usize = 512 * 1024;
+/// Readings of one path that the gateway compares; a path with more is refused. One with all of `%2F`, `;`, `\` and `//` has
+/// fewer.
+pub(crate) const MAX_READINGS: usize = 32;
+/// Bytes of all readings of one path beyond four times its own; a path with more is refused. They are listed before any limit
+/// applies.
+const MAX_READING_BYTES: usize = 32 * 1024;
 
 /// The readings of a path; empty for a plain path, which is read as written.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -93,6 +95,7 @@ fn derived(as_sent: &str, steps: &[Transformation]) -> Result<Vec<String>, PathE
 
 /// Applies `steps` to a path, and to every reading that they produce.
 fn closure(path: String, steps: &[Transformation]) -> Result<Vec<String>, PathError> {
+    let most = MAX_READING_BYTES + 4 * path.len();
     let mut bytes = path.len();
     let mut readings = vec![path];
     let mut next = 0;
@@ -103,7 +106,7 @@ fn closure(path: String, steps: &[Transformation]) -> Result<Vec<String>, PathEr
                 continue;
             }
             bytes += reading.len();
-            if readings.len() == MAX_READINGS || bytes > MAX_READING_BYTES {
+            if readings.len() == MAX_READINGS || bytes > most {
                 return Err(PathError::TooManyReadings);
             }
             readings.push(reading);
@@ -144,46 +147,46 @@ pub(crate) fn unescaped(path: &str) -> Cow<'_, str> {
 
 /// Decodes the escapes of delimiters that are `wanted`. No other escape changes a reading.
 fn unescape(path: &str, wanted: impl Fn(u8) -> bool) -> Cow<'_, str> {
-    let delimiter = |escape: &str| {
-        let byte = u8::from_str_radix(escape.get(1..3)?, 16).ok()?;
-        (path::is_delimiter(byte) && wanted(byte)).then_some(byte)
+    let delimiter = |at: usize| {
+        let byte = u8::from_str_radix(path.get(at + 1..at + 3)?, 16).ok()?;
+        (path::is_delimiter(byte) && wanted(byte)).then_some((at, byte))
     };
-    let mut out = String::new();
-    let mut left = path;
-    let mut changed = false;
-    while let Some(at) = left.find('%') {
-        let (before, escape) = left.split_at(at);
-        out.push_str(before);
-        let end = escape.len().min(3);
-        match delimiter(escape) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                changed = true;
-            }
-            None => out.push_str(&escape[..end]),
-        }
-        left = &escape[end..];
-    }
-    if !changed {
+    let mut found = memchr::memchr_iter(b'%', path.as_bytes()).filter_map(delimiter).peekable();
+    if found.peek().is_none() {
         return Cow::Borrowed(path);
     }
-    out.push_str(left);
+    let mut out = String::with_capacity(path.len());
+    let mut copied = 0;
+    for (at, byte) in found {
+        out.push_str(&path[copied..at]);
+        out.push(char::from(byte));
+        copied = at + "%2F".len();
+    }
+    out.push_str(&path[copied..]);
     Cow::Owned(out)
 }
 
 fn merged(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
+    let mut after_slash = false;
     for character in path.chars() {
-        if character != '/' || !out.ends_with('/') {
+        if character != '/' || !after_slash {
             out.push(character);
         }
+        after_slash = character == '/';
     }
     out
 }
 
 fn without_parameters(path: &str) -> String {
-    let cut = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
-    path.split('/').map(cut).collect::<Vec<_>>().join("/")
+    let mut out = String::with_capacity(path.len());
+    for (number, segment) in path.split('/').enumerate() {
+        if number > 0 {
+            out.push('/');
+        }
+        out.push_str(&segment[..segment.find(';').unwrap_or(segment.len())]);
+    }
+    out
 }
 
 /// Returns the path without the parameters of its last segment: the only ones that RFC 2396 parsers such as Python's `urlparse` know.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use crate::base::clock::Timestamp;
 use crate::base::raw_target;
@@ -19,6 +19,7 @@ use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, AuthMethod, Config, Credential};
 use crate::gateway::compile::{compile_issuer, matches_gateway_fields};
 use crate::gateway::policy::authorize::AuthorizationRules;
+use crate::gateway::proxy::destination as webdav;
 use crate::gateway::proxy::identity_token;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::proxy::rewrite::TargetRewriter;
@@ -151,8 +152,8 @@ impl<'c> RouteExplainer<'c> {
             preflight: false,
             sent: None,
         };
-        let host = match host::read(&mut head) {
-            Ok(host) => host.name,
+        let (host, authority) = match host::read(&mut head) {
+            Ok(host) => (host.name, host.authority),
             Err(rejection) => return refused(None, rejection),
         };
         if request_body::is_asterisk_form(&head) {
@@ -182,6 +183,13 @@ impl<'c> RouteExplainer<'c> {
             Ok((destination, preflight)) => (Ok(destination), preflight),
             Err(rejection) => (Err(rejection), false),
         };
+        let outcome = outcome.and_then(|found| {
+            let target = webdav::Destination::read(&head, authority.as_ref())?;
+            target.map_or(Ok(()), |target| {
+                self.check_target(target.target, found, &host, &mut head, &own)
+            })?;
+            Ok(found)
+        });
         let sent = match &outcome {
             Ok(Destination::Route(route)) => {
                 let target = TargetRewriter::new(route.rewrite.clone(), route.paths.clone());
@@ -194,6 +202,26 @@ impl<'c> RouteExplainer<'c> {
         };
         let (host, path) = (Some(host), Some(raw_target::escaped(&path).into_owned()));
         Decision { host, path, readings: each, candidates, outcome, preflight, sent }
+    }
+
+    /// Checks that the `Destination` of WebDAV leads to the route of the request, as the gateway does.
+    fn check_target(
+        &self,
+        mut target: Uri,
+        found: Destination<'c>,
+        host: &str,
+        head: &mut Parts,
+        gateway_fields: &HeaderMap,
+    ) -> Result<(), Rejection> {
+        let readings = match_route::read_path(&mut target)?;
+        let own = core::mem::replace(&mut head.uri, target);
+        let other = self.find(host, head, &readings, gateway_fields);
+        head.uri = own;
+        match other {
+            Ok((other, _)) if other.id() == found.id() => Ok(()),
+            Err(Rejection::AmbiguousPath) => Err(Rejection::AmbiguousPath),
+            _ => Err(Rejection::Forbidden),
+        }
     }
 
     fn find(

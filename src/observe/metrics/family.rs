@@ -69,6 +69,8 @@ families! {
         "Accepted client connections.";
     HANDSHAKE_FAILURES = Counter "northgate_tls_handshake_failures_total" ["listener" "reason"]
         "Failed TLS handshakes.";
+    CONNECTION_REFUSALS = Counter "northgate_connection_refusals_total" ["listener"]
+        "Connections closed because their client's address had max_connections_per_ip.";
     PROXY_REFUSALS = Counter "northgate_proxy_protocol_refusals_total" ["listener" "reason"]
         "Connections refused for their PROXY protocol header.";
     AUTH_REQUESTS = Counter "northgate_auth_requests_total" ["route" "auth" "result"]

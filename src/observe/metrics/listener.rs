@@ -8,7 +8,7 @@ use crate::base::weak_map::WeakMap;
 use super::family::Source;
 use super::family::{self, Scrape};
 use super::labels::{HandshakeFailure, LabelValue as _, LabeledCounters, Protocol, ProxyRefusal};
-use super::primitives::{Gauge, LabeledGauge};
+use super::primitives::{Counter, Gauge, LabeledGauge};
 
 /// The metrics of one listener; exported while a handle exists.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct ListenerMetrics {
     accepted: LabeledCounters<Protocol>,
     open: [Gauge; PROTOCOLS],
     failures: LabeledCounters<HandshakeFailure>,
+    over_limit: Counter,
     refusals: LabeledCounters<ProxyRefusal>,
     certificates: WeakMap<Arc<str>, LabeledGauge>,
 }
@@ -28,6 +29,7 @@ impl ListenerMetrics {
             accepted: LabeledCounters::new(),
             open: Default::default(),
             failures: LabeledCounters::new(),
+            over_limit: Counter::default(),
             refusals: LabeledCounters::new(),
             certificates: WeakMap::default(),
         }
@@ -47,6 +49,11 @@ impl ListenerMetrics {
     /// Counts a failed TLS handshake.
     pub fn handshake_failed(&self, why: HandshakeFailure) {
         self.failures.inc(why);
+    }
+
+    /// Counts a connection that was closed because its client's address has too many.
+    pub fn refused_over_limit(&self) {
+        self.over_limit.inc();
     }
 
     /// Counts a connection that was refused for its PROXY protocol header.
@@ -80,6 +87,7 @@ impl Source for ListenerMetrics {
         for (reason, count) in self.failures.iter() {
             to.counter(&family::HANDSHAKE_FAILURES, &[listener, reason], count);
         }
+        to.counter(&family::CONNECTION_REFUSALS, &[listener], &self.over_limit);
         for (reason, count) in self.refusals.iter() {
             to.counter(&family::PROXY_REFUSALS, &[listener, reason], count);
         }
