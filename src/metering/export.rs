@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
@@ -14,13 +15,14 @@ use tokio::task::spawn_blocking;
 use super::event::Batch;
 use super::settings::{HttpDestination, Settings};
 use crate::base::lock::IgnorePoison as _;
+use crate::observe::usage_log::UsageLog;
 use crate::tls::{self, TlsError};
 
 /// A destination of one configuration.
 #[derive(Debug)]
 pub(super) enum Destination {
     /// Log lines with the target `northgate::usage`.
-    Log,
+    Log(UsageLog),
     /// A file, one event per line.
     File(UsageFile),
     /// A server that receives batches.
@@ -42,12 +44,14 @@ pub(super) enum ExportError {
     Read(#[source] io::Error),
     #[error("the export ended early")]
     Task(#[source] tokio::task::JoinError),
+    #[error("the log's output does not take the lines")]
+    Log(#[source] io::Error),
     #[error("cannot append to the file")]
     File(#[source] io::Error),
     #[error("the server cannot be reached")]
     Send(#[source] reqwest::Error),
     #[error("the server responded with {0}")]
-    Status(http::StatusCode),
+    Status(StatusCode),
 }
 
 impl Destination {
@@ -56,12 +60,12 @@ impl Destination {
     /// # Errors
     ///
     /// [`TlsError`] if the authority's certificates cannot be used.
-    pub(super) fn all(settings: Settings) -> Result<Vec<Self>, TlsError> {
+    pub(super) fn all(settings: Settings, log: &UsageLog) -> Result<Vec<Self>, TlsError> {
         let http = settings.http.map(|http| {
             let client = client(&http)?;
             Ok(Self::Http(Box::new(http), client))
         });
-        let log = settings.log.then_some(Self::Log);
+        let log = settings.log.then(|| Self::Log(log.clone()));
         let file = settings.file.map(|path| Self::File(UsageFile::at(&path)));
         Ok(log.into_iter().chain(file).chain(http.transpose()?).collect())
     }
@@ -69,7 +73,7 @@ impl Destination {
     /// Returns the destination's name, as in the files of the outbox.
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Log => "log",
+            Self::Log(_) => "log",
             Self::File(_) => "file",
             Self::Http(..) => "http",
         }
@@ -82,12 +86,11 @@ impl Destination {
     /// [`ExportError`]; the batch is to be exported again.
     pub(super) async fn export(&self, batch: &Batch, is_adopted: bool) -> Result<(), ExportError> {
         match self {
-            Self::Log => {
-                for event in batch.events() {
-                    let (id, data) = (&event["id"], &event["data"]);
-                    tracing::info!(target: "northgate::usage", %id, usage = %data, "Usage.");
-                }
-                Ok(())
+            Self::Log(log) => {
+                let (log, events) = (log.clone(), batch.events());
+                let written = spawn_blocking(move || log.write(&events)).await;
+                let written = written.unwrap_or_else(|failed| Err(io::Error::other(failed)));
+                written.map_err(ExportError::Log)
             }
             Self::File(file) => {
                 let (file, events) = (file.clone(), batch.events());
@@ -95,18 +98,46 @@ impl Destination {
                 let appended = appended.unwrap_or_else(|failed| Err(io::Error::other(failed)));
                 appended.map_err(ExportError::File)
             }
-            Self::Http(http, client) => send(client, http, batch).await,
+            Self::Http(http, client) => send(client, http, &batch.events()).await,
         }
     }
 }
 
-/// Sends a batch (CloudEvents HTTP binding §3.3, batched content mode).
+/// Sends events in as many requests as the receiver needs (CloudEvents HTTP binding §3.3, batched content mode).
 async fn send(
     client: &reqwest::Client,
     http: &HttpDestination,
-    batch: &Batch,
+    events: &[Value],
 ) -> Result<(), ExportError> {
-    let content = Value::Array(batch.events()).to_string();
+    let mut left = vec![events];
+    while let Some(part) = left.pop() {
+        let content =
+            serde_json::to_vec(part).map_err(io::Error::from).map_err(ExportError::Read)?;
+        let divides = part.len() > 1;
+        if divides && content.len() > MAX_CONTENT_BYTES {
+            left.extend(halves(part));
+            continue;
+        }
+        match post(client, http, content).await? {
+            status if status.is_success() => {}
+            StatusCode::PAYLOAD_TOO_LARGE if divides => left.extend(halves(part)),
+            status => return Err(ExportError::Status(status)),
+        }
+    }
+    Ok(())
+}
+
+/// Returns the halves of a batch, the first one last.
+fn halves(events: &[Value]) -> [&[Value]; 2] {
+    let (first, second) = events.split_at(events.len() / 2);
+    [second, first]
+}
+
+async fn post(
+    client: &reqwest::Client,
+    http: &HttpDestination,
+    content: Vec<u8>,
+) -> Result<StatusCode, ExportError> {
     let mut request = client
         .post(http.url.clone())
         .header(CONTENT_TYPE, "application/cloudevents-batch+json; charset=utf-8")
@@ -115,11 +146,7 @@ async fn send(
         request = request.bearer_auth(token.expose());
     }
     let response = request.send().await.map_err(ExportError::Send)?;
-    if response.status().is_success() {
-        Ok(())
-    } else {
-        Err(ExportError::Status(response.status()))
-    }
+    Ok(response.status())
 }
 
 impl UsageFile {
@@ -179,16 +206,63 @@ fn client(http: &HttpDestination) -> Result<reqwest::Client, TlsError> {
         .map_err(|_| TlsError::Setup)
 }
 
+/// The content of one request; servers commonly take 1 MiB.
+const MAX_CONTENT_BYTES: usize = 512 << 10;
 /// The end of the file in which events of an interrupted append are looked for: more than a batch.
 const MAX_TAIL_BYTES: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
     use std::fs;
+    use std::io::{BufRead as _, BufReader};
+    use std::net::TcpListener;
 
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_is_divided_for_a_receiver_that_finds_it_too_large() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let receiving = std::thread::spawn(move || receive(&listener, 3, 10));
+        let http = HttpDestination { url, token: None, ca: None, timeout: Duration::from_secs(20) };
+        let events: Vec<_> = (0..10).map(|n| json!({ "id": n })).collect();
+
+        send(&client(&http).unwrap(), &http, &events).await.unwrap();
+
+        assert_eq!(receiving.join().unwrap(), events);
+    }
+
+    /// Receives `all` events, at most `most` in one request; more are answered 413.
+    fn receive(listener: &TcpListener, most: usize, all: usize) -> Vec<Value> {
+        let mut received = Vec::new();
+        while received.len() < all {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+                line.clear();
+            }
+            let mut content = vec![0; length];
+            reader.read_exact(&mut content).unwrap();
+            let events: Vec<Value> = serde_json::from_slice(&content).unwrap();
+            let status =
+                if events.len() > most { "413 Content Too Large" } else { "204 No Content" };
+            if events.len() <= most {
+                received.extend(events);
+            }
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+        }
+        received
+    }
 
     #[test]
     fn an_interrupted_append_is_finished_without_repeating_a_line() {

@@ -19,6 +19,7 @@ use crate::base::lock::IgnorePoison;
 use crate::disk::Directory;
 use crate::limit::{LimitRegistry, Now};
 use crate::observe::metrics::Metrics;
+use crate::observe::usage_log::UsageLog;
 use crate::tls::TlsError;
 
 /// The metering of one gateway.
@@ -63,9 +64,10 @@ impl Metering {
         dir: &Path,
         clock: Clock,
         metrics: Metrics,
+        log: &UsageLog,
     ) -> Result<Self, MeteringError> {
         let interval = settings.interval;
-        let destinations = Destination::all(settings)?;
+        let destinations = Destination::all(settings, log)?;
         let names = destinations.iter().map(Destination::name);
         let outbox = Outbox::open(Directory::at(dir), names).map_err(MeteringError::Outbox)?;
         let now = Instant::now();

@@ -24,6 +24,7 @@ use super::access_log_entry::{AccessLogEntry, Redact};
 use super::event_format::EventFormatter;
 use super::library_log_limit::LibraryLogLimit;
 use super::metrics::Metrics;
+use super::usage_log::UsageLog;
 use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
 
 /// Settings of logging.
@@ -133,6 +134,7 @@ pub struct Log {
     overruled: bool,
     /// The format if the settings name none.
     default_format: Format,
+    clock: Clock,
 }
 
 impl Log {
@@ -185,7 +187,11 @@ impl Log {
         let suppressed = Arc::<AtomicU64>::default();
         let libraries = LibraryLogLimit::new(clock.clone(), Arc::clone(&suppressed));
         let events = tracing_subscriber::fmt::layer()
-            .event_format(EventFormatter { clock, format: Arc::clone(&in_force), suppressed })
+            .event_format(EventFormatter {
+                clock: clock.clone(),
+                format: Arc::clone(&in_force),
+                suppressed,
+            })
             .with_writer(writer.lines().clone());
         let access = AccessLog(Arc::new(Shared {
             lines: writer.lines().clone(),
@@ -194,13 +200,19 @@ impl Log {
             sampled: AtomicU32::new(0),
         }));
         let overruled = overruling.is_some();
-        let log = Self { writer, access, level: handle, overruled, default_format: format };
+        let log = Self { writer, access, level: handle, overruled, default_format: format, clock };
         Ok((log, tracing_subscriber::registry().with(level.and_then(libraries).and_then(events))))
     }
 
     /// Returns the access log. Cheap to clone.
     pub fn access(&self) -> AccessLog {
         self.access.clone()
+    }
+
+    /// Returns the lines of usage. Cheap to clone.
+    pub fn usage(&self) -> UsageLog {
+        let lines = self.writer.lines().clone();
+        UsageLog { lines, format: Arc::clone(&self.access.0.format), clock: self.clock.clone() }
     }
 
     /// Applies new settings.

@@ -4,6 +4,7 @@ pub mod access_log_entry;
 pub mod log;
 pub mod log_format;
 pub mod metrics;
+pub mod usage_log;
 
 mod event_format;
 mod library_log_limit;

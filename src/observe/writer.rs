@@ -44,6 +44,8 @@ struct State {
     ended: bool,
     /// The thread has written the last line.
     over: bool,
+    /// The value of `done` after the last failure to write.
+    failed: u64,
     /// A flush timed out: the reader of the log does not read.
     stuck: bool,
 }
@@ -51,10 +53,16 @@ struct State {
 impl LineQueue {
     /// Appends one line, including its line feed; drops it if the buffer is full.
     pub(super) fn push(&self, line: &[u8]) {
+        if !self.try_push(line) {
+            self.0.metrics.process().log_lines_dropped.inc();
+        }
+    }
+
+    /// Appends one line, including its line feed, if there is room; returns whether there is.
+    pub(super) fn try_push(&self, line: &[u8]) -> bool {
         let mut state = self.0.lock();
         if state.ended || state.buffer.len() + line.len() > CAPACITY {
-            self.0.metrics.process().log_lines_dropped.inc();
-            return;
+            return false;
         }
         let first = state.buffer.is_empty();
         state.buffer.extend_from_slice(line);
@@ -65,6 +73,27 @@ impl LineQueue {
         if first {
             self.0.changed.notify_one();
         }
+        true
+    }
+
+    /// Returns the place of the next line, for [`flush_since`](Self::flush_since).
+    pub(super) fn position(&self) -> u64 {
+        self.0.lock().left
+    }
+
+    /// Waits as [`flush`](Self::flush) does.
+    ///
+    /// # Errors
+    ///
+    /// If the output has not taken all lines since the place `began`.
+    pub(super) fn flush_since(&self, began: u64, timeout: Duration) -> io::Result<()> {
+        let wanted = self.position();
+        self.flush(timeout);
+        let state = self.0.lock();
+        if state.done < wanted {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if state.failed > began { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
     /// Waits until every line so far is written, without waiting for later ones, `timeout` at most, because the
@@ -106,13 +135,17 @@ impl Shared {
                 state.urgent = false;
                 (core::mem::take(&mut state.lines), state.ended)
             };
-            if out.write_all(&batch).and_then(|()| out.flush()).is_err() {
+            let failed = out.write_all(&batch).and_then(|()| out.flush()).is_err();
+            if failed {
                 // The output is closed, and there is no log to report that in.
                 self.metrics.process().log_lines_dropped.add(lines);
             }
             {
                 let mut state = self.lock();
                 state.done += batch.len() as u64;
+                if failed {
+                    state.failed = state.done;
+                }
                 state.over = ended;
             }
             self.written.notify_all();

@@ -160,7 +160,8 @@ impl Startup {
         let metering = match (&config.metering, &state_dir) {
             (Some(settings), Some(dir)) => {
                 let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
-                Some(Arc::new(Metering::new(settings.clone(), dir, clock, metrics)?))
+                let log = self.log.usage();
+                Some(Arc::new(Metering::new(settings.clone(), dir, clock, metrics, &log)?))
             }
             _ => None,
         };
