@@ -230,6 +230,45 @@ fn a_client_that_leaves_is_charged_what_the_content_tells_and_a_drain_waits_for_
     assert!(!drained, "the cost was not told yet");
 }
 
+/// A watch, or a long poll: its JSON does not end.
+#[test]
+fn clients_that_leave_an_endless_response_hold_neither_places_nor_the_service() {
+    let (ended, closed) = std::sync::mpsc::channel();
+    let service = Upstream::by_hand(move |mut stream, connection, seen| {
+        let mut reading = crate::support::Reading::new(&stream);
+        while let Some(head) = reading.until(b"\r\n\r\n") {
+            seen(crate::support::Seen::head(connection, &head));
+            if head.starts_with(b"GET /free") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                continue;
+            }
+            let _ = stream.write_all(
+                b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\
+                Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n",
+            );
+            while reading.until(b"\n").is_some() {}
+            let _ = ended.send(());
+        }
+    });
+    let rest = format!(
+        "limits:\n  json: {{ quota: 100/day, cost: {{ response_json: /usage }} }}\n{}",
+        open(&service).replace("auth: none }", "auth: none, timeout: 200ms, limits: [json] }")
+    );
+    let gateway = Gateway::start("max_requests_in_flight: 2", &rest);
+
+    for _ in 0..2 {
+        let mut client = gateway.connect();
+        client.send("GET /endless HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status, 103);
+        drop(client);
+    }
+
+    eventually("a free place", || gateway.get("/free", "").status == 200);
+    for _ in 0..2 {
+        closed.recv_timeout(Duration::from_secs(20)).expect("the gateway gives the response up");
+    }
+}
+
 #[test]
 fn a_dry_run_refuses_nothing_and_is_in_the_log() {
     let service = Upstream::polite();

@@ -3,16 +3,20 @@
 //! JSON content is read whole before the client receives any of it: a client that leaves before the last byte could not
 //! be charged otherwise. More content than the limit reads is passed on as it comes.
 
+use core::cell::Cell;
+use core::convert::Infallible;
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll};
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
 
 use bytes::Bytes;
-use core::pin::Pin;
-use core::task::{Context, Poll};
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use crate::base::body::{self, Body};
@@ -30,18 +34,19 @@ pub(crate) fn request_readable(headers: &mut HeaderMap) {
 }
 
 /// Charges the costs that `response` tells to the limits that wait for them. A drain waits for that, as long as it is
-/// `unfinished`.
+/// `unfinished`. If the client leaves, its content is read for as long as the `timeout` of the response's head.
 pub(crate) async fn settle(
     response: Response<Body>,
     exchange: &mut Exchange,
     unfinished: InFlightCall,
+    timeout: Duration,
 ) -> Response<Body> {
     let moment = Now::of(exchange.clock());
     exchange.limit_state.settle_by_head(response.headers(), moment);
     let is_success = response.status().is_success();
     let response = match exchange.limit_state.max_content_of_costs() {
         Some(max_size) if is_json(response.headers()) => {
-            read_content(response, max_size, exchange, unfinished).await
+            read_content(response, max_size, exchange, unfinished, timeout).await
         }
         _ => response,
     };
@@ -53,48 +58,93 @@ pub(crate) async fn settle(
 
 /// Reads up to `max_size` bytes of content, and charges the costs in it if that is all.
 ///
-/// A task of its own does it: when the client leaves, the exchange is dropped, and the cost is charged all the same.
+/// A task of its own does it: when the client leaves, the exchange is dropped, and the cost is charged all the same. Such a
+/// request is not in flight any more; its content is read for `timeout` at most, and that of few: the client gets none of
+/// it, and could otherwise hold the service with one packet.
 async fn read_content(
     response: Response<Body>,
     max_size: usize,
     exchange: &mut Exchange,
     unfinished: InFlightCall,
+    timeout: Duration,
 ) -> Response<Body> {
     let (head, body) = response.into_parts();
     let is_buffered = body.is_buffered();
     let settlement = Settlement {
         limit_state: core::mem::take(&mut exchange.limit_state),
-        in_flight: exchange.in_flight.take(),
         clock: exchange.clock().clone(),
         _unfinished: unfinished,
     };
     let settling = settlement.settle(body, max_size);
     let settled = if is_buffered {
-        Ok(settling.await)
+        Ok(Some((settling.await, exchange.in_flight.take())))
     } else {
-        exchange.measured(spawn_local(settling)).await
+        let (_client, left) = oneshot::channel::<Infallible>();
+        let in_flight = exchange.in_flight.take();
+        let task = async move {
+            let mut settling = pin!(settling);
+            tokio::select! {
+                biased;
+                settled = &mut settling => return Some((settled, in_flight)),
+                _ = left => {}
+            }
+            drop(in_flight);
+            if let Some(_place) = AbandonedContent::begin() {
+                // What was charged beforehand stays charged, if the content takes longer.
+                _ = tokio::time::timeout(timeout, settling).await;
+            }
+            None
+        };
+        exchange.measured(spawn_local(task)).await
     };
     match settled {
-        Ok((settlement, body)) => {
+        Ok(Some(((settlement, body), in_flight))) => {
             exchange.limit_state = settlement.limit_state;
-            exchange.in_flight = settlement.in_flight;
+            exchange.in_flight = in_flight;
             Response::from_parts(head, body)
         }
+        Ok(None) => unreachable!("the client is still there"),
         // As if there were no task: the panic fails the request.
         Err(failed) => resume_unwind(failed.into_panic()),
     }
 }
 
-/// The charge of a cost that content tells, with all that its request holds until the content has ended.
-struct Settlement<P> {
+thread_local! {
+    /// The responses of this worker that are read although their clients have left.
+    static ABANDONED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One of the responses that are read although their clients have left.
+struct AbandonedContent;
+
+impl AbandonedContent {
+    /// Returns a place for one more, if there is one.
+    fn begin() -> Option<Self> {
+        let all = ABANDONED.get();
+        (all < MAX_ABANDONED).then(|| {
+            ABANDONED.set(all + 1);
+            Self
+        })
+    }
+}
+
+impl Drop for AbandonedContent {
+    fn drop(&mut self) {
+        ABANDONED.set(ABANDONED.get() - 1);
+    }
+}
+
+/// The most responses of a worker that are read although their clients have left.
+const MAX_ABANDONED: usize = 32;
+
+/// The charge of a cost that content tells.
+struct Settlement {
     limit_state: LimitState,
-    /// The permit of the request in flight.
-    in_flight: P,
     clock: Clock,
     _unfinished: InFlightCall,
 }
 
-impl<P> Settlement<P> {
+impl Settlement {
     /// Reads up to `max_size` bytes of `body`, charges the costs in it if that is all, and returns the body to pass on.
     async fn settle(mut self, body: Body, max_size: usize) -> (Self, Body) {
         let read = ReadContent::read(body, max_size).await;

@@ -173,9 +173,10 @@ impl Forward {
             handshake.request(&mut head.headers);
         }
         let began = now.uptime;
+        let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
         let options = SendOptions {
             idle: &gateway.idle,
-            wait: self.own_timeout.unwrap_or(upstream.settings().timeout),
+            wait,
             began,
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
@@ -213,7 +214,7 @@ impl Forward {
         let (mut response, tunnel) = record(sent, began, exchange)?;
         if exchange.limit_state.has_unsettled() {
             let unfinished = gateway.unfinished.begin();
-            response = Box::pin(response_cost::settle(response, exchange, unfinished)).await;
+            response = Box::pin(response_cost::settle(response, exchange, unfinished, wait)).await;
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
         let streams = tunnel.is_some() || !response.body().is_buffered();
