@@ -4,13 +4,16 @@
 //! returns the window around a moment; `fixed_window` counts, and does not
 //! know time zones.
 
-use super::time_zone::Zone;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 
+use super::counter::MAX_OWED_WINDOWS;
 use super::rate::Unit;
+use super::time_zone::Zone;
+use crate::base::lock::IgnorePoison as _;
 
 /// One unit of one zone's calendar, divided into windows without gap or overlap.
 #[derive(Debug)]
@@ -19,11 +22,13 @@ pub(super) struct Calendar {
     unit: Unit,
     /// The window of the last call, packed: all keys share it, so that the time zone is not searched per request.
     last: AtomicU64,
+    /// The ends of consecutive windows, from the one that was asked for last: keys in debt share them.
+    ends: Mutex<Arc<[u64]>>,
 }
 
 impl Calendar {
     pub(super) fn new(zone: Zone, unit: Unit) -> Self {
-        Self { zone, unit, last: AtomicU64::new(0) }
+        Self { zone, unit, last: AtomicU64::new(0), ends: Mutex::default() }
     }
 
     /// Returns the window around `now`, in seconds since the Unix epoch.
@@ -35,6 +40,19 @@ impl Calendar {
         let period = self.find(now).unwrap_or_else(|| Period::even(now, self.unit));
         self.last.store(period.pack(), Relaxed);
         period
+    }
+
+    /// Returns `end`, the end of a window in seconds since the Unix epoch, and those of the [`MAX_OWED_WINDOWS`] after it.
+    pub(super) fn ends_from(&self, end: u64) -> Arc<[u64]> {
+        let mut known = self.ends.lock().ignore_poison();
+        if known.first() != Some(&end) {
+            let next = |end: &u64| {
+                Some(self.find(*end).unwrap_or_else(|| Period::even(*end, self.unit)).end)
+            };
+            let all = core::iter::successors(Some(end), next);
+            *known = all.take(MAX_OWED_WINDOWS as usize + 1).collect();
+        }
+        Arc::clone(&known)
     }
 
     /// Returns the window; `None` beyond the years of the calendar (-9999 to 9999).

@@ -182,7 +182,12 @@ impl WindowEnds {
     fn after(&self, end: u64, number: u64) -> u64 {
         match self {
             Self::After(nanos) => end.saturating_add(nanos.saturating_mul(number)),
-            Self::With(_) => (0..number).fold(end, |end, _| self.of(end)),
+            Self::With(_) if number == 0 => end,
+            Self::With(calendar) => {
+                let ends = calendar.ends_from(end / NANOS);
+                let nth = ends.get(number as usize).or(ends.last());
+                nth.map_or(end, |secs| secs.saturating_mul(NANOS))
+            }
         }
     }
 
@@ -198,14 +203,11 @@ impl WindowEnds {
                 }
                 (until - windows * nanos, windows)
             }
-            Self::With(_) => {
+            Self::With(calendar) => {
                 let current = self.of(now);
-                let (mut end, mut windows) = (current, 0);
-                while end < until && windows < most {
-                    end = self.of(end);
-                    windows += 1;
-                }
-                (current, windows)
+                let ends = calendar.ends_from(current / NANOS);
+                let before = ends.partition_point(|secs| secs.saturating_mul(NANOS) < until);
+                (current, (before as u64).min(most))
             }
         }
     }
