@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::calendar::Calendar;
 use super::concurrency::ConcurrencyLimit;
-use super::counter::Counter;
+use super::counter::{Counter, MAX_OWED_WINDOWS};
 use super::fixed_window::{FixedWindow, WindowEnds};
 use super::gcra::Gcra;
 use super::rate::{Kind, Window};
@@ -36,7 +36,11 @@ impl Algorithm {
                 let rate = quota.rate();
                 let window = |ends| Self::Window(FixedWindow::new(rate.count(), ends));
                 match quota.window() {
-                    Window::Rolling => Self::Rolling(Gcra::new(rate.interval(), quota.burst())),
+                    Window::Rolling => {
+                        let windows = rate.unit().nanos().saturating_mul(MAX_OWED_WINDOWS + 1);
+                        let gcra = Gcra::new(rate.interval(), quota.burst());
+                        Self::Rolling(gcra.with_max_debt(Duration::from_nanos(windows)))
+                    }
                     Window::Flexi => window(WindowEnds::After(rate.unit().nanos())),
                     Window::Calendar(zone) => {
                         window(WindowEnds::With(Calendar::new(zone.clone(), rate.unit())))

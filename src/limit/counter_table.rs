@@ -234,8 +234,8 @@ impl CounterTable {
         }
         let freed = own.sweep(now);
         self.release(freed);
-        // A small table is searched as a whole: its shards have few keys each.
-        let is_small = self.shards.len() <= MIN_SHARDS;
+        // A small table is searched as a whole, however many shards it has had when it was larger: they have few keys each.
+        let is_small = self.max_keys.load(Relaxed) / KEYS_PER_SHARD <= MIN_SHARDS;
         let index = self.index(key);
         let mut freed =
             freed + if freed == 0 && !is_small { self.evict(&mut [&mut *own], now) } else { 0 };
@@ -244,7 +244,7 @@ impl CounterTable {
             let others =
                 (1..self.shards.len()).map(|step| (index + step) & (self.shards.len() - 1));
             let mut others: Vec<_> = others
-                .take(MIN_SHARDS - 1)
+                .take(if is_small { self.shards.len() } else { MIN_SHARDS - 1 })
                 .filter_map(|other| self.shards[other].try_lock())
                 .collect();
             let mut all: Vec<&mut ShardState> =

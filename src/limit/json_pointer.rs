@@ -1,7 +1,8 @@
 //! Finds one value in JSON by its pointer (RFC 6901), and skips all others unread.
 //!
 //! Whatever a client makes its service say elsewhere in the content, the value is found: values that a strict reader
-//! refuses (lone surrogates, numbers out of range, deep nesting, text that is no UTF-8) are passed over.
+//! refuses (lone surrogates, numbers out of range, deep nesting, text that is no UTF-8) are passed over, and what lenient writers
+//! make of others (`NaN`, `Infinity`, raw control characters) is mended first.
 
 use core::fmt;
 
@@ -12,11 +13,58 @@ use serde_json::Value;
 /// Returns the value at `pointer`; `None` if there is none before the content ends, or ceases to be JSON.
 pub(super) fn find(content: &[u8], pointer: &str) -> Option<Value> {
     let content = content.strip_prefix(BYTE_ORDER_MARK).unwrap_or(content);
-    let mut found = None;
-    let walk = Walk { rest: pointer, found: &mut found };
-    // A mistake behind the value does not make it less of a cost.
-    let _ = walk.deserialize(&mut serde_json::Deserializer::from_slice(content));
-    found
+    let walk = |content: &[u8]| {
+        let mut found = None;
+        let walk = Walk { rest: pointer, found: &mut found };
+        let is_json = walk.deserialize(&mut serde_json::Deserializer::from_slice(content)).is_ok();
+        (found, is_json)
+    };
+    match walk(content) {
+        (found, true) => found,
+        // A mistake does not make it less of a cost.
+        (found, false) => walk(&mended(content)).0.or(found),
+    }
+}
+
+/// Returns content of the same structure without what `serde_json` does not read, but writers such as Python's produce: the
+/// numbers that JSON has not become `null`, bare control characters and unknown escapes in strings become blanks.
+fn mended(content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len());
+    let (mut rest, mut in_string) = (content, false);
+    while let [byte, after @ ..] = rest {
+        let here = rest;
+        rest = after;
+        match (in_string, byte) {
+            (true, b'\\') => {
+                let known = after.first().is_some_and(|next| b"\"\\/bfnrtu".contains(next));
+                let (escape, left) = after.split_at(after.len().min(1));
+                rest = left;
+                if known {
+                    out.push(b'\\');
+                    out.extend(escape);
+                } else {
+                    out.extend(b"  ");
+                }
+            }
+            (true, ..=0x1f) => out.push(b' '),
+            (false, b'N' | b'I' | b'-') => {
+                let words = [&b"NaN"[..], b"-Infinity", b"Infinity"];
+                match words.into_iter().find_map(|word| here.strip_prefix(word)) {
+                    Some(left) => {
+                        out.extend(b"null");
+                        rest = left;
+                    }
+                    None => out.push(*byte),
+                }
+            }
+            (_, b'"') => {
+                in_string = !in_string;
+                out.push(b'"');
+            }
+            _ => out.push(*byte),
+        }
+    }
+    out
 }
 
 /// The way to a value: `rest` of the pointer is to go.
@@ -127,6 +175,13 @@ mod tests {
         assert_eq!(find(b"{\"x\":\"\xe9\",\"a\":7}", "/a"), Some(json!(7)), "Latin-1");
         assert_eq!(find(b"\xef\xbb\xbf{\"a\":7}", "/a"), Some(json!(7)), "a byte order mark");
         assert_eq!(find(b"{\"a\":7,\"x\":NaN}", "/a"), Some(json!(7)), "NaN");
+        for beside in
+            ["NaN", "[-Infinity,Infinity]", "\"a\n\u{1}b\"", r#""\x41\" NaN""#, r#""-Infinity\\""#]
+        {
+            let text = format!(r#"{{"x":{beside},"a":{{"b":7}}}}"#);
+            assert_eq!(find(text.as_bytes(), "/a/b"), Some(json!(7)), "{text}");
+        }
+        assert_eq!(find(br#"{"x":NaN,"N":"I-NaN"}"#, "/N"), Some(json!("I-NaN")));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub(super) enum ResetError {
     Address,
     #[error("nothing to reset: name a limit, a client or another part of a key")]
     Nothing,
+    #[error("`issuer` says whose client, subject or session: name one of them as well")]
+    IssuerAlone,
     #[error("no limit has this name")]
     NoLimit,
     #[error("no configured issuer has this name or `iss`")]
@@ -110,6 +112,9 @@ impl ResetRequest {
         }
         if request.limit.is_none() && request.parts.is_empty() {
             return Err(ResetError::Nothing);
+        }
+        if request.issuer.is_some() && request.parts.is_empty() {
+            return Err(ResetError::IssuerAlone);
         }
         Ok(request)
     }

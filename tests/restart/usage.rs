@@ -113,6 +113,7 @@ async fn operators_see_consumers_and_reset_them() {
         ("limit=few&colour=red", 400),
         ("limit=few&client=app", 400),
         ("ip=127.0.0.1&iss=nowhere", 400),
+        ("limit=few&iss=nowhere", 400),
         ("ip=127.0.0.l", 400),
     ] {
         assert_eq!(gateway.reset(form).await.0, status, "{form}");
