@@ -435,6 +435,16 @@ mod tests {
     }
 
     #[test]
+    fn a_table_made_smaller_shuts_no_newcomer_out() {
+        let cells = with_allowance(100_000, 5);
+        cells.allow(20, 5);
+
+        for key in (0..120).map(spread) {
+            assert_eq!(count(&cells, key, 0), (1, Slot::Own));
+        }
+    }
+
+    #[test]
     fn a_sweep_removes_recovered_counters_only() {
         let cells = table(1_000);
         (0..500).for_each(|key| _ = count(&cells, spread(key), 0));

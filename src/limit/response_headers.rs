@@ -67,9 +67,9 @@ impl RateLimitFields {
         let Ok(value) = HeaderValue::from_bytes(&line.bytes[..line.len]) else { return };
         if line.len > 0 {
             // Both are lists: an upstream's own fields stay beside the gateway's.
-            headers.append(RATE_LIMIT, value);
+            append(headers, &RATE_LIMIT, value);
             if let Some(policy) = self.policy.clone().or_else(|| self.policy_of(standing)) {
-                headers.append(RATE_LIMIT_POLICY, policy);
+                append(headers, &RATE_LIMIT_POLICY, policy);
             }
         }
     }
@@ -80,6 +80,17 @@ impl RateLimitFields {
         let policies: Vec<&str> =
             checked.filter_map(|(all, left)| Some(&**all.get(left.plan.position())?)).collect();
         HeaderValue::try_from(policies.join(", ")).ok()
+    }
+}
+
+/// Appends to a list of named policies. An upstream's field in the form of an older draft (`limit=100, remaining=99`) is replaced:
+/// together the two would be no list.
+fn append(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    let is_named = |value: &HeaderValue| value.as_bytes().trim_ascii_start().starts_with(b"\"");
+    if headers.get_all(name).iter().all(is_named) {
+        headers.append(name, value);
+    } else {
+        headers.insert(name, value);
     }
 }
 
@@ -133,3 +144,29 @@ const MAX_LINE_BYTES: usize = MAX_POLICIES * (2 + MAX_NAME_BYTES + 2 + 3 + 15 + 
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_an_older_draft_is_replaced_and_a_list_of_policies_kept() {
+        let own = HeaderValue::from_static("\"daily\";r=3");
+        for (upstream, all) in [
+            (vec![], vec!["\"daily\";r=3"]),
+            (vec!["\"b\";r=1"], vec!["\"b\";r=1", "\"daily\";r=3"]),
+            (vec!["limit=100, remaining=99, reset=900"], vec!["\"daily\";r=3"]),
+            (vec!["\"b\";r=1", "100"], vec!["\"daily\";r=3"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in upstream {
+                headers.append(RATE_LIMIT, HeaderValue::from_static(value));
+            }
+
+            append(&mut headers, &RATE_LIMIT, own.clone());
+
+            let fields: Vec<_> = headers.get_all(RATE_LIMIT).iter().collect();
+            assert_eq!(fields, all);
+        }
+    }
+}
