@@ -65,7 +65,7 @@ impl Body {
         Self { cut, ..self }
     }
 
-    /// Returns the same body, which `cut` may end early besides what may already.
+    /// Adds `cut` to the conditions that may end this body early.
     #[must_use]
     pub fn also_cut_by(self, cut: Rc<dyn PollCut>) -> Self {
         let cut = match self.cut() {

@@ -1,4 +1,4 @@
-//! How old a response is, and how long it says that it may be used (RFC 9111 §4.2, §5).
+//! Age and freshness lifetime of a response (RFC 9111 §4.2, §5).
 
 use http::HeaderMap;
 use http::header::{AGE, CACHE_CONTROL};

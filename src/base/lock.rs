@@ -1,7 +1,7 @@
 //! Locks that outlive a panic of the thread that held them.
 //!
-//! Values behind the gateway's locks are whole after every statement, so a panic elsewhere is no reason to refuse
-//! all later requests: the guard is taken although the lock is poisoned.
+//! Locked values are consistent after every statement, so a panic of another thread does not invalidate them: poisoning
+//! is ignored.
 
 use std::sync::LockResult;
 

@@ -47,7 +47,7 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         Ok(value)
     }
 
-    /// Returns the value under `key`, which `make` shares if absent.
+    /// Returns the value under `key`; if absent, inserts the `Arc` that `make` returns.
     pub fn get_or_insert_arc(&self, key: K, make: impl FnOnce() -> Arc<V>) -> Arc<V> {
         let mut values = self.0.lock().ignore_poison();
         if let Some(value) = values.get(&key).and_then(Weak::upgrade) {

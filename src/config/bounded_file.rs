@@ -1,4 +1,4 @@
-//! Files that are read whole, up to a maximum size: a device may never end.
+//! Reads a regular file of bounded size into memory; devices and pipes, which may never end, are refused.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -5,9 +5,9 @@
 //! rooms below are those rooms' own types; what only the floors above need,
 //! such as routes and listeners, is defined here.
 //!
-//! Stages: `yaml` parses a tree with positions, `env` expands variables,
-//! `de` deserializes the structs of `file`, `check` turns those into a
-//! [`Config`]. Each stage continues after a mistake, and [`Faults`] collects them all.
+//! Stages: `yaml` parses a tree with positions, `variable_expansion` expands variables, `de` deserializes the structs
+//! of `file`, `check` turns those into a [`Config`]. Each stage continues after a mistake, and [`Faults`] collects them
+//! all.
 
 pub mod auth;
 mod bounded_file;

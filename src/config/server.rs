@@ -84,7 +84,7 @@ pub struct Server {
     pub body_timeout: Duration,
     /// Minimum bytes per second of a request body, on average after the first 5 s; `None` is off. Default 240.
     pub min_body_rate: Option<u64>,
-    /// Keep-alive timeout of a connection between requests. Default 60 s.
+    /// Keep-alive timeout of a connection between requests. Default 75 s.
     pub idle_timeout: Duration,
     /// Maximum size of a request head in bytes; 431 above. Default 32 KiB.
     pub max_header_size: usize,

@@ -42,7 +42,7 @@ pub(super) fn write_entry(text: &mut String, depth: usize, key: &str, value: &Va
     }
 }
 
-/// Returns a value on one line; in quotes unless it is plainly one word.
+/// Returns a value on one line, quoted unless it is a plain word.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => {

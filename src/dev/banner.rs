@@ -1,4 +1,4 @@
-//! The text that `northgate dev` prints: commands to paste, in the order of a tour.
+//! The text that `northgate dev` prints: commands to try, in order.
 
 use core::fmt::Write;
 use core::time::Duration;

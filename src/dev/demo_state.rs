@@ -1,4 +1,4 @@
-//! The state of the system that the sample services show, on the shop's start page for one.
+//! The state of the development system that the sample services display: routes, configuration, metrics, sample tokens.
 
 use core::fmt;
 use core::time::Duration;

@@ -61,7 +61,7 @@ pub struct Exchange {
     pub received_at: Timestamp,
     /// The peer of the connection.
     pub peer: Rc<Peer>,
-    /// The way of interim responses to the client, if there is one.
+    /// The sink for interim responses to the client, if it accepts them.
     pub(super) interim: Option<Rc<dyn InterimSink>>,
     /// The forwarding fields of the peer, if it is a trusted proxy.
     pub(super) client_info: Option<Box<ClientInfo>>,
@@ -504,7 +504,7 @@ impl Exchange {
         {
             self.log(log_data, status, sent, took, overhead);
         } else if let Some(cause) = self.outcome.cause.as_deref().filter(|_| status >= 502) {
-            // Of a failure there is always a line, whether the access log has one or not.
+            // Failures are logged even if the access log leaves the request out.
             tracing::warn!(
                 request_id = self.request_id.to_str().unwrap_or_default(),
                 status,

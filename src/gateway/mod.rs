@@ -1,4 +1,4 @@
-//! The life of one request: layer 6. Start with `Snapshot::handle`.
+//! The processing of one request (floor 6). Start with `Snapshot::handle`.
 //!
 //! A [`Snapshot`] is everything needed to serve requests, compiled from one configuration; immutable, and replaced as
 //! a whole. A [`Gateway`] serves the requests of one thread. An [`Exchange`] is the state of one request and its

@@ -1,8 +1,8 @@
 //! The content that a peer sends on a stream.
 //!
-//! `h2` keeps each frame apart until it is read, at a cost that is not that of its bytes, and closes a connection on
-//! which too many small ones wait: one reader that rests would end all streams. So the content that waits is gathered
-//! into one buffer, whenever many small frames have arrived on the connection. The window of the stream bounds it.
+//! `h2` stores each DATA frame separately until it is read, and closes a connection on which too many small frames
+//! wait: one slow reader would end all streams of the connection. So waiting content is gathered into one buffer per
+//! stream once many small frames have arrived. The stream's flow-control window bounds it.
 
 use core::cell::{Cell, RefCell};
 use core::task::{Context, Poll, Waker, ready};

@@ -1,4 +1,5 @@
-//! Private keys for the gateway's own assertions.
+//! Private keys that sign JWTs of the gateway: client assertions (RFC 7523), request objects (RFC 9101), identity
+//! tokens.
 
 use core::fmt;
 use core::hash::{Hash, Hasher};

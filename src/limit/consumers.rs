@@ -2,7 +2,7 @@
 //!
 //! Counters know keys as hashes only. This list remembers who the keys with the highest use are, in fixed memory: a key
 //! displaces the one with the lowest use. How much each has used is read from its counter. A key is noted when its use
-//! passes a power of two, or a multiple of 64, so that almost every request spares the list.
+//! passes a power of two, or a multiple of 64, so that almost no request locks the list.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};

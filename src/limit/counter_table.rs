@@ -225,8 +225,8 @@ impl CounterTable {
 
     /// Makes room in a full table for `key`, whose shard is `own`, and reserves it: true if there is any.
     ///
-    /// After an attempt in vain, as many requests as the shard has counters are spared another: constant work per
-    /// request under a flood.
+    /// After a failed search, the next n requests skip it, n being the number of counters of the shard: constant work
+    /// per request under a flood.
     fn make_room(&self, key: u64, own: &mut ShardState, now: u64) -> bool {
         if own.skipped_sweeps > 0 {
             own.skipped_sweeps -= 1;

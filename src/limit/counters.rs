@@ -85,7 +85,7 @@ impl LimitCounters {
         }
     }
 
-    /// Removes every recovered counter.
+    /// Removes every counter that has recovered, that is, equals a new one.
     pub(super) fn sweep(&self, moment: Now) {
         let now = self.time(moment);
         self.cells.sweep(now);
@@ -135,7 +135,7 @@ impl LimitCounters {
         Some((saved_as.id.clone(), saved))
     }
 
-    /// Whether nothing is counted, nor to be billed.
+    /// Whether there are no counters and no unbilled usage.
     pub(super) fn is_empty(&self, moment: Now) -> bool {
         self.cells.is_empty(self.time(moment)) && self.ledger.is_empty()
     }

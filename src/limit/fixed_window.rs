@@ -1,9 +1,8 @@
 //! Quotas in fixed windows: "10 000 requests a day, from midnight to midnight".
 //!
-//! A *spike arrest* protects an upstream, and smooths traffic. A
-//! *quota* is an allowance of a client, and counts it: all of a window may be used in
-//! its first second. Begin and end of a window are given by
-//! `calendar`, or by the key's first request.
+//! A *spike arrest* protects an upstream, and smooths traffic. A *quota* is an allowance of a client, and counts it:
+//! all of a window may be used in its first second. `calendar`, or the key's first request, determines where a window
+//! begins and ends.
 //!
 //! A cost that is known only afterwards may exceed the allowance. The excess is debt: following windows pay it, each
 //! with its whole allowance, before the key has one again. A counter in debt therefore lasts beyond its window.

@@ -4,9 +4,8 @@
 //! would have come at an even rate. A request may come early by as much as
 //! the burst allows; refused requests do not change that time.
 //!
-//! governor decides, on state that this file lends it: governor's own keyed
-//! state only grows, and can neither be read without charging nor be locked
-//! together with another limit's. So its limiter lives for one decision on the
+//! `governor` computes the decision on state that is stored here: its own keyed store grows without bound, cannot be
+//! read without charging, and cannot be locked together with other limits. So its limiter lives for one decision on the
 //! stack, around a counter of `counter_table` and a clock that stands still.
 
 use core::cell::Cell as Slot;

@@ -1,8 +1,8 @@
 //! Finds one value in JSON by its pointer (RFC 6901), and skips all others unread.
 //!
-//! Whatever a client makes its service say elsewhere in the content, the value is found: values that a strict reader
-//! refuses (lone surrogates, numbers out of range, deep nesting, text that is no UTF-8) are passed over, and what lenient writers
-//! make of others (`NaN`, `Infinity`, raw control characters) is mended first.
+//! Content that a client can influence elsewhere in the document never hides the value: values that a strict reader
+//! refuses (lone surrogates, numbers out of range, deep nesting, text that is no UTF-8) are passed over, and what
+//! lenient writers make of others (`NaN`, `Infinity`, raw control characters) is mended first.
 
 use core::fmt;
 
@@ -67,7 +67,7 @@ fn mended(content: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The way to a value: `rest` of the pointer is to go.
+/// A descent into JSON; `rest` is the unresolved part of the pointer.
 struct Walk<'p, 'f> {
     rest: &'p str,
     found: &'f mut Option<Value>,
@@ -96,7 +96,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         let (token, rest) = step(self.rest);
         while let Some(is_next) = members.next_key_seed(Name(&token))? {
             if is_next {
-                // Of several members of one name the last counts.
+                // If a member name repeats, the last one counts.
                 *self.found = None;
                 members.next_value_seed(Walk { rest, found: &mut *self.found })?;
             } else {

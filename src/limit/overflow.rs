@@ -1,8 +1,8 @@
 //! The counter that all keys beyond `max_keys` share, and which keys have used it.
 //!
 //! A key that gets a counter of its own later continues with what the shared one had counted: otherwise a flood would
-//! renew its allowance. A key that never used the shared counter does not pay for the flood. Which keys have used it
-//! is a set of bits by hash: it may take a key for a member that is none, never the reverse.
+//! renew its allowance. A key that never used the shared counter does not pay for the flood. Which keys have used it is
+//! a set of bits by hash: a false positive is possible, a false negative is not.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};

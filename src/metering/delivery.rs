@@ -1,4 +1,4 @@
-//! The exports to one destination, in the order of the batches, whatever becomes of other destinations.
+//! Exports batches to one destination, in order and independently of other destinations.
 
 use core::time::Duration;
 use std::io;

@@ -1,4 +1,4 @@
-//! Metering: usage of limits for bills, as log lines, in a file, and as CloudEvents over HTTP (floor 3).
+//! Metering: exports the usage of limits for billing, as log lines, to a file, and as CloudEvents over HTTP (floor 3).
 //!
 //! Limits collect what they charge ([`Usage`](crate::limit::Usage)). Twice a second all of it is on disk; every interval
 //! it becomes a batch of events with ids. A batch is on disk before it is exported, and is exported to each destination

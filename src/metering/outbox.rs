@@ -1,4 +1,5 @@
-//! The usage that is not exported yet, on disk: usage that is no event yet, and batches that a destination lacks.
+//! Usage on disk that is not exported yet: usage that is not part of a batch, and batches that a destination has not
+//! received.
 //!
 //! Each process has a file of its own, one per batch besides, and a lock that shows that it lives. The file is replaced
 //! while usage changes; it is small, however long a destination is away: it has the number of the first batch that each

@@ -73,7 +73,7 @@ impl Metering {
         let now = Instant::now();
         let state = State {
             collected: now,
-            // Files of earlier processes are looked for at once.
+            // The first round looks for files of earlier processes.
             looked: now.checked_sub(LOOK_INTERVAL).unwrap_or(now),
             deliveries: destinations.into_iter().map(Delivery::new).collect(),
             is_due: true,
@@ -115,7 +115,7 @@ impl Metering {
         Value::Object(self.outbox.lock().ignore_poison().status())
     }
 
-    /// Whether a destination lacks a batch, and took the last one.
+    /// Whether an export can start: a destination has a pending batch, and its previous export succeeded.
     fn can_export(&self, state: &State) -> bool {
         let outbox = self.outbox.lock().ignore_poison();
         let lacks = |delivery: &Delivery| !outbox.due(delivery.name(), 0).is_empty();

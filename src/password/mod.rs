@@ -1,4 +1,4 @@
-//! Floor 1: user names and passwords: credentials as clients send them, and the throttle of guesses.
+//! Passwords (floor 1): parsing of HTTP Basic credentials, and login throttling.
 //!
 //! The login page of sessions and HTTP Basic authentication both check passwords, and count guesses together.
 

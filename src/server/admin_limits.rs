@@ -148,7 +148,7 @@ impl ResetRequest {
     ) -> Result<Value, ResetError> {
         let mut issuers = snapshot.namespaces(self.issuer.as_deref());
         if self.issuer.is_none() {
-            // A key without an issuer's name is written as with an empty one.
+            // A key without an issuer is stored with an empty issuer name.
             issuers.push(Box::default());
         }
         if issuers.is_empty() {

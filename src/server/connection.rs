@@ -77,7 +77,7 @@ pub(super) async fn serve(
         }
     }
     peer.redirect_https = settings.redirect_https;
-    // Boxed, what a connection turns out to need: otherwise every connection reserves room for the largest.
+    // Boxed: otherwise every connection's future would reserve space for the largest variant.
     match settings.tls() {
         None => match connection.speaks_http2(&stream).await {
             Some(true) => Box::pin(connection.http2(stream, peer)).await,
@@ -154,7 +154,7 @@ impl Connection<'_> {
             .enable_connect_protocol()
             .max_header_list_size(self.max_header_list_size())
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            // What is on its way to a stream that the gateway has reset is ignored (RFC 9113 §5.1).
+            // Frames that arrive for a stream after the gateway has reset it are ignored (RFC 9113 §5.1).
             .reset_stream_duration(RESET_RETENTION)
             .max_concurrent_reset_streams(MAX_RETAINED_RESETS)
             // No limit in h2: `FloodGuard` limits them by rate.

@@ -1,4 +1,4 @@
-//! Stops new handshakes on a listening socket before it is closed.
+//! Stops new TCP handshakes on a listening socket before it is closed, so that none is reset.
 //!
 //! The system completes handshakes by itself, and resets what waits on a socket that is closed. So the socket ignores
 //! the first packet (SYN) of new connections for a moment, until all handshakes under way have been completed and

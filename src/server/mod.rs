@@ -1,4 +1,4 @@
-//! Sockets and threads: layer 7.
+//! Sockets and threads (floor 7).
 //!
 //! Workers serve requests; a small control runtime reloads, calls authorization servers and serves the admin API.
 //! [`Server::start`] binds every address before the first request is accepted, [`Server::reload`] replaces the

@@ -268,7 +268,7 @@ impl AcceptLoop {
         let (listener, gateway) = (Arc::clone(&self.listener), self.gateway.clone());
         let (sweeper, phase) = (self.sweeper.clone(), listener.phase());
         async move {
-            // Those accepted during a drain may still have to wait.
+            // Connections accepted during a drain may still wait for a permit.
             accepted.permit.ready().await;
             let activity = sweeper.register();
             // Without it small responses wait for the client's acknowledgement: slower, but correct.

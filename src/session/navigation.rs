@@ -1,4 +1,4 @@
-//! Whether a response goes to a navigation, and so to a person, or to a script of a page.
+//! Distinguishes navigations, whose response a person sees, from requests by scripts.
 //!
 //! Browsers say it in `Sec-Fetch-Mode`. Libraries that fetch pages in the
 //! background, and ask for HTML to put it into the current page, say it in

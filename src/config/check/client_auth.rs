@@ -1,4 +1,4 @@
-//! Checks `client_auth`: how the gateway authenticates at an authorization server.
+//! Checks `client` of issuers and sessions: how the gateway authenticates at an authorization server.
 
 use std::sync::Arc;
 

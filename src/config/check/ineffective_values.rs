@@ -1,5 +1,5 @@
-//! Warns of values that cannot have an effect where they are (C110): claims where no caller is known, costs that no service
-//! tells, field values that no request has, ports that no service has.
+//! Warns of values without effect (C110): claims on routes without authentication, response costs on limits without an
+//! upstream, field values that no request can have, port 0.
 
 use core::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Checks `issuer`: a name that tokens say (RFC 7519 §4.1.1), and an address only where the gateway calls it.
+//! Checks `issuer`: the identifier in `iss` (RFC 7519 §4.1.1), which must be a URL only where the gateway fetches
+//! metadata from it.
 
 use url::Url;
 

@@ -1,5 +1,5 @@
-//! Recognizes the issuers of well-known products by their `issuer`, and warns of what their tokens do not say where
-//! the configuration expects it. `docs/authorization-servers.md` has a configuration for each.
+//! Recognizes well-known products by their `issuer`, and warns of settings that their tokens cannot satisfy.
+//! `docs/authorization-servers.md` has a configuration for each.
 
 use super::Check;
 use super::issuer_requirements::Used;

@@ -1,4 +1,4 @@
-//! Checks `token_from`: where a request carries its token.
+//! Checks `token_from`: the field or cookie that carries the access token.
 
 use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 

@@ -1,5 +1,5 @@
-//! Refuses settings of which two write one header field to an upstream, or fields that upstreams take for one, and
-//! tokens in a place that the gateway itself writes or removes.
+//! Refuses two settings that write the same header field of a request, or fields that upstreams cannot distinguish, and
+//! a token in a field that the gateway writes or removes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Redaction of secrets in everything that shows parts of the file.
+//! Redaction of secrets in all output that quotes the file: faults, `northgate config`, the log.
 //!
 //! A value is a secret by the name of its key (every key whose name holds `secret`, `password`, `token`,
 //! `authorization`, `key` and their like, in any spelling), by its context (a list or a mapping under such a

@@ -36,7 +36,7 @@ fn mark_at(node: &mut Node, secrets: &HashSet<Position>) {
     }
 }
 
-/// Returns the texts that both the key of a secret and another key use, through an alias; with variables expanded.
+/// Returns the texts that a secret key and another key share through an alias, variables expanded.
 pub(crate) fn shared(root: &Node) -> Vec<String> {
     let mut found = Found::default();
     found.look(root, Secrecy::Open);
@@ -115,7 +115,7 @@ pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
                 break;
             }
             let (start, end) = on_line(from, to, number + 1, line.len());
-            // Without the space behind the secret.
+            // Drop the space that followed the secret.
             let last = line.get(start..end).and_then(|span| span.iter().rposition(|c| *c != ' '));
             hidden[number].extend(last.map(|last| (start, start + last + 1)));
         }
@@ -204,7 +204,7 @@ impl Found {
                 });
                 for entry in entries {
                     let below = secrecy.below(&entry.key);
-                    // Braces around a secret make it a key.
+                    // A secret between braces was parsed as a key.
                     if secrecy == Secrecy::Secret && below == Secrecy::Secret {
                         self.secrets.push((entry.key_at, entry.key_end));
                         self.named.insert(entry.key_at);

@@ -1,8 +1,8 @@
 //! Authentication: finds the credential of a request and verifies it.
 //!
-//! A route lists its authentication methods. The first whose credential is present decides: an invalid one never
-//! falls through to another. Access tokens are taken from `Authorization` alone, as Bearer (RFC 6750 §2.1) or with a
-//! `DPoP` proof (RFC 9449 §7.1).
+//! A route lists its authentication methods. The first whose credential is present decides: an invalid one never falls
+//! through to another. Access tokens are read from the field or cookie that `token_from` names, by default from
+//! `Authorization`, as Bearer (RFC 6750 §2.1) or with a `DPoP` proof (RFC 9449 §7.1).
 
 use core::time::Duration;
 use std::sync::Arc;

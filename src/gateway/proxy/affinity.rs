@@ -1,4 +1,5 @@
-//! The value of a request that selects its target or its upstream: the same value, the same choice.
+//! The hash by which a request is assigned to a target (`hash_by`) or to an upstream (`split_by`): equal values, equal
+//! choice.
 
 use core::hash::Hasher;
 

@@ -37,7 +37,7 @@ impl CallDeadline {
             return Err(Rejection::BadRequest);
         }
         let timeout = grpc::parse_timeout(timeout).ok_or(Rejection::BadRequest)?;
-        // One beyond the range of the clock never passes.
+        // A deadline beyond the clock's range never passes.
         Ok(began.checked_add(timeout).map(Self))
     }
 

@@ -54,7 +54,7 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// Those of [`TargetRewriter::rewrite`].
+    /// The errors of [`TargetRewriter::rewrite`].
     pub(crate) fn forward(
         mut self,
         rewriter: &TargetRewriter,

@@ -134,7 +134,7 @@ impl Fallback {
                 && let request = (OutgoingRequest { head: &head, fields, ..*request })
                 && let Ok(mut sent) = other.upstream.send(&request, content, options).await
             {
-                // Those at both upstreams.
+                // The attempts at both upstreams.
                 sent.attempts += tries;
                 let kind = FallbackKind::Upstream;
                 let is_unhealthy = replaces(sent.response.status(), method);

@@ -1,4 +1,4 @@
-//! Mirrors requests: a copy goes to another upstream, which no client waits for.
+//! Mirrors requests: a copy is sent to another upstream, and its response is discarded.
 
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ impl Mirror {
             if let Ok(sent) = sent
                 && !is_endless(sent.response.headers())
             {
-                // One that takes longer than a head may is closed.
+                // A response that is not complete within the head's timeout is dropped, and its connection closed.
                 let _ = timeout(wait, discard(sent.response.into_body())).await;
             }
             drop(slot);

@@ -1,4 +1,5 @@
-//! An upstream as one route uses it, with the signers of the identity tokens that are meant for it.
+//! An upstream of one route (its own, or that of `split`, `fallback` or `mirror`), with the signers of identity tokens
+//! for it.
 
 use std::sync::Arc;
 

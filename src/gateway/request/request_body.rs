@@ -188,8 +188,8 @@ pub(crate) fn check_framing(head: &Parts) -> Result<(), Rejection> {
     }
 }
 
-/// Whether an HTTP/2 request obeys the rules that hyper does not check: the path begins with a slash, and no field
-/// value begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
+/// Whether an HTTP/2 request obeys the rules that `h2` does not check: the path begins with a slash, and no field value
+/// begins or ends with white space (RFC 9113 §8.2.1, §8.3.1).
 pub(crate) fn is_well_formed_http2(head: &Parts) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     (is_asterisk_form(head)
@@ -335,7 +335,7 @@ impl LimitedBody {
         }
     }
 
-    /// Gives back what content that is never admitted was charged.
+    /// Refunds the charge of content that was refused.
     fn too_large(&mut self) -> Fault {
         if let Some(Metering { meter, clock, .. }) = &mut self.metering {
             meter.refund(Now::of(clock));

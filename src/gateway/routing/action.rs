@@ -66,7 +66,7 @@ impl Action {
         snapshot: &'a Snapshot,
         gateway: &'a Gateway,
     ) -> impl Future<Output = Result<Response<Body>, Rejection>> {
-        // Of two kinds, so that no other layer moves the future of forwarding, the usual one.
+        // `Either`, not `async`: the large future of the usual case, forwarding, is not wrapped in another one.
         match self {
             Self::Forward(forward) => {
                 Either::Left(forward.run(permit, head, body, exchange, snapshot, gateway))

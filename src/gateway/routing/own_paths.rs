@@ -34,7 +34,7 @@ pub(crate) enum OwnPathOwner<'c> {
 ///
 /// # Errors
 ///
-/// Those of `make_route`.
+/// The errors of `make_route`.
 pub(crate) fn entries<'c, R, E>(
     config: &'c Config,
     resources: &ProtectedResources<'c>,

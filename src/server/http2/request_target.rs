@@ -1,8 +1,8 @@
 //! The `:path` of an HTTP/2 request, in the form in which the gateway holds every request target.
 //!
-//! `raw_targets` brings a path past h2 that a `Uri` does not hold. Of the others h2 has parsed some that contain
-//! characters which carry raw bytes inside the gateway (`base/raw_target.rs`): a client that sends one means the
-//! character, not the byte.
+//! `raw_targets` passes a path that `Uri` refuses to the gateway in a private field. All other paths were parsed by h2;
+//! a character of them in the range that marks raw bytes inside the gateway (`base/raw_target.rs`) is encoded, since
+//! the client sent the character itself.
 
 use bytes::Bytes;
 use http::Uri;

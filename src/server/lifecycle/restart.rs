@@ -1,4 +1,4 @@
-//! Settings that only a restart changes: sockets, threads and what depends on them.
+//! Settings that a reload cannot change, and the check that reports which of them differ.
 //!
 //! A reload applies everything else: a snapshot holds all settings of its configuration, and state outside of
 //! snapshots gets its new settings from [`crate::server::Server::reload`]. The test below names every key of the

@@ -135,7 +135,7 @@ impl Startup {
     ///
     /// # Errors
     ///
-    /// Those of [`start`](Self::start).
+    /// The errors of [`start`](Self::start).
     pub async fn take_over(self, config: &Config) -> Result<RunningGateway, LaunchError> {
         self.launch(config, true).await
     }
