@@ -15,6 +15,7 @@ use northgate::config::auth::{ForwardToken, TokenSource};
 use northgate::config::route::{PathRewrite, Rewrite};
 use northgate::config::{self, Action, Auth, Config, Credential, Environment};
 use northgate::limit::{Kind, Unit};
+use northgate::token::TokenUse;
 use tempfile::TempDir;
 
 #[test]
@@ -29,7 +30,10 @@ fn the_example_of_the_reference_loads() {
     let Auth::AnyOf { methods, .. } = &route("batch").auth else {
         panic!("it asks for credentials")
     };
-    assert_eq!(methods[0].credential, Credential::Jwt(vec!["main".into()]));
+    assert_eq!(
+        methods[0].credential,
+        Credential::Token { accepts: TokenUse::Jwt, issuers: vec!["main".into()] }
+    );
     assert_eq!(methods[1].credential, Credential::Basic("main".into()));
     assert!(methods.iter().all(|method| method.scopes.contains("orders:read")));
     let session = &config.sessions["web"];

@@ -9,6 +9,7 @@ use crate::config::format_duration;
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
 use crate::limit::{self, Cost, KeyPart, Kind, OnMissing, OnStoreError, ResponseCost};
+use crate::token::TokenUse;
 
 /// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
@@ -44,13 +45,11 @@ fn credential(credential: &Credential) -> String {
 pub(super) fn auth_method(auth_method: &AuthMethod) -> String {
     let names = |names: &[Arc<str>]| joined(names, " or ");
     let mut words = match &auth_method.credential {
-        Credential::Jwt(issuers) => format!("a signed token (JWT) of {}", names(issuers)),
-        Credential::Introspection(issuers) => {
-            format!("a token introspected at {}", names(issuers))
-        }
-        Credential::Bearer(issuers) => {
-            format!("a token of {}, a JWT or an opaque one", names(issuers))
-        }
+        Credential::Token { accepts, issuers } => match accepts {
+            TokenUse::Jwt => format!("a signed token (JWT) of {}", names(issuers)),
+            TokenUse::Introspection => format!("a token introspected at {}", names(issuers)),
+            TokenUse::Bearer => format!("a token of {}, a JWT or an opaque one", names(issuers)),
+        },
         Credential::Basic(issuer) => format!("a user name and password of {issuer} (Basic)"),
         Credential::Session(session) => format!("the cookies of session {session}"),
     };

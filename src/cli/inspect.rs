@@ -25,7 +25,7 @@ use crate::server::chain;
 use crate::token::jwe::is_encrypted;
 use crate::token::jwt::unverified_claims::UnverifiedClaims;
 use crate::token::principal::claim_at;
-use crate::token::{Audience, Confirmation, Principal, TokenError, ValidationRules};
+use crate::token::{Audience, Confirmation, Principal, TokenError, TokenUse, ValidationRules};
 
 /// Decodes `token` and validates it for every issuer of `file`.
 pub(super) fn inspect(token: &str, file: &Path) -> ExitCode {
@@ -55,9 +55,7 @@ impl TokenCheck<'_> {
             text.push_str("  is not verified: the route is public.\n");
             return Ok(text);
         };
-        let takes_tokens = |auth_method: &&AuthMethod| {
-            !matches!(auth_method.credential, Credential::Basic(_) | Credential::Session(_))
-        };
+        let takes_tokens = |auth_method: &&AuthMethod| auth_method.credential.takes_tokens();
         // The first accepted credential that is a token in `Authorization` decides: an invalid token never falls through to
         // another. One in another place is judged if there is none.
         let in_authorization = |auth_method: &&AuthMethod| {
@@ -97,7 +95,8 @@ impl TokenCheck<'_> {
     fn of_every_issuer(&self) -> Result<String, ExitCode> {
         let mut text = self.contents();
         for name in self.config.issuers.keys() {
-            let credential = Credential::Bearer(vec![Arc::clone(name)]);
+            let credential =
+                Credential::Token { accepts: TokenUse::Bearer, issuers: vec![Arc::clone(name)] };
             if let Some(why) = self.why_not_for(name) {
                 let _ = writeln!(text, "  for issuer {name}: {why}.");
                 continue;
@@ -251,13 +250,10 @@ impl TokenCheck<'_> {
 
     /// Returns why the token is malformed.
     fn malformed(&self, credential: &Credential, rules: &ValidationRules) -> String {
-        let is_read_here = match credential {
-            Credential::Jwt(_) => true,
-            Credential::Bearer(_) => {
-                looks_signed(self.token) || (is_encrypted(self.token) && rules.decryption.is_some())
-            }
-            _ => false,
-        };
+        let may_be_opaque = !credential.introspecting_issuers().is_empty();
+        let is_jwt =
+            || looks_signed(self.token) || (is_encrypted(self.token) && rules.decryption.is_some());
+        let is_read_here = !credential.jwt_issuers().is_empty() && (!may_be_opaque || is_jwt());
         if is_read_here {
             token_diagnostics::describe(self.token, rules).unwrap_or_default()
         } else {
@@ -271,11 +267,7 @@ impl TokenCheck<'_> {
         credential: &Credential,
         claims: &Map<String, Value>,
     ) -> Option<&config::Issuer> {
-        let (Credential::Jwt(names) | Credential::Introspection(names) | Credential::Bearer(names)) =
-            credential
-        else {
-            return None;
-        };
+        let names = credential.token_issuers();
         let claimed = claims.get("iss").and_then(Value::as_str);
         let issuers = || names.iter().filter_map(|name| self.config.issuers.get(name));
         issuers()

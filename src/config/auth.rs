@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::base::scopes::Scopes;
+use crate::token::TokenUse;
 use crate::token::authentication_level::AuthenticationLevel;
 
 /// The authentication that a route requires. There is no default: a route without `auth` is a fault.
@@ -95,14 +96,17 @@ pub enum ForwardToken {
 }
 
 /// A kind of credential and its issuers or session, by name.
+///
+/// Code that asks about a credential uses these methods and not the variants, so that a new kind is described here.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Credential {
-    /// A JWT of one of these issuers, selected by `iss`.
-    Jwt(Vec<Arc<str>>),
-    /// An opaque token, verified by introspection (RFC 7662).
-    Introspection(Vec<Arc<str>>),
-    /// A JWT or an opaque token, told apart by its form.
-    Bearer(Vec<Arc<str>>),
+    /// An access token of one of these issuers.
+    Token {
+        /// The forms of tokens that are accepted, and so how they are verified.
+        accepts: TokenUse,
+        /// The issuers; that of a JWT is selected by `iss`.
+        issuers: Vec<Arc<str>>,
+    },
     /// HTTP Basic credentials, exchanged by the resource owner password credentials grant.
     Basic(Arc<str>),
     /// The cookies of a session.
@@ -113,39 +117,72 @@ impl Credential {
     /// Returns the key of this kind under a route's `auth`, by which commands and pages name it too.
     pub fn key(&self) -> &'static str {
         match self {
-            Self::Jwt(_) => "jwt",
-            Self::Introspection(_) => "introspection",
-            Self::Bearer(_) => "bearer",
+            Self::Token { accepts: TokenUse::Jwt, .. } => "jwt",
+            Self::Token { accepts: TokenUse::Introspection, .. } => "introspection",
+            Self::Token { accepts: TokenUse::Bearer, .. } => "bearer",
             Self::Basic(_) => "basic",
             Self::Session(_) => "session",
-        }
-    }
-
-    /// Returns the names under that key: of issuers, or of a session.
-    pub fn names(&self) -> &[Arc<str>] {
-        match self {
-            Self::Jwt(issuers) | Self::Introspection(issuers) | Self::Bearer(issuers) => issuers,
-            Self::Basic(name) | Self::Session(name) => core::slice::from_ref(name),
-        }
-    }
-
-    /// Returns the issuers whose access tokens a client presents; none if it presents another credential.
-    pub fn token_issuers(&self) -> &[Arc<str>] {
-        match self {
-            Self::Jwt(issuers) | Self::Introspection(issuers) | Self::Bearer(issuers) => issuers,
-            Self::Basic(_) | Self::Session(_) => &[],
         }
     }
 
     /// Returns what a client presents, in a few words and without names.
     pub fn description(&self) -> &'static str {
         match self {
-            Self::Jwt(_) => "a signed token",
-            Self::Introspection(_) => "a reference token",
-            Self::Bearer(_) => "a token of either kind",
+            Self::Token { accepts: TokenUse::Jwt, .. } => "a signed token",
+            Self::Token { accepts: TokenUse::Introspection, .. } => "a reference token",
+            Self::Token { accepts: TokenUse::Bearer, .. } => "a token of either kind",
             Self::Basic(_) => "user name and password",
             Self::Session(_) => "a session",
         }
+    }
+
+    /// Returns the names under that key: of issuers, or of a session.
+    pub fn names(&self) -> &[Arc<str>] {
+        match self {
+            Self::Token { issuers, .. } => issuers,
+            Self::Basic(name) | Self::Session(name) => core::slice::from_ref(name),
+        }
+    }
+
+    /// Returns the issuers of the tokens, presented or obtained by a password grant; none for a session, which names its own.
+    pub fn issuers(&self) -> &[Arc<str>] {
+        if self.session().is_some() { &[] } else { self.names() }
+    }
+
+    /// Whether a client presents an access token; else the gateway obtains it.
+    pub fn takes_tokens(&self) -> bool {
+        matches!(self, Self::Token { .. })
+    }
+
+    /// Returns the issuers whose access tokens a client presents; none if it presents another credential.
+    pub fn token_issuers(&self) -> &[Arc<str>] {
+        if self.takes_tokens() { self.names() } else { &[] }
+    }
+
+    /// Returns the issuers whose JWTs a client may present.
+    pub fn jwt_issuers(&self) -> &[Arc<str>] {
+        match self {
+            Self::Token { accepts: TokenUse::Jwt | TokenUse::Bearer, issuers } => issuers,
+            _ => &[],
+        }
+    }
+
+    /// Returns the issuers that introspect the tokens that a client presents.
+    pub fn introspecting_issuers(&self) -> &[Arc<str>] {
+        match self {
+            Self::Token { accepts: TokenUse::Introspection | TokenUse::Bearer, issuers } => issuers,
+            _ => &[],
+        }
+    }
+
+    /// Returns the issuer at which HTTP Basic credentials are exchanged, if these are such.
+    pub fn password_issuer(&self) -> Option<&Arc<str>> {
+        if let Self::Basic(issuer) = self { Some(issuer) } else { None }
+    }
+
+    /// Returns the session whose cookies these are, if they are.
+    pub fn session(&self) -> Option<&Arc<str>> {
+        if let Self::Session(session) = self { Some(session) } else { None }
     }
 }
 

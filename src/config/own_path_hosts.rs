@@ -1,6 +1,5 @@
 //! The hosts on which a session's own paths take precedence over routes.
 
-use super::auth::Credential;
 use super::route::{HostPattern, Route};
 use crate::session::Settings;
 
@@ -35,5 +34,5 @@ pub fn overlap(one: &[Option<HostPattern>], other: &[Option<HostPattern>]) -> bo
 /// Whether `route` accepts `session`.
 pub fn takes(route: &Route, session: &Settings) -> bool {
     let mut methods = route.auth.methods().iter();
-    methods.any(|auth_method| matches!(&auth_method.credential, Credential::Session(name) if *name == session.name))
+    methods.any(|auth_method| auth_method.credential.session() == Some(&session.name))
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::route::{PathPattern, Segment};
 use crate::config::{Action, Auth, Credential, Route};
+use crate::token::TokenUse;
 
 /// Returns one row for each path of each enabled route, in the order of the file.
 pub(super) fn rows(routes: &[Route]) -> Value {
@@ -54,8 +55,8 @@ fn who(auth: &Auth) -> String {
 fn credential(auth: &Auth) -> &'static str {
     let Auth::AnyOf { methods, .. } = auth else { return "nothing" };
     match methods.first().map(|auth_method| &auth_method.credential) {
-        Some(Credential::Jwt(_) | Credential::Bearer(_)) => "signed",
-        Some(Credential::Introspection(_)) => "reference",
+        Some(Credential::Token { accepts: TokenUse::Introspection, .. }) => "reference",
+        Some(Credential::Token { .. }) => "signed",
         Some(Credential::Basic(_)) => "basic",
         Some(Credential::Session(_)) => "session",
         None => "nothing",

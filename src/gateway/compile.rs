@@ -311,30 +311,24 @@ impl<'a> Compiler<'a> {
         &self,
         auth_method: &config::AuthMethod,
     ) -> Result<Authenticator, CompileError> {
-        let issuers = match &auth_method.credential {
-            config::Credential::Jwt(issuers)
-            | config::Credential::Introspection(issuers)
-            | config::Credential::Bearer(issuers) => &issuers[..],
-            config::Credential::Basic(issuer) => core::slice::from_ref(issuer),
-            config::Credential::Session(session) => self
-                .config
-                .sessions
-                .get(session)
-                .map_or(&[][..], |s| core::slice::from_ref(&s.issuer)),
+        let session = auth_method.credential.session();
+        let session = session.and_then(|session| self.config.sessions.get(session));
+        let issuers = match session {
+            Some(session) => core::slice::from_ref(&session.issuer),
+            None => auth_method.credential.issuers(),
         };
         let rules = issuers.iter().filter_map(|issuer| self.issuer_verifiers.get(issuer));
         let leeway =
             rules.map(|issuer_verifier| issuer_verifier.rules().leeway).max().unwrap_or_default();
         let signed = auth_method.forward_token == ForwardToken::Signed;
         let (credential, method) = match &auth_method.credential {
-            config::Credential::Jwt(issuers) => {
-                (self.token(TokenUse::Jwt, issuers, false)?, AuthMethod::Jwt)
-            }
-            config::Credential::Introspection(issuers) => {
-                (self.token(TokenUse::Introspection, issuers, signed)?, AuthMethod::Introspection)
-            }
-            config::Credential::Bearer(issuers) => {
-                (self.token(TokenUse::Bearer, issuers, signed)?, AuthMethod::Jwt)
+            config::Credential::Token { accepts, issuers } => {
+                let (method, signed) = match accepts {
+                    TokenUse::Jwt => (AuthMethod::Jwt, false),
+                    TokenUse::Introspection => (AuthMethod::Introspection, signed),
+                    TokenUse::Bearer => (AuthMethod::Jwt, signed),
+                };
+                (self.token(*accepts, issuers, signed)?, method)
             }
             config::Credential::Basic(issuer) => {
                 (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
@@ -492,13 +486,7 @@ fn find<T: Clone>(
 
 /// Returns the scopes that a client without a token should request: those of the first method that takes tokens.
 fn wanted_scopes(methods: &[config::AuthMethod]) -> Option<Box<str>> {
-    let takes_tokens = |auth_method: &&config::AuthMethod| {
-        !matches!(
-            auth_method.credential,
-            config::Credential::Basic(_) | config::Credential::Session(_)
-        )
-    };
-    let auth_method = methods.iter().find(takes_tokens)?;
+    let auth_method = methods.iter().find(|auth_method| auth_method.credential.takes_tokens())?;
     let scopes =
         if auth_method.scopes.is_empty() { &auth_method.any_scope } else { &auth_method.scopes };
     (!scopes.is_empty()).then(|| scopes.to_string().into())

@@ -23,6 +23,7 @@ use crate::config::file::server::{ClientAuth, Listener};
 use crate::config::file::value::{KeywordOr, Value};
 use crate::config::reserved_headers::IDENTITY_TOKEN;
 use crate::session::{Flow, Identity};
+use crate::token::TokenUse;
 use crate::token::authentication_level::AuthenticationLevel;
 
 /// Returns the identity header fields of routes that do not configure any.
@@ -144,9 +145,7 @@ impl Check<'_> {
             TokenSource::Header(_) | TokenSource::Cookie(_) => ForwardToken::No,
         };
         let forward_token = forward.get().map_or(unasked, |at| at.value.0);
-        let asked = |credential: &Credential| {
-            matches!(credential, Credential::Introspection(_) | Credential::Bearer(_))
-        };
+        let asked = |credential: &Credential| !credential.introspecting_issuers().is_empty();
         if let (ForwardToken::Signed, Some(at), Some(credential)) =
             (forward_token, forward.get(), &credential)
             && !asked(credential)
@@ -214,7 +213,7 @@ impl Check<'_> {
             }
             (None, Some(mtls)) => (TokenBinding::Certificate, mtls),
         };
-        if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
+        if credential.is_some_and(|credential| !credential.takes_tokens()) {
             let message = "the gateway obtains this token itself: no client can prove possession";
             self.fault(
                 Code::C106,
@@ -238,7 +237,8 @@ impl Check<'_> {
         audience: &Field<OneOrMany<String>>,
         credential: Option<&Credential>,
     ) {
-        let (Some(Credential::Session(name)), Some(at)) = (credential, audience.get()) else {
+        let (Some(name), Some(at)) = (credential.and_then(Credential::session), audience.get())
+        else {
             return;
         };
         let session =
@@ -319,14 +319,15 @@ impl Check<'_> {
                 return None;
             }
         }
-        if let Some(names) = keys.jwt.get() {
-            return self.issuer_names(file, names, "jwt").map(Credential::Jwt);
-        }
-        if let Some(names) = keys.introspection.get() {
-            return self.issuer_names(file, names, "introspection").map(Credential::Introspection);
-        }
-        if let Some(names) = keys.bearer.get() {
-            return self.issuer_names(file, names, "bearer").map(Credential::Bearer);
+        for (accepts, key, names) in [
+            (TokenUse::Jwt, "jwt", &keys.jwt),
+            (TokenUse::Introspection, "introspection", &keys.introspection),
+            (TokenUse::Bearer, "bearer", &keys.bearer),
+        ] {
+            if let Some(names) = names.get() {
+                let issuers = self.issuer_names(file, names, key)?;
+                return Some(Credential::Token { accepts, issuers });
+            }
         }
         if let Some(name) = keys.basic.get() {
             let issuers = defined_names(&file.issuers);
@@ -482,9 +483,7 @@ fn carrier(auth_method: &AuthMethod) -> String {
         (TokenSource::Authorization, _) => {}
     }
     match &auth_method.credential {
-        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => {
-            "a Bearer token".to_owned()
-        }
+        Credential::Token { .. } => "a Bearer token".to_owned(),
         Credential::Basic(_) => "HTTP Basic".to_owned(),
         Credential::Session(name) => format!("the cookie of session `{name}`"),
     }

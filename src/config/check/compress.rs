@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::layers::Layers;
-use crate::config::auth::{Auth, Credential, TokenSource};
+use crate::config::auth::{Auth, TokenSource};
 use crate::config::de::field::{OneOrMany, Spanned};
 use crate::config::de::units::Scalar;
 use crate::config::fault::Code;
@@ -62,7 +62,7 @@ impl Check<'_> {
 /// Whether a browser attaches the credentials of some method without a page's doing.
 fn is_sent_by_browsers(auth: &Auth) -> bool {
     auth.methods().iter().any(|auth_method| {
-        matches!(auth_method.credential, Credential::Session(_) | Credential::Basic(_))
+        !auth_method.credential.takes_tokens()
             || matches!(auth_method.token_from, TokenSource::Cookie(_))
     })
 }

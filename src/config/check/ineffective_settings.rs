@@ -7,7 +7,7 @@ use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Check;
-use crate::config::auth::{Credential, ForwardToken};
+use crate::config::auth::{AuthMethod, ForwardToken};
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::fault::{Code, Position};
 use crate::config::file::issuers::Issuer;
@@ -281,15 +281,16 @@ impl Check<'_> {
                 found.and_then(|(_, keys)| keys.issuer.get()).map(|issuer| issuer.value.as_str())
             };
             // Opaque tokens that the gateway obtained itself are introspected.
-            let introspects = methods().any(|auth_method| match &auth_method.credential {
-                Credential::Jwt(_) => false,
-                Credential::Introspection(names) | Credential::Bearer(names) => named(names),
-                Credential::Basic(other) => **other == *name.value,
-                Credential::Session(session) => of_session(session) == Some(&*name.value),
+            let introspects = methods().any(|AuthMethod { credential, .. }| {
+                let session = credential.session();
+                named(credential.introspecting_issuers())
+                    || named(credential.password_issuer().map_or(&[], core::slice::from_ref))
+                    || session.is_some_and(|session| of_session(session) == Some(&*name.value))
             });
-            let exchanges = methods().any(
-                |auth_method| matches!(&auth_method.credential, Credential::Basic(other) if **other == *name.value),
-            );
+            let exchanges = methods().any(|auth_method| {
+                let issuer = auth_method.credential.password_issuer();
+                issuer.is_some_and(|issuer| **issuer == *name.value)
+            });
             let unused = keys.revocation_check.is_absent() && !introspects;
             let given = [
                 (place(&keys.introspection), "introspection"),
@@ -305,12 +306,10 @@ impl Check<'_> {
             let logs_in = entries(&file.sessions)
                 .any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == name.value));
             let obtains = logs_in || exchanges;
-            let presented = methods().any(|auth_method| match &auth_method.credential {
-                Credential::Jwt(names) | Credential::Bearer(names) => named(names),
-                Credential::Introspection(names) => {
-                    auth_method.forward_token == ForwardToken::Signed && named(names)
-                }
-                Credential::Basic(_) | Credential::Session(_) => false,
+            let presented = methods().any(|AuthMethod { credential, forward_token, .. }| {
+                named(credential.jwt_issuers())
+                    || *forward_token == ForwardToken::Signed
+                        && named(credential.introspecting_issuers())
             });
             if introspects && !presented && !obtains {
                 self.of_signed_tokens(keys);
@@ -330,12 +329,7 @@ impl Check<'_> {
             }
         }
         let Some(server) = file.server.get() else { return };
-        let takes_tokens = methods().any(|auth_method| {
-            matches!(
-                auth_method.credential,
-                Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_)
-            )
-        });
+        let takes_tokens = methods().any(|auth_method| auth_method.credential.takes_tokens());
         if let Some(at) = place(&server.dpop_nonce_keys).filter(|_| !takes_tokens) {
             let why = "here: no route takes tokens that clients present";
             self.means_nothing(at, "dpop_nonce_keys", why);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Check;
-use crate::config::auth::{Credential, ForwardToken};
+use crate::config::auth::ForwardToken;
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
@@ -116,23 +116,17 @@ impl Used {
             let signed = auth_method.forward_token == ForwardToken::Signed;
             let requires_scopes =
                 !auth_method.scopes.is_empty() || !auth_method.any_scope.is_empty();
-            if let Credential::Jwt(names) | Credential::Bearer(names) = &auth_method.credential {
-                used.scopes |= requires_scopes && among(names);
-                used.clients |= !auth_method.clients.is_empty() && among(names);
+            let credential = &auth_method.credential;
+            if among(credential.jwt_issuers()) {
+                used.jwt = true;
+                used.scopes |= requires_scopes;
+                used.clients |= !auth_method.clients.is_empty();
             }
-            match &auth_method.credential {
-                Credential::Jwt(names) => used.jwt |= among(names),
-                Credential::Introspection(names) => {
-                    used.introspection |= among(names);
-                    used.signed_answers |= signed && among(names);
-                }
-                Credential::Bearer(names) => {
-                    used.jwt |= among(names);
-                    used.introspection |= among(names);
-                }
-                Credential::Basic(name) => used.grants |= &**name == issuer,
-                Credential::Session(_) => {}
+            if among(credential.introspecting_issuers()) {
+                used.introspection = true;
+                used.signed_answers |= signed && credential.jwt_issuers().is_empty();
             }
+            used.grants |= credential.password_issuer().is_some_and(|name| &**name == issuer);
         }
         let sessions = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
         for (_, session) in sessions {

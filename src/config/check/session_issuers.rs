@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Check;
 use super::known_issuers::Address;
 use crate::config::Issuer;
-use crate::config::auth::{AuthMethod, Credential};
+use crate::config::auth::AuthMethod;
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::issuers as issuer_file;
@@ -33,7 +33,7 @@ impl Check<'_> {
                     route.auth.methods().iter().map(move |auth_method| (&*route.id, auth_method))
                 });
                 methods.filter(|(_, auth_method)| {
-                    matches!(&auth_method.credential, Credential::Session(used) if **used == *name.value)
+                    auth_method.credential.session().is_some_and(|used| **used == *name.value)
                 })
             };
             self.wishes(keys, || methods().map(|(_, auth_method)| auth_method));

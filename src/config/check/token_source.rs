@@ -17,7 +17,7 @@ impl Check<'_> {
         credential: Option<&Credential>,
     ) -> TokenSource {
         let Some(from) = from.get() else { return TokenSource::Authorization };
-        if matches!(credential, Some(Credential::Basic(_) | Credential::Session(_))) {
+        if credential.is_some_and(|credential| !credential.takes_tokens()) {
             self.token_from_means_nothing(from.key_at);
         }
         if let Some(dpop) = dpop.get().filter(|at| at.value) {

@@ -10,7 +10,6 @@ use http::Method;
 
 use super::Check;
 use super::route_conflicts::{MatchSpace, spot};
-use crate::config::auth::Credential;
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::de::units::listed;
 use crate::config::fault::Code;
@@ -148,17 +147,8 @@ impl<'f> Used<'f> {
     fn by(file: &'f File, routes: &'f [Route]) -> Self {
         let (mut issuers, mut sessions) = (HashSet::new(), HashSet::new());
         for auth_method in routes.iter().flat_map(|route| route.auth.methods()) {
-            match &auth_method.credential {
-                Credential::Jwt(names)
-                | Credential::Introspection(names)
-                | Credential::Bearer(names) => issuers.extend(names.iter().map(|name| &**name)),
-                Credential::Basic(name) => {
-                    issuers.insert(name);
-                }
-                Credential::Session(name) => {
-                    sessions.insert(&**name);
-                }
-            }
+            issuers.extend(auth_method.credential.issuers().iter().map(|name| &**name));
+            sessions.extend(auth_method.credential.session().map(|name| &**name));
         }
         let written = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
         issuers

@@ -1,7 +1,5 @@
 //! Refuses rules of one credential that no token can satisfy (C106), and warns of rules without effect (C110).
 
-use std::sync::Arc;
-
 use serde_json::Value as Json;
 
 use super::Check;
@@ -41,8 +39,10 @@ impl Check<'_> {
             }
         }
         if let Some(at) = inner.max_staleness.get()
-            && let Credential::Jwt(names) = &auth_method.credential
-            && !names.iter().any(|name| checks_revocation(file, name))
+            && let credential = &auth_method.credential
+            && credential.takes_tokens()
+            && credential.introspecting_issuers().is_empty()
+            && !credential.names().iter().any(|name| checks_revocation(file, name))
         {
             let message =
                 "`max_staleness` means nothing here: no issuer is asked about signed tokens";
@@ -178,7 +178,7 @@ fn own_client<'f>(file: &'f File, credential: &Credential) -> Option<&'f str> {
             let session = session(file, name)?;
             (session.issuer.get()?.value.as_str(), Some(&session.client))
         }
-        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => return None,
+        Credential::Token { .. } => return None,
     };
     if !is_client(file, name) {
         return None;
@@ -206,7 +206,7 @@ fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'s
             (!requested.is_empty() && !own.is_bad())
                 .then_some((requested, "the session's `scopes`"))
         }
-        Credential::Jwt(_) | Credential::Introspection(_) | Credential::Bearer(_) => None,
+        Credential::Token { .. } => None,
     }
 }
 
@@ -227,13 +227,7 @@ fn contradiction(
     let disjoint = |allowed: &[&str]| {
         !values.iter().any(|value| value.as_str().is_some_and(|text| allowed.contains(&text)))
     };
-    let names: &[Arc<str>] = match &auth_method.credential {
-        Credential::Jwt(names) | Credential::Introspection(names) | Credential::Bearer(names) => {
-            names
-        }
-        Credential::Basic(name) => core::slice::from_ref(name),
-        Credential::Session(_) => &[],
-    };
+    let names = auth_method.credential.issuers();
     match path {
         "iss" => {
             let issuers: Option<Vec<&str>> = names.iter().map(|name| iss(file, name)).collect();

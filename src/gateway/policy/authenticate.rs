@@ -213,10 +213,7 @@ impl Authenticate {
 
     /// Whether a session on this route may have to log in again for more than it has.
     pub(crate) fn keeps_forms(methods: &[crate::config::AuthMethod]) -> bool {
-        methods.iter().any(|method| {
-            method.level.is_some()
-                && matches!(method.credential, crate::config::Credential::Session(_))
-        })
+        methods.iter().any(|method| method.level.is_some() && method.credential.session().is_some())
     }
 
     /// Leads the user of a session, whom the method `way` has authenticated, to a login that meets `required`. A form that

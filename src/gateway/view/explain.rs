@@ -204,7 +204,7 @@ impl<'c> RouteExplainer<'c> {
         Decision { host, path, readings: each, candidates, outcome, preflight, sent }
     }
 
-    /// Checks that the `Destination` of WebDAV leads to the route of the request, as the gateway does.
+    /// Checks that the `Destination` field (RFC 4918 §10.3) leads to the route of the request, as the gateway does.
     fn check_target(
         &self,
         mut target: Uri,
@@ -339,11 +339,8 @@ pub async fn verify(
     now: Timestamp,
     retained: &RetainedState,
 ) -> Result<Verdict, CompileError> {
-    let (kind, names) = match credential {
-        Credential::Jwt(issuers) => (TokenUse::Jwt, issuers),
-        Credential::Introspection(issuers) => (TokenUse::Introspection, issuers),
-        Credential::Bearer(issuers) => (TokenUse::Bearer, issuers),
-        Credential::Basic(_) | Credential::Session(_) => return Ok(Verdict::NotTaken),
+    let &Credential::Token { accepts: kind, issuers: ref names } = credential else {
+        return Ok(Verdict::NotTaken);
     };
     let issuers: Vec<(&Arc<str>, &config::Issuer)> =
         names.iter().filter_map(|name| Some((name, config.issuers.get(name)?))).collect();
