@@ -19,7 +19,7 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Script, S
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::servers::{Connection, Servers};
+use super::servers::{Connection, Servers, is_no_cluster};
 use super::settings::Settings;
 
 /// Whether the server stores data, and since when.
@@ -222,7 +222,7 @@ impl ConnectionKeeper {
     }
 
     pub(super) async fn run(self) {
-        let mut logged = None;
+        let (mut logged, mut logged_no_cluster) = (None, false);
         let mut pause = FIRST_PAUSE;
         while let Some(handle) = self.handle.upgrade() {
             match self.connect().await {
@@ -246,7 +246,15 @@ impl ConnectionKeeper {
                 Err(error) => {
                     handle.is_usable(false);
                     drop(handle);
-                    if logged.is_none() {
+                    if is_no_cluster(&error) {
+                        if !core::mem::replace(&mut logged_no_cluster, true) {
+                            tracing::error!(
+                                server = self.server,
+                                %error,
+                                "The servers of `redis.url` are no Cluster; using local state only. Write the URL of one server."
+                            );
+                        }
+                    } else if logged.is_none() {
                         logged = Some(false);
                         tracing::warn!(server = self.server, %error, "Could not connect to Redis; using local state only.");
                     }
@@ -392,11 +400,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_server_that_is_no_cluster_says_so() {
+        for (line, says) in [
+            ("ERR This instance has cluster support disabled", true),
+            ("ERR unknown command 'CLUSTER', with args beginning with: 'SLOTS'", true),
+            ("CLUSTERDOWN Hash slot not served", false),
+            ("NOAUTH Authentication required.", false),
+            ("ERR max number of clients reached", false),
+        ] {
+            assert_eq!(is_no_cluster(&error(line)), says, "{line}");
+        }
+    }
+
+    fn error(line: &str) -> RedisError {
+        let response = parse_redis_value(format!("-{line}\r\n").as_bytes());
+        response.and_then(Value::extract_error).expect_err("an error")
+    }
+
+    #[test]
     fn a_server_that_cannot_store_data_differs_from_one_that_refuses_a_command() {
-        let error = |line: &str| {
-            let response = parse_redis_value(format!("-{line}\r\n").as_bytes());
-            response.and_then(Value::extract_error).expect_err("an error")
-        };
         for line in [
             "READONLY You can't write against a read only replica.",
             "OOM command not allowed when used memory > 'maxmemory'.",

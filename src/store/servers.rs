@@ -8,8 +8,8 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates,
-    TlsMode, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError,
+    RedisFuture, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
 use tokio::sync::Mutex;
 
@@ -19,7 +19,8 @@ use super::settings::{InvalidUrl, Settings, Topology};
 pub(super) enum Servers {
     Single(Client),
     Sentinel(Mutex<SentinelClient>),
-    Cluster(ClusterClient),
+    /// With a client of the only node, if one alone is known: it may be a server that is no Cluster.
+    Cluster(ClusterClient, Option<Box<Client>>),
 }
 
 impl Servers {
@@ -39,15 +40,16 @@ impl Servers {
             .filter(|_| settings.is_encrypted())
             .map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem.to_vec()) });
         let nodes = settings.nodes()?;
+        let open_single = |node: &ConnectionInfo| match &certificates {
+            Some(certificates) => Client::build_with_tls(node.clone(), certificates.clone()),
+            None => Client::open(node.clone()),
+        };
         match settings.topology() {
             Topology::Single => {
-                let Some(node) = nodes.into_iter().next() else {
+                let Some(node) = nodes.first() else {
                     return Err((redis::ErrorKind::InvalidClientConfig, "no server").into());
                 };
-                Ok(Self::Single(match certificates {
-                    Some(certificates) => Client::build_with_tls(node, certificates)?,
-                    None => Client::open(node)?,
-                }))
+                Ok(Self::Single(open_single(node)?))
             }
             Topology::Sentinel { service, database } => {
                 let access = nodes.first().map(|node| node.redis_settings().clone());
@@ -82,6 +84,10 @@ impl Servers {
                 Ok(Self::Sentinel(Mutex::new(builder.build()?)))
             }
             Topology::Cluster => {
+                let only = match &nodes[..] {
+                    [only] => Some(Box::new(open_single(only)?)),
+                    _ => None,
+                };
                 let mut builder = ClusterClientBuilder::new(nodes)
                     .connection_timeout(settings.connect_timeout)
                     // Each command has a timeout of its own, and a failed one falls back to local state.
@@ -90,23 +96,26 @@ impl Servers {
                 if let Some(certificates) = certificates {
                     builder = builder.certs(certificates);
                 }
-                Ok(Self::Cluster(builder.build()?))
+                Ok(Self::Cluster(builder.build()?, only))
             }
         }
     }
 
-    /// Connects: to the server, to the current primary, or to all nodes of the cluster.
+    /// Connects: to the server, to the current primary, or to all nodes of the cluster. A list of one server that is no
+    /// Cluster is that server.
     pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<Connection> {
         match self {
-            Self::Single(client) => {
-                let connection = client.get_multiplexed_async_connection_with_config(config).await;
-                connection.map(Connection::Server)
-            }
+            Self::Single(client) => connect_single(client, config).await,
             Self::Sentinel(client) => {
                 let mut client = client.lock().await;
                 client.get_async_connection_with_config(config).await.map(Connection::Server)
             }
-            Self::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+            Self::Cluster(client, only) => match (client.get_async_connection().await, only) {
+                (Err(error), Some(only)) if is_no_cluster(&error) => {
+                    connect_single(only, config).await
+                }
+                (connection, _) => connection.map(Connection::Cluster),
+            },
         }
     }
 
@@ -114,6 +123,22 @@ impl Servers {
     pub(super) const fn may_fail_over(&self) -> bool {
         matches!(self, Self::Sentinel(_))
     }
+}
+
+async fn connect_single(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+) -> RedisResult<Connection> {
+    let connection = client.get_multiplexed_async_connection_with_config(config).await;
+    connection.map(Connection::Server)
+}
+
+/// Whether a server says that it is no node of a Cluster: `ERR This instance has cluster support disabled`, or that it does
+/// not know the command.
+pub(super) fn is_no_cluster(error: &RedisError) -> bool {
+    let detail = || error.detail().unwrap_or_default().to_ascii_lowercase();
+    error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError)
+        && detail().contains("cluster")
 }
 
 /// A connection that many callers use at once.

@@ -37,6 +37,19 @@ async fn gateways_share_a_quota_through_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_share_a_quota_through_a_list_of_one_server_that_is_no_cluster() {
+    let Some(redis) = Redis::begin_with("limits in a list of one server", &[]) else { return };
+    let url = format!("[\"{}\"]", redis.url());
+
+    let limits = Limits::over(redis, &url, "quota: 300/day", "").await;
+    let tally = limits.admit(30).await;
+
+    assert_eq!((tally.admitted, &tally.others[..]), (30, &[][..]));
+    let keys: Vec<String> = limits.redis.ask(&["KEYS", "northgate:{limits}:*"]);
+    assert_eq!(keys.len(), 1, "the server counts");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_share_a_quota_over_tls_as_a_user_of_the_access_list() {
     let suite = "Redis: limits over TLS";
     let files = Certificates::new();
