@@ -166,7 +166,11 @@ fn content_that_breaks_off_is_not_ended_and_trailers_follow_the_end() {
         while let Some(request) = reading.request(connection) {
             let head =
                 "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n";
-            let end = if request.target() == "/whole" { "0\r\nX-Sum: 42\r\n\r\n" } else { "" };
+            let end = if request.target() == "/whole" {
+                "0\r\nX-Sum: 42\r\nContent-Digest: sha-256=:eA==:\r\nRepr-Digest: x\r\n\r\n"
+            } else {
+                ""
+            };
             let _ = stream.write_all(format!("{head}4\r\ntext\r\n{end}").as_bytes());
             if end.is_empty() {
                 return;

@@ -8,11 +8,11 @@ use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, SET_COOKIE,
     VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 
 use super::accept_encoding;
-use super::encoder::CompressedBody;
+use super::encoder::{CompressedBody, DIGEST_FIELDS};
 use super::hardening::has_directive;
 use crate::base::body::Body;
 use crate::base::media_type::essence;
@@ -58,7 +58,7 @@ impl ResponseCompression {
             }
         };
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
-        for name in FIELDS_OF_PLAIN_CONTENT {
+        for name in [ACCEPT_RANGES, CONTENT_LENGTH].into_iter().chain(DIGEST_FIELDS) {
             headers.remove(name);
         }
         weaken(headers);
@@ -148,16 +148,6 @@ const TYPES: [&str; 16] = [
     "font/otf",
     "font/ttf",
     "image/svg+xml",
-];
-
-/// The fields about the bytes of the content before it is compressed.
-const FIELDS_OF_PLAIN_CONTENT: [HeaderName; 6] = [
-    ACCEPT_RANGES,
-    CONTENT_LENGTH,
-    HeaderName::from_static("content-md5"),
-    HeaderName::from_static("content-digest"),
-    HeaderName::from_static("digest"),
-    HeaderName::from_static("repr-digest"),
 ];
 
 #[cfg(test)]

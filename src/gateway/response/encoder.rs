@@ -12,7 +12,7 @@ use brotli::CompressorWriter;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body as _, Frame, SizeHint};
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder as ZstdEncoder;
@@ -67,7 +67,7 @@ impl CompressedBody {
                     Poll::Ready(Some(frame)) => match frame?.into_data() {
                         Ok(data) => self.rest = data,
                         Err(other) => {
-                            self.trailers = other.into_trailers().ok();
+                            self.trailers = other.into_trailers().ok().map(without_digests);
                             self.content = None;
                         }
                     },
@@ -116,6 +116,22 @@ impl http_body::Body for CompressedBody {
         SizeHint::default()
     }
 }
+
+/// Removes from trailers the fields about the bytes of the content before it was compressed.
+fn without_digests(mut trailers: HeaderMap) -> HeaderMap {
+    for name in DIGEST_FIELDS {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+/// The fields with a digest of the content or the representation (RFC 9530), and their forerunners.
+pub(super) const DIGEST_FIELDS: [HeaderName; 4] = [
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("repr-digest"),
+];
 
 /// An encoder, which writes into memory.
 enum Encoder {
