@@ -38,8 +38,10 @@ pub(super) struct LimitCheck {
 }
 
 impl LimitCheck {
-    fn refuse(&self, wait: u64) -> Limited {
-        refuse(&self.limiter, self.place, wait)
+    /// Refuses a request for `wait` nanoseconds, and records the balance.
+    fn refuse(&self, standing: &mut LimitState, wait: u64, balance: Balance) -> Limited {
+        self.note(standing, |_| balance);
+        refuse(&self.limiter, self.place, wait, balance)
     }
 
     /// Returns the record of an admitted request.
@@ -150,8 +152,9 @@ impl<'a, 's> Evaluation<'a, 's> {
                 Err(_) if limiter.settings().dry_run => self.pass_dry_run(check, others, refused),
                 Err(wait) => {
                     check.metrics.decided(LimitResult::Limited);
-                    check.note(self.standing, |_| Balance::new(plan, 0, wait));
-                    self.ask(others, Some(first(refused, check.refuse(wait))))
+                    let balance = limiter.left_by_refused(plan, *cell, now, wait);
+                    let limited = check.refuse(self.standing, wait, balance);
+                    self.ask(others, Some(first(refused, limited)))
                 }
             }
         })
@@ -178,8 +181,9 @@ impl<'a, 's> Evaluation<'a, 's> {
                 }
                 check.metrics.decided(result);
                 let wait = wait.saturating_mul(1_000);
-                check.note(self.standing, |_| Balance::new(plan, 0, wait));
-                return self.ask(others, Some(first(refused, check.refuse(wait))));
+                let balance = limiter.shared_left_by_refused(plan, lease, now, wait);
+                let limited = check.refuse(self.standing, wait, balance);
+                return self.ask(others, Some(first(refused, limited)));
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             let refusal = self.ask(others, refused);

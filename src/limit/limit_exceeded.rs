@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 
-use super::limiter::{Limiter, seconds};
+use super::limiter::{Balance, Limiter, seconds};
 use crate::base::random::random;
 
 /// The reason why a request may not pass.
@@ -31,6 +31,8 @@ pub struct Limited {
     pub(super) announce: bool,
     /// The index of the first limit that refused among its route's.
     pub(super) place: u16,
+    /// The balance of that limit: a smaller request may be admitted.
+    pub(super) balance: Balance,
 }
 
 impl Limited {
@@ -40,14 +42,15 @@ impl Limited {
     }
 }
 
-/// Returns the refusal of a limit.
-pub(super) fn refuse(limiter: &Limiter, place: usize, wait: u64) -> Limited {
+/// Returns the refusal of a limit with this balance.
+pub(super) fn refuse(limiter: &Limiter, place: usize, wait: u64, balance: Balance) -> Limited {
     let settings = limiter.settings();
     Limited {
         retry_after: seconds(wait).max(1) + jitter(settings.retry_jitter),
         status: settings.status.into(),
         announce: settings.headers,
         place: place as u16,
+        balance,
     }
 }
 

@@ -34,13 +34,12 @@ impl LimitState {
         (!metered.is_empty()).then(|| Meter::new(metered))
     }
 
-    /// Records that a limit has ended the request body: nothing remains.
+    /// Records that a limit has ended the request body.
     pub fn ended_by(&mut self, limited: &Limited) {
         if limited.announce
             && let Some(slot) = self.left.get_mut(usize::from(limited.place))
         {
-            let reset = u32::try_from(limited.retry_after).unwrap_or(u32::MAX);
-            *slot = Balance { checked: true, remaining: 0, reset, ..*slot };
+            *slot = limited.balance;
         }
     }
 

@@ -163,6 +163,34 @@ impl Limiter {
         Balance::new(plan, remaining, reset)
     }
 
+    /// Returns the balance of the key with this counter, after a request that would have to wait for `wait` nanoseconds: what
+    /// it could not have may be enough for a smaller one.
+    pub(super) fn left_by_refused(
+        &self,
+        plan: PlanIndex,
+        cell: Counter,
+        now: u64,
+        wait: u64,
+    ) -> Balance {
+        self.left(plan, cell, now).or_wait(wait)
+    }
+
+    /// Returns the balance of a key with this lease, after a request that would have to wait for `wait` nanoseconds. Only of
+    /// bytes something is left: else the request would have had it.
+    pub(super) fn shared_left_by_refused(
+        &self,
+        plan: PlanIndex,
+        lease: &Lease,
+        now: u64,
+        wait: u64,
+    ) -> Balance {
+        if self.measures_bodies() {
+            self.shared_balance(plan, lease, now).or_wait(wait)
+        } else {
+            Balance::new(plan, 0, wait)
+        }
+    }
+
     /// Returns the name of a plan; `None` for the limit's own amount.
     pub(super) fn plan_name(&self, plan: PlanIndex) -> Option<&str> {
         let place = plan.position().checked_sub(1)?;
@@ -303,6 +331,11 @@ impl Balance {
     pub(super) fn new(plan: PlanIndex, remaining: u64, nanos: u64) -> Self {
         let reset = u32::try_from(seconds(nanos)).unwrap_or(u32::MAX);
         Self { checked: true, plan, reset, remaining }
+    }
+
+    /// Returns the balance as that of a request that was refused for `wait` nanoseconds.
+    fn or_wait(self, wait: u64) -> Self {
+        if self.remaining > 0 { self } else { Self::new(self.plan, 0, wait) }
     }
 }
 

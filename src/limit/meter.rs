@@ -134,7 +134,8 @@ impl Growth {
                 Err(_) if limiter.settings().dry_run => *cell,
                 Err(wait) => {
                     first.metrics.decided(LimitResult::Limited);
-                    return Err(refuse(limiter, first.place, wait));
+                    let balance = limiter.left_by_refused(first.plan, *cell, now, wait);
+                    return Err(refuse(limiter, first.place, wait, balance));
                 }
             };
             self.charge(others)?;
@@ -173,7 +174,9 @@ impl Growth {
                     return self.charge(others);
                 }
                 first.metrics.decided(result);
-                return Err(refuse(limiter, place, wait.saturating_mul(1_000)));
+                let wait = wait.saturating_mul(1_000);
+                let balance = limiter.shared_left_by_refused(plan, lease, now, wait);
+                return Err(refuse(limiter, place, wait, balance));
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             self.charge(others)?;

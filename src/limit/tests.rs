@@ -225,7 +225,9 @@ fn a_body_of_unknown_size_is_charged_as_it_arrives() {
     }
 
     let two = Caller { request_size: Some(1_001), ..Caller::default() };
-    assert_eq!(desk.ask(&route, &two), Err(429), "nine of ten are used");
+    let (refusal, standing) = desk.check(&route, &two);
+    assert!(refusal.is_err(), "nine of ten are used");
+    assert_eq!(fields(&route, &standing).0, r#""kilobytes";r=1;t=82800"#);
     assert_eq!(desk.ask(&route, &Caller::default()), Ok(()));
 }
 
