@@ -15,6 +15,11 @@ pub trait Inspector {
     /// The error that the reader gets in place of the bytes.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 
+    /// Is told that reading has failed.
+    fn failed(&mut self, error: &io::Error) {
+        let _ = error;
+    }
+
     /// Whether nothing is to be read now. The task is woken at once, after it has done its other work.
     fn pauses(&self) -> bool {
         false
@@ -52,7 +57,8 @@ impl<S: AsyncRead + Unpin, T: Inspector + Unpin> AsyncRead for InspectedStream<S
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))
+            .inspect_err(|error| this.inspector.failed(error))?;
         Poll::Ready(this.inspector.read(&mut buf.filled_mut()[before..]))
     }
 }

@@ -43,27 +43,36 @@ pub struct FrameHeaders {
     /// A frame header split between two reads.
     head: [u8; FRAME_HEADER_BYTES],
     have: usize,
+    /// Whether a frame was refused.
+    silenced: bool,
 }
 
 impl FrameHeaders {
     /// Creates the position before the first frame, which follows after `skip` bytes of a preface.
     pub const fn after(skip: usize) -> Self {
-        Self { skip, head: [0; FRAME_HEADER_BYTES], have: 0 }
+        Self { skip, head: [0; FRAME_HEADER_BYTES], have: 0, silenced: false }
+    }
+
+    /// Turns every frame that follows into one that is ignored.
+    pub const fn silence(&mut self) {
+        self.silenced = true;
     }
 
     /// Calls `frame` with type, flags and payload length of each frame whose header ends in `bytes`.
     ///
     /// DATA without a payload that ends nothing becomes a frame of an unknown type, which is ignored: `h2` closes a
-    /// connection after a hundred of them, in however long a life.
+    /// connection after a hundred of them, in however long a life. So does a frame that `frame` refuses, and all that follows
+    /// it: `h2` has nothing more to read, and can still be told to close the connection.
     ///
     /// # Errors
     ///
-    /// The first [`Flood`] of `frame`.
+    /// The first [`Flood`] of `frame`, once.
     pub fn scan(
         &mut self,
         mut bytes: &mut [u8],
         mut frame: impl FnMut(u8, u8, usize) -> Result<(), Flood>,
     ) -> Result<(), Flood> {
+        let mut scanned = Ok(());
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -71,6 +80,9 @@ impl FrameHeaders {
             let before = self.have;
             let wanted = (FRAME_HEADER_BYTES - before).min(bytes.len());
             let (head, rest) = take(&mut bytes).split_at_mut(wanted);
+            if self.silenced {
+                head.copy_from_slice(&IGNORED[before..before + wanted]);
+            }
             self.head[before..before + wanted].copy_from_slice(head);
             self.have += wanted;
             bytes = rest;
@@ -78,17 +90,24 @@ impl FrameHeaders {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                frame(kind, flags, self.skip)?;
+                if !self.silenced && frame(kind, flags, self.skip).is_err() {
+                    (self.silenced, scanned) = (true, Err(Flood));
+                }
                 let is_void = kind == DATA && self.skip == 0 && flags & END_STREAM == 0;
                 // The type of a frame whose header is split may have passed.
-                if is_void && let Some(at) = TYPE_AT.checked_sub(before) {
+                if (is_void || self.silenced)
+                    && let Some(at) = TYPE_AT.checked_sub(before)
+                {
                     head[at] = UNKNOWN;
                 }
             }
         }
-        Ok(())
+        scanned
     }
 }
+
+/// The header of a frame without content that is ignored (RFC 9113 §5.5).
+const IGNORED: [u8; FRAME_HEADER_BYTES] = [0, 0, 0, UNKNOWN, 0, 0, 0, 0, 0];
 
 /// A limit on events of one kind: a burst, and a rate per second.
 #[derive(Debug)]

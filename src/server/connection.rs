@@ -23,7 +23,7 @@ use super::connection_timeouts::{
     ConnectionActivity, MonitoredStream, TimeoutSweeper, TimeoutVerdict,
 };
 use super::http1::Closing;
-use super::http2::flood_guard::{FloodGuard, ProtocolError};
+use super::http2::flood_guard::{DetectedFlood, FloodGuard, ProtocolError};
 use super::http2::raw_targets::{MAX_ADDED_BYTES, RawTargets};
 use super::http2::stream::StreamService;
 use super::lifecycle::phase::Phase;
@@ -166,15 +166,19 @@ impl Connection<'_> {
         let (gateway, client) = (self.gateway.clone(), peer.ip);
         let contents = Rc::<ReceivedContents>::default();
         let inspected = Rc::clone(&contents);
-        let inspector = FloodGuard::new(Instant::now(), inspected, move |error: ProtocolError| {
+        let flood = Rc::<DetectedFlood>::default();
+        let detected = Rc::clone(&flood);
+        let fault = move |error: ProtocolError| {
             gateway.record_protocol_error(client, error.stream, error.name());
-        });
+        };
+        let inspector = FloodGuard::new(Instant::now(), inspected, detected, fault);
         let stream = RawTargets::new(InspectedStream { stream, inspector });
         let service = StreamService {
             gateway: self.gateway.clone(),
             peer: Rc::new(peer),
             activity: Arc::clone(&self.activity),
             contents,
+            flood,
             stall_timeout: self.server.body_timeout,
         };
         let mut connection = pin!(http2::connection::Connection::new(&builder, stream, service));

@@ -144,6 +144,13 @@ fn sizes_are_bounded_as_in_http_1() {
     let outcome = http2.outcome(1);
     assert!(refused(outcome), "{outcome:?}");
 
+    for length in [66_000, 100_000, 140_000] {
+        let (path, mut http2) = (format!("/{}", "a".repeat(length)), Http2::connect(&gateway));
+        let get = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", &*path)];
+        http2.head(1, &get, true);
+        assert_eq!(http2.outcome(1), Outcome::Answered(414), "{length}");
+    }
+
     let mut http2 = Http2::connect(&gateway);
     http2.head(1, HEAD, false);
     http2.data(1, "more than ten bytes", true);
@@ -210,6 +217,7 @@ fn a_flood_of_frames_that_bring_nothing_ends_the_connection() {
 
         assert_eq!(http2.outcome(3), Outcome::Closed, "{kind}");
     }
+    eventually("the count of the floods", || gateway.metric(BAD_REQUESTS) == 3.0);
     assert_eq!(gateway.get("/", "").status, 200, "others are served");
 }
 
@@ -372,5 +380,5 @@ fn refused(outcome: Outcome) -> bool {
 
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const BAD_REQUESTS: &str =
+pub(crate) const BAD_REQUESTS: &str =
     "northgate_http_rejections_total{route=\"_none\",reason=\"bad_request\"}";

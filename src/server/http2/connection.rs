@@ -59,6 +59,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                 State::Serving(connection) => {
                     let accepted = connection.poll_accept(cx);
                     this.service.contents.gather_if_due();
+                    if let Some(reason) = this.service.flood.take() {
+                        connection.abrupt_shutdown(reason);
+                        continue;
+                    }
                     match ready!(accepted) {
                         Some(Ok((request, response))) => this.service.begin(request, response),
                         Some(Err(_)) | None => break,

@@ -8,12 +8,17 @@
 //! Client errors, which h2 answers with `RST_STREAM` (CVE-2025-8671), have a rate of their own, since a client
 //! makes a mistake now and then in a long life. These and connection errors are counted.
 //!
+//! A connection beyond a limit is closed by GOAWAY with `ENHANCE_YOUR_CALM`: h2 reads nothing more of it, and
+//! `connection` has h2 write that.
+//!
 //! Requests, resets, CONTINUATION and header bytes are limited by h2. `WINDOW_UPDATE` costs no response, and a
 //! fast download sends very many.
 
+use core::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
+use h2::Reason;
 use tokio::time::Instant;
 
 use super::{PADDED, PREFACE_BYTES};
@@ -24,15 +29,19 @@ use crate::http2::frames::{
     PUSH_PROMISE, RST_STREAM, SETTINGS, TokenBucket, WINDOW_UPDATE,
 };
 
-/// Closes a connection that floods.
+/// Has a connection that floods closed.
 #[derive(Debug)]
 pub(crate) struct FloodGuard<F> {
+    flood: Rc<DetectedFlood>,
     contents: Rc<ReceivedContents>,
     frames: FrameScanner,
     resets: ResetCounter,
     /// Called for each client error that h2 detects.
     fault: F,
 }
+
+/// The reason to close a connection, once there is one. Shared by its guard and its driver.
+pub(crate) type DetectedFlood = Cell<Option<Reason>>;
 
 /// An error of the client that ended a stream or the connection (RFC 9113 §5.4).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,15 +70,24 @@ impl ProtocolError {
 impl<F: FnMut(ProtocolError)> FloodGuard<F> {
     /// Creates the guard of a connection that begins `now`, with the preface. `fault` is called when the gateway
     /// resets a stream or closes the connection because the client violated the protocol.
-    pub(crate) fn new(now: Instant, contents: Rc<ReceivedContents>, fault: F) -> Self {
-        Self { contents, frames: FrameScanner::new(now), resets: ResetCounter::new(now), fault }
+    pub(crate) fn new(
+        now: Instant,
+        contents: Rc<ReceivedContents>,
+        flood: Rc<DetectedFlood>,
+        fault: F,
+    ) -> Self {
+        let (frames, resets) = (FrameScanner::new(now), ResetCounter::new(now));
+        Self { flood, contents, frames, resets, fault }
     }
 }
 
 impl<F: FnMut(ProtocolError)> Inspector for FloodGuard<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let data = |length| self.contents.frame_arrived(length);
-        self.frames.scan(bytes, data).map_err(|Flood| io::ErrorKind::InvalidData.into())
+        if self.frames.scan(bytes, data).is_err() {
+            self.flood.set(Some(self.frames.reason()));
+        }
+        Ok(())
     }
 
     fn pauses(&self) -> bool {
@@ -77,8 +95,11 @@ impl<F: FnMut(ProtocolError)> Inspector for FloodGuard<F> {
     }
 
     fn wrote(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let scanned = self.resets.scan(bytes, &mut self.fault);
-        scanned.map_err(|Flood| io::ErrorKind::InvalidData.into())
+        if self.resets.scan(bytes, &mut self.fault).is_err() {
+            self.frames.silence();
+            self.flood.set(Some(Reason::ENHANCE_YOUR_CALM));
+        }
+        Ok(())
     }
 }
 
@@ -92,15 +113,17 @@ struct ResetCounter {
     have: usize,
     faults: TokenBucket,
     /// Streams beyond those that the client may have at a time: until it has read the gateway's settings, it does not know
-    /// how many these are.
+    /// how many these are. And frames on their way to streams that the gateway has reset, beyond those that h2 remembers.
     refused: TokenBucket,
+    own: OwnResets,
 }
 
 impl ResetCounter {
     const fn new(now: Instant) -> Self {
         let faults = TokenBucket::new(MAX_BURST_FAULTS, MAX_FAULTS_PER_SECOND, now);
         let refused = TokenBucket::of_empty_frames(now);
-        Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, faults, refused }
+        let own = OwnResets { streams: Vec::new(), older: 0 };
+        Self { skip: 0, prefix: [0; FRAME_HEADER_BYTES + 8], have: 0, faults, refused, own }
     }
 
     fn scan(
@@ -108,6 +131,7 @@ impl ResetCounter {
         mut bytes: &[u8],
         fault: &mut impl FnMut(ProtocolError),
     ) -> Result<(), Flood> {
+        let mut scanned = Ok(());
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -136,11 +160,19 @@ impl ResetCounter {
                     let stream = u32::from_be_bytes([a, b, c, d]);
                     (self.have, self.skip) = (0, length - (have - FRAME_HEADER_BYTES));
                     match kind {
+                        RST_STREAM if code == STREAM_CLOSED && self.own.contains(stream) => {
+                            scanned = scanned.and(self.refused.spend());
+                        }
                         RST_STREAM if is_client_fault(code) => {
                             fault(ProtocolError { stream, code });
-                            self.faults.spend()?;
+                            scanned = scanned.and(self.faults.spend());
                         }
-                        RST_STREAM if code == REFUSED_STREAM => self.refused.spend()?,
+                        RST_STREAM => {
+                            self.own.add(stream);
+                            if code == REFUSED_STREAM {
+                                scanned = scanned.and(self.refused.spend());
+                            }
+                        }
                         GOAWAY if code != NO_ERROR => fault(ProtocolError { stream: 0, code }),
                         _ => {}
                     }
@@ -148,7 +180,28 @@ impl ResetCounter {
                 _ => {}
             }
         }
-        Ok(())
+        scanned
+    }
+}
+
+/// The streams that the gateway has reset for no fault of the client, which may have sent more on them meanwhile.
+#[derive(Debug)]
+struct OwnResets {
+    streams: Vec<u32>,
+    /// Streams up to this one count as reset: there are too many to remember each.
+    older: u32,
+}
+
+impl OwnResets {
+    fn add(&mut self, stream: u32) {
+        if self.streams.len() >= MAX_OWN_RESETS {
+            self.older = self.streams.drain(..).fold(self.older, u32::max);
+        }
+        self.streams.push(stream);
+    }
+
+    fn contains(&self, stream: u32) -> bool {
+        stream <= self.older || self.streams.contains(&stream)
     }
 }
 
@@ -167,20 +220,34 @@ struct FrameScanner {
     bucket: TokenBucket,
     /// Whether the client's first frame was read, which is SETTINGS (RFC 9113 §3.4).
     settled: bool,
+    /// Whether it was another one.
+    begins_badly: bool,
 }
 
 impl FrameScanner {
     fn new(now: Instant) -> Self {
         let headers = FrameHeaders::after(PREFACE_BYTES);
-        Self { headers, bucket: TokenBucket::of_empty_frames(now), settled: false }
+        let bucket = TokenBucket::of_empty_frames(now);
+        Self { headers, bucket, settled: false, begins_badly: false }
+    }
+
+    /// Returns the reason to close the connection of a client whose frames were refused.
+    const fn reason(&self) -> Reason {
+        if self.begins_badly { Reason::PROTOCOL_ERROR } else { Reason::ENHANCE_YOUR_CALM }
+    }
+
+    /// Lets h2 read nothing more.
+    const fn silence(&mut self) {
+        self.headers.silence();
     }
 
     /// Scans `bytes`, and calls `data` with the payload length of each DATA frame.
     fn scan(&mut self, bytes: &mut [u8], mut data: impl FnMut(usize)) -> Result<(), Flood> {
-        let Self { headers, bucket, settled } = self;
+        let Self { headers, bucket, settled, begins_badly } = self;
         headers.scan(bytes, |kind, flags, length| {
             if !core::mem::replace(settled, true) {
-                return if kind == SETTINGS { Ok(()) } else { Err(Flood) };
+                *begins_badly = kind != SETTINGS;
+                return if *begins_badly { Err(Flood) } else { Ok(()) };
             }
             if kind == DATA {
                 data(length);
@@ -227,6 +294,9 @@ pub fn frames(bytes: &[u8], piece: usize) {
 const MAX_BURST_FAULTS: u32 = 200;
 /// Streams per second reset for client errors.
 const MAX_FAULTS_PER_SECOND: u32 = 20;
+
+/// Streams of one connection that the gateway has reset and remembers one by one.
+const MAX_OWN_RESETS: usize = 1024;
 
 /// Error codes (RFC 9113 §7).
 const NO_ERROR: u32 = 0;
@@ -360,8 +430,8 @@ mod tests {
         };
         let written = [
             with(DATA, b"0000000000"),
-            with(RST_STREAM, &[0, 0, 0, 8]),
             with(RST_STREAM, &[0, 0, 0, 5]),
+            with(RST_STREAM, &[0, 0, 0, 8]),
             with(GOAWAY, &[0, 0, 0, 9, 0, 0, 0, 0]),
             with(HEADERS, &[0x88]),
             with(GOAWAY, &[0, 0, 0, 9, 0, 0, 0, 9, b'w', b'h', b'y']),
@@ -376,6 +446,30 @@ mod tests {
             }
             assert_eq!(faults, 2, "in pieces of {piece}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_on_streams_that_the_gateway_has_reset_are_no_faults() {
+        let reset = |stream: u32, code: u32| {
+            let mut reset = frame(RST_STREAM, 0, 4);
+            reset[5..9].copy_from_slice(&stream.to_be_bytes());
+            reset[9..].copy_from_slice(&code.to_be_bytes());
+            reset
+        };
+        let (mut answers, mut faults) = (ResetCounter::new(Instant::now()), Vec::new());
+        let mut scan =
+            |bytes: Vec<u8>| answers.scan(&bytes, &mut |fault| faults.push(fault.stream));
+        let refused = || (0..3000).map(|n| 2 * n + 1);
+
+        for stream in refused() {
+            assert_eq!(scan(reset(stream, NO_ERROR)), Ok(()));
+        }
+        for stream in refused() {
+            assert_eq!(scan(reset(stream, STREAM_CLOSED)), Ok(()));
+        }
+        assert_eq!(scan(reset(9001, STREAM_CLOSED)), Ok(()));
+
+        assert_eq!(faults, [9001], "that one was not reset by the gateway");
     }
 
     fn after_preface() -> FrameScanner {

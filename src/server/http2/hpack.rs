@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::huffman::{self, MAX_CODE_BITS, code_length};
+use crate::base::raw_target::MAX_TARGET_BYTES;
 
 /// A scanner of the successive header blocks of a connection.
 #[derive(Debug, Default)]
@@ -253,6 +254,8 @@ impl HeaderBlocks {
             field.unusual |= is_target && bytes.iter().any(|byte| is_unusual(*byte));
             bytes.len()
         };
+        // Nor does a `Uri` hold one that is too long.
+        field.unusual |= is_target && length > MAX_TARGET_BYTES;
         if is_target && self.whole && field.unusual {
             // h2 refuses a string that cannot be decoded.
             let decoded = if huffman { huffman::decode(bytes) } else { Some(bytes.to_vec()) };

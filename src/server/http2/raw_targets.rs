@@ -7,7 +7,7 @@
 //! starts, and never leaves the process: a client cannot send the field. `request_target` puts the path back.
 //!
 //! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and the
-//! frames of a block in several until the last, up to 64 KiB; a block with an unusual path is written anew. In a longer
+//! frames of a block in several until the last, up to 160 KiB; a block with an unusual path is written anew. In a longer
 //! block an unusual path ends the stream.
 
 use core::mem::take;
@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::hpack::{HeaderBlocks, MAX_TABLE_SIZE, UnusualPath, UnusualPathInPieces};
 use super::{PADDED, PREFACE_BYTES, PRIORITY};
 use crate::base::random::random;
+use crate::base::raw_target::MAX_TARGET_BYTES;
 use crate::base::trailers::MAX_TRAILER_BYTES;
 use crate::http2::frames::{
     CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, HEADERS, RST_STREAM,
@@ -125,6 +126,8 @@ struct FrameRewriter {
     skip: usize,
     /// Whether the header block being read began in a frame that has passed.
     in_pieces: bool,
+    /// Whether h2 is to refuse that block: a trailer section that is too long.
+    refuses: bool,
     /// The last stream that a request has begun on.
     last_stream: u32,
     /// Streams whose client may still send content, unless there are very many.
@@ -145,6 +148,7 @@ impl Default for FrameRewriter {
         Self {
             skip: PREFACE_BYTES,
             in_pieces: false,
+            refuses: false,
             last_stream: 0,
             open_streams: HashSet::new(),
             blocks: HeaderBlocks::default(),
@@ -284,6 +288,9 @@ impl FrameRewriter {
         self.in_pieces = flags & END_HEADERS == 0;
         if !is_whole {
             self.blocks.scan(fragment)?;
+            if !self.in_pieces && take(&mut self.refuses) {
+                return Ok(Next::Replace(count, frames(&head, &with_connection_field(fragment))));
+            }
             return Ok(Next::Pass(count));
         }
         let block = self.rewritten_block(&head, fragment);
@@ -299,11 +306,16 @@ impl FrameRewriter {
         let path = self.blocks.scan_whole(block);
         match self.section(head) {
             Section::Head => path.map(|path| with_field(block, &path)),
-            // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence.
+            // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence, and
+            // so what exceeds its own limit.
             Section::Trailers => {
-                self.blocks.had_pseudo_field().then(|| with_connection_field(block))
+                let refuses = self.blocks.had_pseudo_field() || block.len() > MAX_TRAILER_BYTES;
+                refuses.then(|| match path {
+                    Some(path) => with_connection_field(&with_placeholder(block, &path)),
+                    None => with_connection_field(block),
+                })
             }
-            Section::Unexpected => None,
+            Section::Unexpected => path.map(|path| with_placeholder(block, &path)),
         }
     }
 
@@ -336,12 +348,6 @@ impl FrameRewriter {
             &mut frame[FRAME_HEADER_BYTES..],
         ));
         if flags & END_HEADERS == 0 {
-            // A longer trailer section is refused; h2 would cut off what exceeds its own limit in silence.
-            let is_trailers =
-                self.block.head().is_some_and(|head| stream(&head) <= self.last_stream);
-            if is_trailers && self.block.fragments.len() > MAX_TRAILER_BYTES {
-                return Err(Refused);
-            }
             let is_full = self.block.frames.len() > MAX_BLOCK_BYTES;
             let passed = if is_full { self.release()? } else { Vec::new() };
             return Ok(Next::Replace(count, passed));
@@ -356,7 +362,7 @@ impl FrameRewriter {
     /// Lets the held frames of a block pass, the rest of which passes as it comes.
     fn release(&mut self) -> Result<Vec<u8>, Refused> {
         if let Some(head) = self.block.head() {
-            self.section(&head);
+            self.refuses = matches!(self.section(&head), Section::Trailers);
         }
         let mut whole = take(&mut self.block).frames;
         let mut left = &mut whole[..];
@@ -391,6 +397,20 @@ fn fragment(kind: u8, flags: u8, mut payload: &mut [u8]) -> &mut [u8] {
 
 /// Returns a header block with a placeholder for the path, and the path in a field (RFC 7541 §6.2).
 fn with_field(block: &[u8], path: &UnusualPath) -> Vec<u8> {
+    let mut out = with_placeholder(block, path);
+    out.push(NEVER_INDEXED);
+    push_string(&mut out, FIELD.as_str().as_bytes());
+    // A path that is too long for any `Uri` is none here.
+    let value = if path.value.len() > MAX_TARGET_BYTES { &[] } else { &*path.value };
+    // h2 closes a connection for a control character in a field. A space is one that no target has either.
+    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
+    let value = value.iter().map(|byte| if is_control(*byte) { b' ' } else { *byte });
+    push_string(&mut out, &value.collect::<Bytes>());
+    out
+}
+
+/// Returns a header block with a placeholder for the path.
+fn with_placeholder(block: &[u8], path: &UnusualPath) -> Vec<u8> {
     let mut out = Vec::with_capacity(block.len() + 2 * path.value.len());
     match &path.literal {
         Some(at) => {
@@ -404,12 +424,6 @@ fn with_field(block: &[u8], path: &UnusualPath) -> Vec<u8> {
         }
         None => out.extend_from_slice(block),
     }
-    out.push(NEVER_INDEXED);
-    push_string(&mut out, FIELD.as_str().as_bytes());
-    // h2 closes a connection for a control character in a field. A space is one that no target has either.
-    let is_control = |byte: u8| byte < b' ' || byte == 0x7f;
-    let value = path.value.iter().map(|byte| if is_control(*byte) { b' ' } else { *byte });
-    push_string(&mut out, &value.collect::<Bytes>());
     out
 }
 
@@ -439,12 +453,12 @@ fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// Returns the frames of a header block, on the stream and with the end of the stream that `head` has.
+/// Returns the frames of a header block, or of its last part, on the stream and with the end of the stream that `head` has.
 fn frames(head: &[u8; FRAME_HEADER_BYTES], block: &[u8]) -> Vec<u8> {
-    let [_, _, _, _, flags, stream @ ..] = *head;
+    let [_, _, _, first, flags, stream @ ..] = *head;
     let mut out = Vec::with_capacity(block.len() + 2 * FRAME_HEADER_BYTES);
     let mut pieces = block.chunks(MAX_FRAME_BYTES).peekable();
-    let (mut kind, mut kept_flags) = (HEADERS, flags & END_STREAM);
+    let (mut kind, mut kept_flags) = (first, if first == HEADERS { flags & END_STREAM } else { 0 });
     while let Some(piece) = pieces.next() {
         let ends = if pieces.peek().is_none() { END_HEADERS } else { 0 };
         out.extend_from_slice(&(piece.len() as u32).to_be_bytes()[1..]);
@@ -488,7 +502,7 @@ const PRIORITY_BYTES: usize = 5;
 /// A literal field with a name of its own that no table keeps (RFC 7541 §6.2.3).
 const NEVER_INDEXED: u8 = 0x10;
 /// Bytes of the frames of a header block that are held.
-const MAX_BLOCK_BYTES: usize = 64 * 1024;
+const MAX_BLOCK_BYTES: usize = 160 * 1024;
 /// Bytes for h2 beyond which no further frame is written anew.
 const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 /// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.

@@ -16,10 +16,11 @@ use crate::base::raw_target::{self, BadTarget};
 ///
 /// # Errors
 ///
-/// [`BadTarget::Malformed`] for a path with a fragment, and one that does not begin with a slash; see also
-/// [`raw_target::parse`]. The request must not be served then: its path is a placeholder.
+/// [`BadTarget::Malformed`] for a path with a fragment, and one that does not begin with a slash, [`BadTarget::TooLong`] for
+/// one of which `raw_targets` has left nothing; see also [`raw_target::parse`]. The request must not be served then: its path is a placeholder.
 pub(super) fn restore(request: &mut Parts) -> Result<(), BadTarget> {
     let target = match request.headers.remove(&*FIELD) {
+        Some(path) if path.is_empty() => return Err(BadTarget::TooLong),
         Some(path) => Bytes::copy_from_slice(path.as_bytes()),
         None => match request.uri.path_and_query() {
             Some(target) if !target.as_str().is_ascii() => {

@@ -15,6 +15,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as _;
 use tokio::task::spawn_local;
 
+use super::flood_guard::DetectedFlood;
 use super::request_content::RequestContent;
 use super::request_target;
 use super::responder::Responder;
@@ -37,6 +38,8 @@ pub(in crate::server) struct StreamService {
     pub(in crate::server) activity: Arc<ConnectionActivity>,
     /// The contents of the requests of the connection.
     pub(in crate::server) contents: Rc<ReceivedContents>,
+    /// The reason to close the connection.
+    pub(in crate::server) flood: Rc<DetectedFlood>,
     /// How long a client may grant no window for a response.
     pub(in crate::server) stall_timeout: Duration,
 }

@@ -115,7 +115,7 @@ fn a_usual_path_in_several_frames_passes_in_its_frames() {
 fn a_block_too_long_to_be_held_passes_unless_its_path_is_unusual() {
     let many = || {
         let field = [b"\x00\x01n\x7f\x80\x01", &b"v".repeat(255)[..]].concat();
-        (0..300).flat_map(move |_| on(3, continuation(0, &field))).collect::<Vec<_>>()
+        (0..700).flat_map(move |_| on(3, continuation(0, &field))).collect::<Vec<_>>()
     };
     let usual =
         [on(3, headers(0, b"\x82")), many(), on(3, continuation(END_HEADERS, b"\x04\x02/a"))];
