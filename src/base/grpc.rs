@@ -76,6 +76,11 @@ pub fn status_of(fields: &HeaderMap) -> Option<u16> {
     fields.get(&GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// Returns the name of a status code; `None` if there is none.
+pub fn status_name(code: u16) -> Option<&'static str> {
+    STATUS_NAMES.get(usize::from(code)).copied()
+}
+
 /// Whether a status code shows that the service is unhealthy, as a 5xx does: `UNKNOWN`, `INTERNAL`, `UNAVAILABLE` and
 /// `DATA_LOSS`. A client may cause any other, `DEADLINE_EXCEEDED` by a deadline that is too short.
 pub const fn is_service_failure(code: u16) -> bool {
@@ -144,6 +149,26 @@ pub fn frame(payload: &[u8], trailers: bool) -> Vec<u8> {
 
 const PREFIX: &[u8] = b"application/grpc";
 const MAX_TIMEOUT_DIGITS: usize = 8;
+/// The names of the status codes, in their order.
+const STATUS_NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
 /// The compression flag and the length of a message.
 pub const FRAME_HEADER_BYTES: usize = 5;
 const TRAILERS_FLAG: u8 = 0x80;

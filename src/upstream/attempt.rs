@@ -267,18 +267,17 @@ impl Upstream {
             all.into_iter(),
             async |endpoint| {
                 let pool = options.idle.http2();
-                let acquired = pool.acquire(&endpoint, &settings, sharing, began).await;
-                acquired.map_err(|failure| {
-                    let connects = matches!(failure, UpstreamError::Connect | UpstreamError::Tls);
-                    let cause = endpoint.last_failure().filter(|_| connects);
-                    ConnectError { failure, cause: cause.unwrap_or(failure.cause().into()) }
-                })
+                pool.acquire(&endpoint, &settings, sharing, began).await
             },
             |other, error| {
                 tried.exclude(other);
                 match error {
                     Some(error) if error.failure.is_endpoint_fault() => {
                         self.passive.refused(other, error, began);
+                    }
+                    // It can be connected to, and takes no request.
+                    Some(error) if error.failure == UpstreamError::Refused => {
+                        self.passive.failed(other, &error.cause, began);
                     }
                     Some(_) => {}
                     None => other.suspect(),
@@ -312,6 +311,7 @@ impl Upstream {
                 stale,
                 connection_lost,
                 taken_along,
+                in_vain,
                 early,
                 anew,
             }) => {
@@ -320,7 +320,7 @@ impl Upstream {
                 let anew = anew.map(|body| Box::new(BodyWriter::new(body)));
                 let error = http1::SendError { failure, sent, stale, early, anew };
                 let failed = Failed::of(error, endpoint, None);
-                Err(Failed { connection_lost, blameless: taken_along, ..failed })
+                Err(Failed { connection_lost, in_vain, blameless: taken_along, ..failed })
             }
         }
     }
@@ -415,6 +415,8 @@ pub(super) struct Failed {
     pub(super) counted: bool,
     /// Whether a connection of many requests was lost: a new one may work.
     pub(super) connection_lost: bool,
+    /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
+    pub(super) in_vain: bool,
     /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, or a request
     /// whose connection another request has reported as lost.
     pub(super) blameless: bool,
@@ -422,8 +424,8 @@ pub(super) struct Failed {
 
 impl Failed {
     const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
-        let (counted, connection_lost, blameless) = (false, false, false);
-        Self { error, endpoint, cause, counted, connection_lost, blameless }
+        let (counted, connection_lost, in_vain, blameless) = (false, false, false, false);
+        Self { error, endpoint, cause, counted, connection_lost, in_vain, blameless }
     }
 }
 

@@ -117,6 +117,13 @@ impl CircuitBreaker {
         (opened_at + self.open_time(settings)).saturating_sub(now)
     }
 
+    /// Returns how long requests are refused at least at the uptime `now`, in seconds: until the next probe, rounded up, and
+    /// at least 1.
+    pub(super) fn seconds_to_probe(&self, settings: &CircuitBreakerSettings, now: Duration) -> u64 {
+        let left = self.time_to_probe(settings, now);
+        (left.as_secs() + u64::from(left.subsec_nanos() > 0)).max(1)
+    }
+
     /// Records a probe at the uptime `now`; true if it changes the state. A success makes the circuit half-open, the last
     /// of `close_after` closes it, and a failure opens it again.
     pub(super) fn probed(
@@ -189,6 +196,9 @@ mod tests {
             |secs| circuit.time_to_probe(&settings, NOW + Duration::from_secs(secs)).as_secs();
 
         assert_eq!([left(0), left(4), left(9)], [5, 1, 0]);
+        let told =
+            |millis| circuit.seconds_to_probe(&settings, NOW + Duration::from_millis(millis));
+        assert_eq!([told(0), told(1), told(4001), told(9000)], [5, 5, 1, 1]);
 
         circuit.probed(false, &settings, NOW + Duration::from_secs(9));
         assert_eq!(left(9), 5, "a probe that fails opens it anew");

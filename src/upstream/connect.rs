@@ -28,12 +28,22 @@ pub(super) struct ConnectError {
     pub(super) cause: Box<str>,
 }
 
+impl From<UpstreamError> for ConnectError {
+    fn from(failure: UpstreamError) -> Self {
+        Self { failure, cause: failure.cause().into() }
+    }
+}
+
 impl ConnectError {
     fn of(error: &io::Error) -> Self {
         // The text of the system's errors ends in a number that says nothing more.
         let text = error.to_string();
         let cause = text.split(" (os error").next().unwrap_or_default().to_ascii_lowercase();
         Self { failure: UpstreamError::Connect, cause: cause.into() }
+    }
+
+    pub(super) fn new(failure: UpstreamError, cause: &str) -> Self {
+        Self { failure, cause: cause.into() }
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {

@@ -64,6 +64,20 @@ impl EndpointSet {
         }
     }
 
+    /// Returns whether each member receives no requests at the uptime `now` because of its health. One that fails may
+    /// receive some all the same, where too few would be left without it.
+    pub(super) fn are_out(&self, settings: &Settings, now: Duration) -> Vec<bool> {
+        let rules = self.rules(settings, now);
+        self.members.iter().enumerate().map(|(index, member)| !rules.admit(index, member)).collect()
+    }
+
+    /// Whether `endpoint` receives no requests at the uptime `now` because of its health.
+    pub(super) fn is_out(&self, endpoint: &Endpoint, settings: &Settings, now: Duration) -> bool {
+        let mut members = self.members.iter();
+        let index = members.position(|member| core::ptr::eq(&raw const *member.endpoint, endpoint));
+        index.is_none_or(|index| self.are_out(settings, now)[index])
+    }
+
     /// Returns the rules that hold for all endpoints at this moment.
     fn rules(&self, settings: &Settings, now: Duration) -> AdmissionRules {
         // The usual case.

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use h2::Reason;
+
 use crate::observe::metrics::UpstreamFailure;
 
 /// An error between the gateway and an upstream. Small, and without text from outside.
@@ -13,9 +15,16 @@ pub enum UpstreamError {
     /// The upstream's certificate or handshake was refused.
     #[error("TLS handshake with the upstream: failed")]
     Tls,
+    /// The upstream ended TLS by an alert after the handshake (RFC 8446 §6.2), for this reason: in TLS 1.3 it looks at the
+    /// gateway's certificate only then.
+    #[error("TLS with the upstream: {0}")]
+    TlsAlert(&'static str),
     /// The connection ended before the response did.
     #[error("upstream connection: closed before the end of the response")]
     Reset,
+    /// The stream of the response was reset with this code, on a connection that lives on (RFC 9113 §6.4).
+    #[error("upstream stream: reset with {0:?}")]
+    StreamReset(Reason),
     /// The response did not arrive in time.
     #[error("upstream response: timed out")]
     Timeout,
@@ -28,9 +37,12 @@ pub enum UpstreamError {
     /// Every endpoint is ejected or was tried.
     #[error("upstream: no endpoint is available")]
     NoEndpoint,
-    /// The circuit of the upstream is open.
+    /// The circuit of the upstream is open, at least for so many seconds.
     #[error("upstream: the circuit is open")]
-    CircuitOpen,
+    CircuitOpen {
+        /// The time until the gateway probes, rounded up; at least 1.
+        seconds: u64,
+    },
     /// The response cannot be relayed, for this reason.
     #[error("upstream response: {0}")]
     Invalid(InvalidResponse),
@@ -97,6 +109,8 @@ impl UpstreamError {
                 return format!("closed after {received} of {announced} bytes of the response")
                     .into();
             }
+            Self::StreamReset(code) => return format!("the stream was reset: {code:?}").into(),
+            Self::TlsAlert(cause) => cause,
             Self::Connect => "no connection",
             Self::Tls => "the TLS handshake failed",
             Self::Reset => "the connection was closed before the end of the response",
@@ -104,7 +118,7 @@ impl UpstreamError {
             Self::Protocol => "the response is not valid HTTP",
             Self::Refused => "the upstream refused the request before processing it",
             Self::NoEndpoint => "no target is available",
-            Self::CircuitOpen => "the circuit is open",
+            Self::CircuitOpen { .. } => "the circuit is open",
             Self::Overflow => "too many requests in flight",
             Self::Client => "the client's content ended early",
         })
@@ -116,7 +130,9 @@ impl UpstreamError {
             self,
             Self::Connect
                 | Self::Tls
+                | Self::TlsAlert(_)
                 | Self::Reset
+                | Self::StreamReset(_)
                 | Self::Truncated { .. }
                 | Self::Timeout
                 | Self::Protocol
@@ -124,17 +140,25 @@ impl UpstreamError {
         )
     }
 
+    /// Whether the connection of the request was lost: all requests in flight fail so when the process of an endpoint ends.
+    pub(super) const fn is_lost_connection(self) -> bool {
+        matches!(
+            self,
+            Self::Reset | Self::Truncated { .. } | Self::Invalid(InvalidResponse::PartialHead)
+        )
+    }
+
     /// Returns the metric's label; `None` where no upstream was involved.
     pub(super) const fn reason(self) -> Option<UpstreamFailure> {
         Some(match self {
             Self::Connect => UpstreamFailure::Connect,
-            Self::Tls => UpstreamFailure::Tls,
-            Self::Reset | Self::Truncated { .. } => UpstreamFailure::Reset,
+            Self::Tls | Self::TlsAlert(_) => UpstreamFailure::Tls,
+            Self::Reset | Self::StreamReset(_) | Self::Truncated { .. } => UpstreamFailure::Reset,
             Self::Timeout => UpstreamFailure::Timeout,
             Self::Protocol | Self::Invalid(_) => UpstreamFailure::Protocol,
             Self::Refused => UpstreamFailure::Refused,
             Self::NoEndpoint => UpstreamFailure::NoTarget,
-            Self::CircuitOpen => UpstreamFailure::CircuitOpen,
+            Self::CircuitOpen { .. } => UpstreamFailure::CircuitOpen,
             Self::Overflow => UpstreamFailure::Overflow,
             Self::Client => return None,
         })

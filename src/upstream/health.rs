@@ -25,6 +25,8 @@ pub(super) struct Health {
     broken: AtomicU32,
     /// Uptime in nanoseconds of the last of those that counted.
     broken_at: AtomicU64,
+    /// Uptime in nanoseconds of the last lost connection that counted; 0 after a response.
+    lost_at: AtomicU64,
     /// Uptime in nanoseconds of the first failure of those in a row.
     failing_since: AtomicU64,
     /// Uptime in nanoseconds until which the endpoint is ejected; 0 if it is not.
@@ -44,6 +46,8 @@ pub(super) enum Outcome {
     Answered,
     /// No response, or one that shows a failure.
     Failed,
+    /// No response, since the connection was lost.
+    Lost,
     /// The end of the content behind a good head.
     Completed,
     /// Content that broke off, or a call whose status came behind its content and is a failure.
@@ -62,7 +66,7 @@ impl Outcome {
     }
 
     const fn is_failure(self) -> bool {
-        matches!(self, Self::Failed | Self::BrokeOff)
+        matches!(self, Self::Failed | Self::Lost | Self::BrokeOff)
     }
 
     const fn is_of_content(self) -> bool {
@@ -180,6 +184,13 @@ impl Health {
         self.failing_since.load(Relaxed) >= nanos(began)
     }
 
+    /// Whether the connection of a request that was sent at `began`, and lost at `now`, was lost together with another one
+    /// that counts: a process that ends takes all requests in flight along. A response in between says that it lives.
+    pub(super) fn is_lost_together(&self, began: Duration, now: Duration) -> bool {
+        let counts = |lost_at: u64| (nanos(began) >= lost_at).then_some(nanos(now));
+        self.lost_at.fetch_update(Relaxed, Relaxed, counts).is_err()
+    }
+
     /// Records the outcome at the uptime `now` of a request that was sent at `began`; true if that ejects or readmits the
     /// endpoint. An ejected endpoint gets no requests until `eject_for` has passed; then one more failure ejects it again.
     pub(super) fn record(
@@ -211,6 +222,7 @@ impl Health {
             // The usual case reads without writing, so that the cache line stays shared between workers.
             return run.load(Relaxed) != 0 && {
                 run.store(0, Relaxed);
+                self.lost_at.store(0, Relaxed);
                 // An ejection that is over leaves its end behind, from which a slow start counts.
                 other.load(Relaxed) == 0 && self.is_ejected(now) && {
                     self.ejected_until.store(nanos(now).max(1), Relaxed);
@@ -450,6 +462,27 @@ mod tests {
             let _ = health.record(Outcome::BrokeOff, &outlier, NOW, together);
         }
         assert!(!health.is_ejected(together), "those of one moment count once");
+    }
+
+    #[test]
+    fn connections_that_are_lost_together_count_as_one_until_a_response() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+        let at = |n: u64| NOW + Duration::from_millis(n);
+        let counted = |began, now| {
+            let counts = !health.is_lost_together(began, now);
+            if counts {
+                let _ = health.record(Outcome::Lost, &outlier, began, now);
+            }
+            counts
+        };
+
+        let of_one_death: Vec<_> = (0..4).map(|n| counted(at(n), at(10 + n))).collect();
+        let of_a_later_request = counted(at(11), at(20));
+        let _ = health.record(Outcome::Answered, &outlier, at(12), at(21));
+        let after_a_response = counted(at(13), at(22));
+
+        assert_eq!(of_one_death, [true, false, false, false]);
+        assert!(of_a_later_request && after_a_response);
     }
 
     #[test]

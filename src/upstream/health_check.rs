@@ -1,11 +1,14 @@
 //! Active health checks: one request of the gateway's own, by the control runtime, in the version of HTTP that requests
 //! use: the one that ALPN selects, HTTP/2 by prior knowledge with `http2: always`, else HTTP/1.1.
 
+use std::io;
+
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::{Stream, connect};
 use super::endpoint::Endpoint;
+use super::handshake_error;
 use super::http2;
 use super::settings::{HealthCheck, HostHeader, Settings};
 use super::tls_connectors::Offer;
@@ -22,9 +25,8 @@ pub(super) async fn check(
 ) -> Result<(), Box<str>> {
     if let Some(service) = &check.grpc {
         return match http2::health::check(endpoint, service, check.timeout).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("health check: the gRPC service is not serving".into()),
-            Err(failure) => Err(format!("health check: {}", failure.cause()).into()),
+            Ok(()) => Ok(()),
+            Err(cause) => Err(format!("health check: {cause}").into()),
         };
     }
     let checking = async {
@@ -37,7 +39,7 @@ pub(super) async fn check(
         };
         let status = if is_http2 {
             let status = http2::health::status_of(stream, endpoint, host, &check.path).await;
-            status.map_err(|failure| format!("health check: {}", failure.cause()))?
+            status.map_err(|cause| format!("health check: {cause}"))?
         } else {
             status_of(stream, host, &check.path).await?
         };
@@ -50,7 +52,11 @@ pub(super) async fn check(
 
 /// Sends `GET path` in HTTP/1.1, and returns the status of the final response. Its content is not read.
 async fn status_of(mut stream: Stream, host: &HeaderValue, path: &str) -> Result<u16, Box<str>> {
-    let lost = |_| Box::from("health check: connection closed without a response");
+    let lost = |error: io::Error| {
+        let alert = handshake_error::alert(&error);
+        let cause = alert.unwrap_or("connection closed without a response");
+        Box::from(format!("health check: {cause}"))
+    };
     let mut request = format!("GET {path} HTTP/1.1\r\nhost: ").into_bytes();
     request.extend_from_slice(host.as_bytes());
     request.extend_from_slice(

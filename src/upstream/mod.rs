@@ -90,7 +90,7 @@ pub struct Upstream {
     targets: Box<[ConfiguredTarget]>,
     registry: Arc<UpstreamRegistry>,
     /// The endpoints of the moment; the control runtime replaces them.
-    endpoints: ArcSwap<EndpointSet>,
+    endpoints: Arc<ArcSwap<EndpointSet>>,
     /// Counts the choices of an endpoint.
     turn: AtomicUsize,
     budget: retry::Budget,
@@ -151,8 +151,10 @@ impl Upstream {
             .collect::<Result<Box<[_]>, TlsError>>()?;
         let circuit =
             settings.circuit_breaker.map(|breaker| (breaker, registry.circuit(&settings, breaker)));
+        let endpoints = Arc::new(ArcSwap::from_pointee(EndpointSet::new(Vec::new())));
         let passive = Arc::new(PassiveHealth {
             settings: Arc::clone(&settings),
+            endpoints: Arc::clone(&endpoints),
             circuit: circuit.clone(),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),
@@ -162,7 +164,7 @@ impl Upstream {
             settings,
             targets,
             registry: Arc::clone(registry),
-            endpoints: ArcSwap::from_pointee(EndpointSet::new(Vec::new())),
+            endpoints,
             turn: AtomicUsize::new(0),
             budget: retry::Budget::default(),
             circuit,
@@ -191,13 +193,14 @@ impl Upstream {
         &self.settings
     }
 
-    /// Returns its endpoints, each with its state at the moment.
-    pub fn endpoints(&self) -> Vec<(Arc<Endpoint>, EndpointState)> {
+    /// Returns its endpoints, each with its state at the moment, and whether it therefore receives no requests.
+    pub fn endpoints(&self) -> Vec<(Arc<Endpoint>, EndpointState, bool)> {
         let now = self.clock.uptime();
         let set = self.endpoints.load();
-        let each = set.members.iter().map(|member| {
+        let are_out = set.are_out(&self.settings, now);
+        let each = set.members.iter().zip(are_out).map(|(member, is_out)| {
             let state = member.endpoint.state(now, self.settings.slow_start);
-            (Arc::clone(&member.endpoint), state)
+            (Arc::clone(&member.endpoint), state, is_out)
         });
         each.collect()
     }
@@ -218,9 +221,9 @@ impl Upstream {
         // Also where a reload has removed or replaced an open one.
         self.metrics.circuit.set(self.circuit().unwrap_or(CircuitState::Closed) as i64);
         let now = self.clock.uptime();
-        for member in &self.endpoints.load().members {
-            let state = member.endpoint.state(now, self.settings.slow_start);
-            member.healthy.set(i64::from(state.is_available()));
+        let set = self.endpoints.load();
+        for (member, is_out) in set.members.iter().zip(set.are_out(&self.settings, now)) {
+            member.healthy.set(i64::from(!is_out));
         }
     }
 

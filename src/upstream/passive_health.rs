@@ -3,9 +3,12 @@
 use core::time::Duration;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::circuit_breaker::{CircuitBreaker, CircuitState};
 use super::connect::ConnectError;
 use super::endpoint::Endpoint;
+use super::endpoint_set::EndpointSet;
 use super::error::UpstreamError;
 use super::health::Outcome;
 use super::settings::{CircuitBreakerSettings, Settings};
@@ -17,6 +20,8 @@ use crate::observe::metrics::UpstreamMetrics;
 #[derive(Debug)]
 pub(super) struct PassiveHealth {
     pub(super) settings: Arc<Settings>,
+    /// The endpoints of the moment.
+    pub(super) endpoints: Arc<ArcSwap<EndpointSet>>,
     /// The circuit breaker with its settings, if there is one.
     pub(super) circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
     pub(super) metrics: Arc<UpstreamMetrics>,
@@ -32,6 +37,9 @@ impl PassiveHealth {
         began: Duration,
         now: Duration,
     ) {
+        if outcome == Outcome::Lost && endpoint.health.is_lost_together(began, now) {
+            return;
+        }
         if endpoint.health.record(outcome, &self.settings.outlier, began, now) {
             self.log_state(endpoint, now);
         }
@@ -44,9 +52,14 @@ impl PassiveHealth {
 
     /// Records that an attempt that began at `began` could not connect; the control runtime checks the endpoint at once.
     pub(super) fn refused(&self, endpoint: &Endpoint, error: &ConnectError, began: Duration) {
-        endpoint.health.failed(&error.cause);
-        self.judge(endpoint, Outcome::Failed, began, self.clock.uptime());
+        self.failed(endpoint, &error.cause, began);
         endpoint.report_refusal();
+    }
+
+    /// Records that an attempt that began at `began` failed for this cause.
+    pub(super) fn failed(&self, endpoint: &Endpoint, cause: &str, began: Duration) {
+        endpoint.health.failed(cause);
+        self.judge(endpoint, Outcome::Failed, began, self.clock.uptime());
     }
 
     /// Records that the content behind a good head ended in `error`, of a request that was sent at `began`.
@@ -88,12 +101,21 @@ impl PassiveHealth {
     /// Logs a changed state of an endpoint, and exports it.
     pub(super) fn log_state(&self, endpoint: &Endpoint, now: Duration) {
         let state = endpoint.state(now, self.settings.slow_start);
+        let is_out = self.endpoints.load().is_out(endpoint, &self.settings, now);
         let gauge = self.metrics.target(endpoint.name());
-        gauge.set(i64::from(state.is_available()));
+        gauge.set(i64::from(!is_out));
         let (upstream, target) = (&*self.settings.name, endpoint.name());
         let cause = endpoint.last_failure();
         if state.is_available() {
             tracing::info!(upstream, target, state = state.word(), "A target is available again.");
+        } else if !is_out {
+            tracing::warn!(
+                upstream,
+                target,
+                state = state.word(),
+                cause = cause.as_deref(),
+                "A target fails; requests are still sent to it, since too few would be left without it."
+            );
         } else {
             tracing::warn!(
                 upstream,

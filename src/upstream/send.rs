@@ -85,10 +85,12 @@ impl Upstream {
         let RequestContent { mut writer, whole } = content;
         let anew = || whole.clone().map(|whole| Box::new(BodyWriter::new(whole.into())));
         let mut now = options.began;
-        if self.circuit.as_ref().is_some_and(|(_, circuit)| circuit.state() != CircuitState::Closed)
+        if let Some((settings, circuit)) = &self.circuit
+            && circuit.state() != CircuitState::Closed
         {
             let content = RequestContent { writer, whole };
-            let failure = UpstreamError::CircuitOpen;
+            let seconds = circuit.seconds_to_probe(settings, now);
+            let failure = UpstreamError::CircuitOpen { seconds };
             return Err(Box::new(self.lost(SendFailure::unsent(
                 failure,
                 failure.cause(),
@@ -161,20 +163,23 @@ impl Upstream {
                         waited: now.saturating_sub(options.began),
                     });
                 }
-                Err(Failed { error, endpoint: at, cause, counted, connection_lost, blameless }) => {
+                Err(failed) => {
+                    let Failed { error, endpoint: at, cause, counted, .. } = failed;
+                    let Failed { connection_lost, in_vain, blameless, .. } = failed;
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     // Failures to connect were recorded where they happened.
                     let refused = failure == UpstreamError::Refused;
-                    let blames =
-                        (failure.is_endpoint_fault() || refused) && !stale && !early && !blameless;
+                    let is_fault = (failure.is_endpoint_fault() || refused) && !stale && !early;
+                    let blames = is_fault && !blameless || in_vain;
                     if cause.is_none() && blames {
                         at.health.failed(&failure.cause());
                         if !counted {
-                            self.passive.judge(&at, Outcome::Failed, began, now);
+                            let is_lost = failure.is_lost_connection();
+                            let outcome = if is_lost { Outcome::Lost } else { Outcome::Failed };
+                            self.passive.judge(&at, outcome, began, now);
                         }
-                        if matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. })
-                        {
+                        if failure.is_lost_connection() {
                             // Its process may have ended: the control runtime finds out before another request does.
                             at.suspect();
                         }
@@ -220,8 +225,12 @@ impl Upstream {
                     let died = stale || at.health.began_to_fail_after(began);
                     // Nor is a request that another one's response took along with their connection.
                     let taken_along = connection_lost && blameless;
-                    let is_reset =
-                        matches!(failure, UpstreamError::Reset | UpstreamError::Truncated { .. });
+                    let is_reset = matches!(
+                        failure,
+                        UpstreamError::Reset
+                            | UpstreamError::StreamReset(_)
+                            | UpstreamError::Truncated { .. }
+                    );
                     let moves = |target: &Arc<Endpoint>| {
                         (!sent || is_reset && died)
                             && !Arc::ptr_eq(target, &at)
@@ -320,7 +329,7 @@ impl Upstream {
     /// Describes for the log why no endpoint is available.
     fn unavailable(&self) -> Cow<'static, str> {
         let out = self.endpoints();
-        let each = out.iter().take(MAX_DESCRIBED_ENDPOINTS).map(|(endpoint, state)| {
+        let each = out.iter().take(MAX_DESCRIBED_ENDPOINTS).map(|(endpoint, state, _)| {
             let cause = endpoint.last_failure();
             let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{} is {}{cause}", endpoint.name(), state.word())

@@ -308,14 +308,17 @@ impl Default for Retries {
 impl Retries {
     pub(super) fn on_failure(&self, failure: UpstreamError) -> bool {
         let cause = match failure {
-            UpstreamError::Connect | UpstreamError::Tls => RetryOn::Connect,
+            UpstreamError::Connect | UpstreamError::Tls | UpstreamError::TlsAlert(_) => {
+                RetryOn::Connect
+            }
             UpstreamError::Reset
+            | UpstreamError::StreamReset(_)
             | UpstreamError::Truncated { .. }
             | UpstreamError::Invalid(InvalidResponse::PartialHead) => RetryOn::Reset,
             UpstreamError::Timeout => RetryOn::Timeout,
             UpstreamError::Overflow | UpstreamError::Refused => return true,
             UpstreamError::NoEndpoint
-            | UpstreamError::CircuitOpen
+            | UpstreamError::CircuitOpen { .. }
             | UpstreamError::Protocol
             | UpstreamError::Invalid(_)
             | UpstreamError::Client => return false,

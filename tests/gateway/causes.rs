@@ -8,10 +8,15 @@ use std::sync::Arc;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
-use crate::support::{Gateway, Reading, Upstream, eventually, noon, open, whole};
+use crate::support::{
+    Gateway, Reading, Upstream, drain, eventually, frame, noon, open, raw_service, request_arrived,
+    whole,
+};
 
 #[test]
 fn a_refused_connection_is_logged_with_its_target() {
@@ -139,6 +144,74 @@ fn a_failed_handshake_is_logged_with_the_reason() {
 }
 
 #[test]
+fn a_failure_of_http2_is_logged_with_the_reason() {
+    let reset = |code: u8| {
+        raw_service(move |_, stream| {
+            request_arrived(stream);
+            let _ = stream.write_all(&frame(3, 0, 1, &[0, 0, 0, code]));
+            drain(stream);
+        })
+    };
+    let (internal, calm) = (reset(2).0, reset(11).0);
+    let not_http2 = Upstream::by_hand(|mut stream, _, _| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = Reading::new(&stream).until(b"never");
+    });
+    let silent = Upstream::by_hand(|stream, _, _| {
+        let _ = Reading::new(&stream).until(b"never");
+    });
+    for (url, cause) in [
+        (internal, "the stream was reset: INTERNAL_ERROR"),
+        (calm, "the stream was reset: ENHANCE_YOUR_CALM"),
+        (not_http2.url(), "the upstream does not speak HTTP/2: its first frame is not SETTINGS"),
+        (silent.url(), "timed out: connected, but no settings of HTTP/2"),
+    ] {
+        let more = ", http2: always, connect_timeout: 500ms, retries: { attempts: 0 }";
+        let gateway = Gateway::start("", &route(&url, more));
+
+        let answer = gateway.get("/", "");
+
+        let line = line(&gateway, answer.field("x-request-id").expect("an id"));
+        assert_eq!((answer.status, &line["error.cause"]), (502, &Value::from(cause)));
+        assert!(
+            line["target"].as_str().is_some_and(|target| url.ends_with(target) || target == url)
+        );
+    }
+}
+
+#[test]
+fn what_a_handshake_leaves_open_is_logged_with_the_reason() {
+    let authority = Authority::new();
+    let certificate = || authority.certificate("127.0.0.1", 2100);
+    let demanding = || {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.0.der().clone()).expect("an authority");
+        let provider = Arc::new(default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        https_with(certificate(), Some(verifier.expect("a verifier")))
+    };
+    let required = "the upstream requires a client certificate";
+    let without = "the TLS handshake did not select HTTP/2 (ALPN)";
+    for (service, http2, cause) in [
+        (https(certificate()), "always", without),
+        (demanding(), "always", required),
+        (demanding(), "never", required),
+    ] {
+        let more = format!(", http2: {http2}, tls: {{ ca_file: ca.pem }}");
+        let rest = route(&service.url().replace("http:", "https:"), &more);
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("ca.pem"), authority.0.pem()).expect("a file");
+        let gateway = Gateway::within(directory, noon(), &whole("", &rest));
+
+        let answer = gateway.get("/", "");
+
+        let line = line(&gateway, answer.field("x-request-id").expect("an id"));
+        assert_eq!((answer.status, &line["error.cause"]), (502, &Value::from(cause)), "{http2}");
+    }
+}
+
+#[test]
 fn a_request_that_cannot_be_parsed_is_logged_with_the_id_that_the_client_saw() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
@@ -215,13 +288,23 @@ impl Authority {
     }
 }
 
-fn https((certificate, key): (CertificateDer<'static>, PrivateKeyDer<'static>)) -> Upstream {
+type Pair = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+fn https(pair: Pair) -> Upstream {
+    https_with(pair, None)
+}
+
+/// A service that speaks HTTP/1.1 over TLS, to clients with the certificates that a verifier demands.
+fn https_with((certificate, key): Pair, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Upstream {
+    let is_demanding = verifier.is_some();
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .expect("a pair");
+        .with_client_cert_verifier(verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth));
+    let mut config = config.with_single_cert(vec![certificate], key).expect("a pair");
+    if is_demanding {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
     let config = Arc::new(config);
     Upstream::by_hand(move |stream, _, _| {
         let session = ServerConnection::new(Arc::clone(&config)).expect("a session");

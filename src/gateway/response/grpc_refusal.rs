@@ -185,7 +185,7 @@ mod tests {
             (Rejection::Upstream(UpstreamError::Reset), 14),
             (Rejection::Upstream(UpstreamError::Protocol), 14),
             (Rejection::Upstream(UpstreamError::Refused), 14),
-            (Rejection::Upstream(UpstreamError::CircuitOpen), 14),
+            (Rejection::Upstream(UpstreamError::CircuitOpen { seconds: 1 }), 14),
             (Rejection::Upstream(UpstreamError::Overflow), 14),
             (Rejection::Upstream(UpstreamError::NoEndpoint), 14),
             (Rejection::Upstream(UpstreamError::Timeout), 4),

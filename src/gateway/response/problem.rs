@@ -153,13 +153,15 @@ fn fields(
             headers.extend(limited.retry_after_value().map(|seconds| (RETRY_AFTER, seconds)));
         }
         Rejection::IssuerUnavailable { retry_after }
-        | Rejection::TooManyFailures { retry_after } => {
+        | Rejection::TooManyFailures { retry_after }
+        | Rejection::Upstream(crate::upstream::UpstreamError::CircuitOpen {
+            seconds: retry_after,
+        }) => {
             headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after));
         }
         Rejection::Overloaded
         | Rejection::Upstream(
             crate::upstream::UpstreamError::NoEndpoint
-            | crate::upstream::UpstreamError::CircuitOpen
             | crate::upstream::UpstreamError::Overflow
             | crate::upstream::UpstreamError::Refused,
         ) => {

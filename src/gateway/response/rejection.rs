@@ -129,7 +129,7 @@ impl Rejection {
             | Self::IssuerUnavailable { .. }
             | Self::Upstream(
                 UpstreamError::NoEndpoint
-                | UpstreamError::CircuitOpen
+                | UpstreamError::CircuitOpen { .. }
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => StatusCode::SERVICE_UNAVAILABLE,
@@ -139,7 +139,9 @@ impl Rejection {
             Self::Upstream(
                 UpstreamError::Connect
                 | UpstreamError::Tls
+                | UpstreamError::TlsAlert(_)
                 | UpstreamError::Reset
+                | UpstreamError::StreamReset(_)
                 | UpstreamError::Truncated { .. }
                 | UpstreamError::Invalid(_)
                 | UpstreamError::Protocol,
@@ -178,7 +180,7 @@ impl Rejection {
             Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
             Self::Upstream(
                 UpstreamError::NoEndpoint
-                | UpstreamError::CircuitOpen
+                | UpstreamError::CircuitOpen { .. }
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => "upstream-unavailable",
@@ -227,7 +229,7 @@ impl Rejection {
             Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
             Self::Upstream(
                 UpstreamError::NoEndpoint
-                | UpstreamError::CircuitOpen
+                | UpstreamError::CircuitOpen { .. }
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => "The upstream server is unavailable",

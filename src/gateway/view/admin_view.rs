@@ -50,13 +50,14 @@ impl Snapshot {
                 let endpoints: Vec<_> = upstream
                     .endpoints()
                     .into_iter()
-                    .map(|(endpoint, state)| {
+                    .map(|(endpoint, state, is_out)| {
                         json!({
                             "url": endpoint.name(),
                             "address": endpoint.address().map(|address| address.to_string()),
                             "in_flight": endpoint.load(),
                             "healthy": state.is_available(),
                             "state": state.word(),
+                            "out": is_out,
                             "last_failure": endpoint.last_failure(),
                         })
                     })

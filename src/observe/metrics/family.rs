@@ -104,7 +104,7 @@ families! {
     UPSTREAM_RETRIES = Counter "northgate_upstream_retries_total" ["upstream" "result"]
         "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]
-        "1 if the target receives requests, 0 if it is ejected or down.";
+        "1 if the target may receive requests, 0 if it is out: down, or ejected and not needed.";
     TARGET_HTTP_VERSION = Gauge "northgate_upstream_target_http_version" ["upstream" "target"]
         "Major version of HTTP on the last connection that a request opened to the target: 1 or 2; 0 before the first.";
     CIRCUIT_STATE = Gauge "northgate_upstream_circuit_state" ["upstream"]

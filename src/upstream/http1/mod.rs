@@ -30,6 +30,7 @@ pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
 use super::endpoint::EndpointPermit;
+use super::handshake_error;
 use super::interim_responses::InterimResponses;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
@@ -237,7 +238,11 @@ impl Connection {
                 Ok(0) if !self.read.is_empty() => {
                     return Poll::Ready(Err(UpstreamError::Invalid(InvalidResponse::PartialHead)));
                 }
-                Ok(0) | Err(_) => return Poll::Ready(Err(UpstreamError::Reset)),
+                Ok(0) => return Poll::Ready(Err(UpstreamError::Reset)),
+                Err(error) => {
+                    let alert = handshake_error::alert(&error).map(UpstreamError::TlsAlert);
+                    return Poll::Ready(Err(alert.unwrap_or(UpstreamError::Reset)));
+                }
                 Ok(_) => {}
             }
         }

@@ -46,8 +46,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`UpstreamError::Protocol`] if the peer does not speak HTTP/2, [`UpstreamError::Connect`] if the connection ends
-    /// before its settings.
+    /// [`UpstreamError::Protocol`] if the peer does not speak HTTP/2, [`UpstreamError::TlsAlert`] if it ends TLS so,
+    /// [`UpstreamError::Connect`] if the connection ends otherwise before its settings.
     pub(super) async fn open(
         stream: Stream,
         metrics: Arc<UpstreamMetrics>,
@@ -66,10 +66,11 @@ impl Connection {
             .map_err(|_| UpstreamError::Connect)?;
         spawn_local(drive(driver, Rc::clone(&facts)));
         if !facts.settled().await {
+            let alert = facts.alert().map(UpstreamError::TlsAlert);
             return Err(if facts.is_violated() {
                 UpstreamError::Protocol
             } else {
-                UpstreamError::Connect
+                alert.unwrap_or(UpstreamError::Connect)
             });
         }
         Ok(Rc::new(Self {

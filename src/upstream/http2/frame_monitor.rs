@@ -12,6 +12,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::super::handshake_error::ReceivedAlert;
 use crate::base::inspected_stream::Inspector;
 use crate::http2::ReceivedContents;
 use crate::http2::frames::{
@@ -27,6 +28,10 @@ pub(super) struct ConnectionFacts {
     closed: Cell<bool>,
     /// Whether the upstream sent what no upstream of HTTP/2 sends.
     violated: Cell<bool>,
+    /// Whether a response has begun.
+    responded: Cell<bool>,
+    /// The TLS alert that ended the connection.
+    alert: ReceivedAlert,
     /// Whether a request has reported the loss of the connection.
     reported: Cell<bool>,
     /// Open streams.
@@ -64,6 +69,16 @@ impl ConnectionFacts {
     /// Whether the gateway ended the connection because of what the upstream sent.
     pub(super) fn is_violated(&self) -> bool {
         self.violated.get()
+    }
+
+    /// Whether the upstream has begun a response to any request.
+    pub(super) fn has_responded(&self) -> bool {
+        self.responded.get()
+    }
+
+    /// Returns the cause that a TLS alert gives for the end of the connection.
+    pub(super) fn alert(&self) -> Option<&'static str> {
+        self.alert.cause()
     }
 
     /// Reports the loss of the connection. Returns whether another request has before.
@@ -151,6 +166,7 @@ impl FrameScanner {
                 HEADERS => {
                     let left = facts.header_blocks.get().checked_sub(1).ok_or(Flood)?;
                     facts.header_blocks.set(left);
+                    facts.responded.set(true);
                     Ok(())
                 }
                 GOAWAY => {
@@ -174,6 +190,10 @@ impl Inspector for FrameScanner {
             self.facts.violated.set(true);
             io::ErrorKind::InvalidData.into()
         })
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        self.facts.alert.record(error);
     }
 
     fn pauses(&self) -> bool {

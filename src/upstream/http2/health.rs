@@ -5,41 +5,46 @@
 use core::future::poll_fn;
 use core::pin::pin;
 use core::time::Duration;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use h2::{RecvStream, client};
 use http::header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 
+use super::super::Endpoint;
 use super::super::connect::{Stream, connect};
+use super::super::handshake_error::ReceivedAlert;
 use super::super::tls_connectors::Offer;
-use super::super::{Endpoint, UpstreamError};
 use super::response::MAX_TRAILERS;
-use crate::base::grpc::{FRAME_HEADER_BYTES, GRPC_STATUS, frame};
-use crate::http2::{ReceivedContent, ReceivedContents};
+use super::stream_error::StreamError;
+use crate::base::grpc::{self, FRAME_HEADER_BYTES, frame};
+use crate::base::inspected_stream::InspectedStream;
+use crate::http2::{ContentError, ReceivedContent, ReceivedContents};
 
 /// Asks a gRPC server whether `service` is serving, or the server as a whole if that is empty, within `limit`.
-/// False is any other answer, such as that the server does not know the service.
 ///
 /// # Errors
 ///
-/// [`UpstreamError`] if there is no answer.
+/// The cause of the failure, for the operator: there is no answer, or another one, such as that the server does not know
+/// the service.
 pub(in crate::upstream) async fn check(
     endpoint: &Endpoint,
     service: &str,
     limit: Duration,
-) -> Result<bool, UpstreamError> {
+) -> Result<(), Cow<'static, str>> {
     let checking = async {
         let stream = connect(endpoint, limit, Offer::Http2).await;
-        let stream = stream.map_err(|error| error.failure)?;
+        let stream = stream.map_err(|error| error.cause.into_string())?;
         let request = Request::post(target(endpoint, endpoint.host(), CHECK)?)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .body(());
         exchange(stream, request, encode_request(service), is_serving).await
     };
-    tokio::time::timeout(limit, checking).await.unwrap_or(Err(UpstreamError::Timeout))
+    let timed_out = || format!("no answer within {} ms", limit.as_millis());
+    tokio::time::timeout(limit, checking).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
 /// Sends `GET path` with `host` to `endpoint` on `stream`, a new connection, and returns the status of the final response.
@@ -47,13 +52,13 @@ pub(in crate::upstream) async fn check(
 ///
 /// # Errors
 ///
-/// [`UpstreamError`] if there is no response.
+/// The cause of the failure, for the operator, if there is no response.
 pub(in crate::upstream) async fn status_of(
     stream: Stream,
     endpoint: &Endpoint,
     host: &HeaderValue,
     path: &str,
-) -> Result<u16, UpstreamError> {
+) -> Result<u16, Cow<'static, str>> {
     let request = Request::get(target(endpoint, host, path)?)
         .header(USER_AGENT, "northgate-health-check")
         .header(ACCEPT, "*/*")
@@ -61,8 +66,12 @@ pub(in crate::upstream) async fn status_of(
     exchange(stream, request, Bytes::new(), async |response| Ok(response.status().as_u16())).await
 }
 
-fn target(endpoint: &Endpoint, host: &HeaderValue, path: &str) -> Result<String, UpstreamError> {
-    let host = host.to_str().map_err(|_| UpstreamError::Protocol)?;
+fn target(
+    endpoint: &Endpoint,
+    host: &HeaderValue,
+    path: &str,
+) -> Result<String, Cow<'static, str>> {
+    let host = host.to_str().map_err(|_| INVALID_REQUEST)?;
     Ok(format!("{}://{host}{path}", endpoint.scheme().as_str()))
 }
 
@@ -71,51 +80,91 @@ async fn exchange<T>(
     stream: Stream,
     request: http::Result<Request<()>>,
     content: Bytes,
-    read: impl AsyncFnOnce(Response<RecvStream>) -> Result<T, UpstreamError>,
-) -> Result<T, UpstreamError> {
+    read: impl AsyncFnOnce(Response<RecvStream>) -> Result<T, CheckError>,
+) -> Result<T, Cow<'static, str>> {
     if stream.selected_http2() == Some(false) {
-        return Err(UpstreamError::Tls);
+        return Err(WITHOUT_HTTP2.into());
     }
-    let request = request.map_err(|_| UpstreamError::Protocol)?;
-    let mut builder = client::Builder::new();
-    let handshake = builder.enable_push(false).handshake(stream).await;
-    let (sender, connection) = handshake.map_err(|_| UpstreamError::Protocol)?;
+    let request = request.map_err(|_| INVALID_REQUEST)?;
+    let alert = ReceivedAlert::default();
+    let stream = InspectedStream { stream, inspector: alert.clone() };
     let asking = async {
-        let mut sender = sender.ready().await.map_err(|_| UpstreamError::Reset)?;
-        let sent = sender.send_request(request, content.is_empty());
-        let (response, mut sending) = sent.map_err(|_| UpstreamError::Reset)?;
-        if !content.is_empty() {
-            sending.send_data(content, true).map_err(|_| UpstreamError::Reset)?;
+        let mut builder = client::Builder::new();
+        let (sender, connection) = builder.enable_push(false).handshake(stream).await?;
+        let asking = async {
+            let mut sender = sender.ready().await?;
+            let (response, mut sending) = sender.send_request(request, content.is_empty())?;
+            if !content.is_empty() {
+                sending.send_data(content, true)?;
+            }
+            read(response.await?).await
+        };
+        match select(pin!(asking), pin!(connection)).await {
+            Either::Left((answer, _)) => answer,
+            // The end of the connection is also that of the request.
+            Either::Right((_, asking)) => asking.await,
         }
-        read(response.await.map_err(|_| UpstreamError::Reset)?).await
     };
-    match select(pin!(asking), pin!(connection)).await {
-        Either::Left((answer, _)) => answer,
-        // The end of the connection is also that of the request.
-        Either::Right((_, asking)) => asking.await,
+    asking.await.map_err(|error| match error {
+        CheckError::Answer(cause) => cause,
+        CheckError::Http2(error) => match alert.cause() {
+            Some(cause) => cause.into(),
+            None => StreamError::of(&error).error().cause(),
+        },
+    })
+}
+
+/// The reason why a request of the gateway's own has no good answer.
+enum CheckError {
+    /// The connection or the stream failed.
+    Http2(h2::Error),
+    /// The answer is another one, for this cause.
+    Answer(Cow<'static, str>),
+}
+
+impl From<h2::Error> for CheckError {
+    fn from(error: h2::Error) -> Self {
+        Self::Http2(error)
     }
 }
 
-async fn is_serving(response: Response<RecvStream>) -> Result<bool, UpstreamError> {
+impl From<ContentError> for CheckError {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Stream(error) => Self::Http2(error),
+            ContentError::Trailers => Self::Answer(error.to_string().into()),
+        }
+    }
+}
+
+async fn is_serving(response: Response<RecvStream>) -> Result<(), CheckError> {
     let (head, stream) = response.into_parts();
+    let answer = |cause: String| Err(CheckError::Answer(cause.into()));
     if !head.status.is_success() {
-        return Ok(false);
+        return answer(format!("status {}", head.status.as_u16()));
     }
     let contents = ReceivedContents::default();
     let received = ReceivedContent::new(&head.headers, stream, MAX_TRAILERS, &contents);
     let (mut content, mut trailers) = (Vec::new(), None);
     while let Some(part) = poll_fn(|cx| received.poll_frame(cx)).await {
-        match part.map_err(|_| UpstreamError::Reset)?.into_data() {
+        match part?.into_data() {
             Ok(data) if content.len() + data.len() > MAX_ANSWER_BYTES => {
-                return Err(UpstreamError::Protocol);
+                return answer(NO_HEALTH_RESPONSE.to_owned());
             }
             Ok(data) => content.extend_from_slice(&data),
             Err(part) => trailers = part.into_trailers().ok(),
         }
     }
-    let ok = |fields: &HeaderMap| fields.get(&GRPC_STATUS).map(|status| status == "0");
-    let succeeded = trailers.as_ref().and_then(ok).or_else(|| ok(&head.headers));
-    Ok(succeeded == Some(true) && decode_status(&content) == Some(SERVING))
+    let status = trailers.as_ref().and_then(grpc::status_of);
+    match (status.or_else(|| grpc::status_of(&head.headers)), decode_status(&content)) {
+        (Some(0), Some(SERVING)) => Ok(()),
+        (Some(0), Some(_)) => answer("the gRPC service is not serving".to_owned()),
+        (Some(0), None) | (None, _) => answer(NO_HEALTH_RESPONSE.to_owned()),
+        (Some(status), _) => answer(match grpc::status_name(status) {
+            Some(name) => format!("gRPC status {status} {name}"),
+            None => format!("gRPC status {status}"),
+        }),
+    }
 }
 
 /// Encodes a `HealthCheckRequest`: `string service = 1`.
@@ -177,6 +226,11 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// The cause of a check whose request cannot be written.
+const INVALID_REQUEST: &str = "the request cannot be expressed in HTTP/2";
+/// The cause of a failure with an endpoint that does not speak HTTP/2.
+pub(super) const WITHOUT_HTTP2: &str = "the TLS handshake did not select HTTP/2 (ALPN)";
+const NO_HEALTH_RESPONSE: &str = "the answer is no response of grpc.health.v1";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const SERVING: u64 = 1;
 const MAX_ANSWER_BYTES: usize = 4096;
@@ -226,11 +280,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_says_whether_it_is_serving() {
-        for (status, grpc_status, expected) in
-            [(1, "0", Ok(true)), (2, "0", Ok(false)), (1, "5", Ok(false))]
-        {
+        for (status, grpc_status, expected) in [
+            (1, "0", ""),
+            (2, "0", "the gRPC service is not serving"),
+            (1, "5", "gRPC status 5 NOT_FOUND"),
+        ] {
             let endpoint = server(Some((status, grpc_status))).await;
-            assert_eq!(check(&endpoint, "a.B", Duration::from_secs(5)).await, expected);
+            let checked = check(&endpoint, "a.B", Duration::from_secs(5)).await;
+            assert_eq!(checked.err().unwrap_or_default(), expected);
         }
     }
 
@@ -238,10 +295,10 @@ mod tests {
     async fn a_server_that_is_silent_or_gone_does_not_serve() {
         let endpoint = server(None).await;
         let silent = check(&endpoint, "", Duration::from_millis(200)).await;
-        assert_eq!(silent, Err(UpstreamError::Timeout));
+        assert_eq!(silent, Err("no answer within 200 ms".into()));
 
         let gone = check(&endpoint_at(1), "", Duration::from_secs(5)).await;
-        assert_eq!(gone, Err(UpstreamError::Connect));
+        assert_eq!(gone, Err("connection refused".into()));
     }
 
     #[tokio::test]
@@ -282,8 +339,8 @@ mod tests {
                     let mut stream = respond.send_response(response, false).expect("open");
                     let message = frame(&[8, status], false);
                     stream.send_data(Bytes::from(message), false).expect("open");
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert(&GRPC_STATUS, grpc_status.parse().expect("a value"));
+                    let mut trailers = http::HeaderMap::new();
+                    trailers.insert(&grpc::GRPC_STATUS, grpc_status.parse().expect("a value"));
                     stream.send_trailers(trailers).expect("open");
                 } else {
                     open.push(respond);

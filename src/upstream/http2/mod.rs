@@ -66,6 +66,8 @@ pub(super) struct SendError {
     pub(super) connection_lost: bool,
     /// Whether another request has reported that loss: it is one failure of the upstream, however many streams it ends.
     pub(super) taken_along: bool,
+    /// Whether the upstream ended the connection without a response to any request, and this one is the first to report it.
+    pub(super) in_vain: bool,
     /// Whether the request had not ended.
     pub(super) early: bool,
     /// The content for another attempt: `None` if a part of it is lost.
@@ -131,16 +133,23 @@ impl Exchange<'_, '_> {
                     StreamError::Unsent => true,
                     // The idle connection may just have been closed. A reset of the stream is an answer to it.
                     StreamError::Lost => rested,
-                    StreamError::Reset
+                    StreamError::Reset(_)
                     | StreamError::Refused
                     | StreamError::Protocol
                     | StreamError::ProtocolOfConnection => false,
                 };
+                let facts = &connection.facts;
+                let error = match (failure, facts.alert()) {
+                    (StreamError::Lost, Some(cause)) => UpstreamError::TlsAlert(cause),
+                    _ => failure.error(),
+                };
                 let connection_lost = failure.is_of_connection();
+                let is_vain = failure == StreamError::Unsent && !facts.has_responded();
                 Err(SendError {
                     connection_lost,
-                    taken_along: connection_lost && connection.facts.report_loss(),
-                    ..lost(&stream, failure.error(), sent, stale, early)
+                    taken_along: connection_lost && facts.report_loss(),
+                    in_vain: is_vain && !facts.report_loss(),
+                    ..lost(&stream, error, sent, stale, early)
                 })
             }
             None => {
@@ -265,14 +274,15 @@ fn lost(
             stale: false,
             connection_lost: false,
             taken_along: false,
+            in_vain: false,
             early: false,
             anew: None,
         };
     }
     let whole = !sent || !stream.upload.is_touched();
     let anew = if whole { stream.upload.take_back() } else { None };
-    let (connection_lost, taken_along) = (false, false);
-    SendError { failure, sent, stale, connection_lost, taken_along, early, anew }
+    let (connection_lost, taken_along, in_vain) = (false, false, false);
+    SendError { failure, sent, stale, connection_lost, taken_along, in_vain, early, anew }
 }
 
 /// Resets a stream whose request is cancelled before its response.

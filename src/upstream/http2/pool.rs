@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use super::super::connect::{Stream, connect};
+use super::super::connect::{ConnectError, Stream, connect};
 use super::super::endpoint::Slot;
 use super::super::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use super::connection::{Connection, Sharing, StreamSlot};
+use super::health::WITHOUT_HTTP2;
 use crate::observe::metrics::UpstreamMetrics;
 
 /// The HTTP/2 connections of one worker. Cheap to clone; deliberately not `Send`.
@@ -78,8 +79,12 @@ pub(super) struct EndpointPool {
     max_requests: Cell<usize>,
     /// The uptime at which that is forgotten; `None` until the next sweep.
     max_requests_until: Cell<Option<Duration>>,
-    /// Failed attempts so far, and the last failure.
-    failed: Cell<(u64, UpstreamError)>,
+    /// Failed attempts so far.
+    failures: Cell<u64>,
+    /// The last failure.
+    failure: RefCell<Option<ConnectError>>,
+    /// Why a request that was opened connections for gets a place on none.
+    no_place: Cell<&'static str>,
     /// Connections in a row that the endpoint closed before its settings.
     closed_early: Cell<usize>,
     /// The time of the last attempt that failed while other connections took streams.
@@ -105,7 +110,7 @@ impl ConnectionPool {
         settings: &PoolSettings<'_>,
         sharing: Sharing,
         now: Duration,
-    ) -> Result<Acquired, UpstreamError> {
+    ) -> Result<Acquired, ConnectError> {
         let pool = self.of(endpoint);
         pool.keep_alive.set(settings.keep_alive);
         if now < pool.http1_until.get() {
@@ -180,7 +185,9 @@ impl EndpointPool {
             streams_per_connection: Cell::new(TYPICAL_STREAMS),
             max_requests: Cell::new(usize::MAX),
             max_requests_until: Cell::new(None),
-            failed: Cell::new((0, UpstreamError::Connect)),
+            failures: Cell::new(0),
+            failure: RefCell::default(),
+            no_place: Cell::new(NO_STREAM_BEGAN),
             closed_early: Cell::new(0),
             refused_further: Cell::new(None),
             http1_until: Cell::new(Duration::ZERO),
@@ -249,10 +256,10 @@ impl EndpointPool {
         settings: &PoolSettings<'_>,
         sharing: Sharing,
         now: Duration,
-    ) -> Result<Acquired, UpstreamError> {
+    ) -> Result<Acquired, ConnectError> {
         let deadline =
             Instant::now() + settings.wait.min(settings.connect_timeout * MAX_CONNECTS_WAITED);
-        let failures = self.failed.get().0;
+        let failures = self.failures.get();
         let _waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
         loop {
@@ -267,9 +274,9 @@ impl EndpointPool {
             if now < self.http1_until.get() {
                 return Ok(Acquired::Http1(None));
             }
-            let (failed, failure) = self.failed.get();
-            if failed != failures {
-                return Err(failure);
+            if self.failures.get() != failures {
+                let failure = self.failure.borrow().clone();
+                return Err(failure.unwrap_or_else(|| UpstreamError::Connect.into()));
             }
             let streams = self.streams_per_connection.get().min(self.max_requests.get());
             let alone = self.waiting_alone.get();
@@ -286,20 +293,21 @@ impl EndpointPool {
                     self.open(endpoint, settings, now);
                 } else if !takes_streams {
                     // An endpoint that ends every connection at once, or allows no stream on it, takes none.
-                    return Err(UpstreamError::Refused);
+                    return Err(ConnectError::new(UpstreamError::Refused, self.no_place.get()));
                 }
             }
             // Connections are being opened, and each attempt notifies within its own timeout; or others are opened later.
             let until = self.takes_more_connections_at().map_or(deadline, |at| at.min(deadline));
             if timeout_at(until, self.changed.notified()).await.is_err() && until == deadline {
-                return Err(UpstreamError::Overflow);
+                return Err(UpstreamError::Overflow.into());
             }
         }
     }
 
     /// Records a failed attempt, for the requests that wait.
-    fn fail(&self, failure: UpstreamError) {
-        self.failed.set((self.failed.get().0 + 1, failure));
+    fn fail(&self, failure: ConnectError) {
+        self.failures.set(self.failures.get() + 1);
+        self.failure.replace(Some(failure));
     }
 
     /// Opens a connection in a task of its own.
@@ -309,19 +317,21 @@ impl EndpointPool {
         let (limit, metrics) = (settings.connect_timeout, Arc::clone(settings.metrics));
         let opened_before = self.opened.get();
         spawn_local(async move {
-            let opened = timeout(limit, open(&endpoint, limit, Arc::clone(&metrics))).await;
+            let opened = open(&endpoint, limit, Arc::clone(&metrics)).await;
             pool.opening.set(pool.opening.get() - 1);
             let others_serve = pool.takes_streams();
-            if others_serve && !matches!(opened, Ok(Ok(Opened::Http2(_)))) {
+            if others_serve && !matches!(opened, Ok(Opened::Http2(_))) {
                 pool.refused_further.set(Some(Instant::now()));
             }
-            match opened.unwrap_or(Err(UpstreamError::Connect)) {
+            match opened {
                 Ok(Opened::Http2(connection)) => {
                     metrics.target_version(endpoint.name()).set(2);
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
                     // One that allows no stream is closed.
+                    pool.no_place.set(ALLOWS_NO_STREAM);
                     if connection.max_streams() > 0 {
+                        pool.no_place.set(NO_STREAM_BEGAN);
                         pool.connections.borrow_mut().push(connection);
                     }
                     pool.opened.set(pool.opened.get() + 1);
@@ -339,8 +349,7 @@ impl EndpointPool {
                 }
                 Ok(Opened::ClosedEarly) => {
                     pool.closed_early.set(0);
-                    endpoint.health.failed("closed before the settings of HTTP/2");
-                    pool.fail(UpstreamError::Connect);
+                    pool.fail(ConnectError::new(UpstreamError::Connect, CLOSED_BEFORE_SETTINGS));
                 }
                 // The endpoint accepts connections: the requests that wait open others, or wait for a place.
                 Err(_) if pool.opened.get() != opened_before || others_serve => {}
@@ -362,19 +371,24 @@ async fn open(
     endpoint: &Endpoint,
     limit: Duration,
     metrics: Arc<UpstreamMetrics>,
-) -> Result<Opened, UpstreamError> {
-    let stream = connect(endpoint, limit, Offer::Http2).await.map_err(|error| {
-        endpoint.health.failed(&error.cause);
-        error.failure
-    })?;
+) -> Result<Opened, ConnectError> {
+    let deadline = Instant::now() + limit;
+    let stream = connect(endpoint, limit, Offer::Http2).await?;
     match stream.selected_http2() {
-        Some(false) if endpoint.requires_http2() => Err(UpstreamError::Tls),
-        Some(false) => Ok(Opened::Http1(stream)),
-        Some(true) | None => match Connection::open(stream, metrics).await {
-            Ok(connection) => Ok(Opened::Http2(connection)),
-            Err(UpstreamError::Connect) => Ok(Opened::ClosedEarly),
-            Err(failure) => Err(failure),
-        },
+        Some(false) if endpoint.requires_http2() => {
+            return Err(ConnectError::new(UpstreamError::Tls, WITHOUT_HTTP2));
+        }
+        Some(false) => return Ok(Opened::Http1(stream)),
+        Some(true) | None => {}
+    }
+    match timeout_at(deadline, Connection::open(stream, metrics)).await {
+        Ok(Ok(connection)) => Ok(Opened::Http2(connection)),
+        Ok(Err(UpstreamError::Connect)) => Ok(Opened::ClosedEarly),
+        Ok(Err(UpstreamError::TlsAlert(cause))) => {
+            Err(ConnectError::new(UpstreamError::Tls, cause))
+        }
+        Ok(Err(failure)) => Err(ConnectError::new(failure, NOT_HTTP2)),
+        Err(_) => Err(ConnectError::new(UpstreamError::Connect, NO_SETTINGS)),
     }
 }
 
@@ -399,6 +413,13 @@ impl Drop for Waiting<'_> {
         self.pool.waiting_alone.set(self.pool.waiting_alone.get() - self.alone);
     }
 }
+
+/// The causes of failures, for the log.
+const NO_STREAM_BEGAN: &str = "each connection ended before a stream could begin";
+const ALLOWS_NO_STREAM: &str = "the settings of HTTP/2 allow no stream";
+const CLOSED_BEFORE_SETTINGS: &str = "closed before the settings of HTTP/2";
+const NO_SETTINGS: &str = "timed out: connected, but no settings of HTTP/2";
+const NOT_HTTP2: &str = "the upstream does not speak HTTP/2: its first frame is not SETTINGS";
 
 /// The number of streams that a connection is expected to allow, before one was opened (RFC 9113 §6.5.2).
 const TYPICAL_STREAMS: usize = 100;

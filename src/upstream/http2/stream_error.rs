@@ -14,8 +14,8 @@ pub(super) enum StreamError {
     Refused,
     /// The connection was closing: the stream is beyond its GOAWAY, or was never opened.
     Unsent,
-    /// The stream was reset.
-    Reset,
+    /// The stream was reset, by the upstream with this code.
+    Reset(Option<Reason>),
     /// The connection was lost, with all of its streams.
     Lost,
     /// The upstream violated the protocol on this stream.
@@ -39,7 +39,7 @@ impl StreamError {
         } else if error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM) {
             Self::Refused
         } else {
-            Self::Reset
+            Self::Reset(error.reason())
         }
     }
 
@@ -52,7 +52,8 @@ impl StreamError {
     pub(super) const fn of_content(self) -> UpstreamError {
         match self {
             Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,
-            Self::Refused | Self::Unsent | Self::Reset | Self::Lost => UpstreamError::Reset,
+            Self::Reset(Some(code)) => UpstreamError::StreamReset(code),
+            Self::Refused | Self::Unsent | Self::Reset(None) | Self::Lost => UpstreamError::Reset,
         }
     }
 
@@ -60,7 +61,8 @@ impl StreamError {
     pub(super) const fn error(self) -> UpstreamError {
         match self {
             Self::Refused | Self::Unsent => UpstreamError::Refused,
-            Self::Reset | Self::Lost => UpstreamError::Reset,
+            Self::Reset(Some(code)) => UpstreamError::StreamReset(code),
+            Self::Reset(None) | Self::Lost => UpstreamError::Reset,
             Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,
         }
     }

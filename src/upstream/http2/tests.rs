@@ -11,6 +11,7 @@ use http::Request;
 use socket2::SockRef;
 use tokio::task::LocalSet;
 
+use super::super::connect::ConnectError;
 use super::super::endpoint::{Dial, Endpoint, EndpointKey};
 use super::super::{ExtraHeaders, Settings};
 use super::*;
@@ -120,7 +121,9 @@ async fn an_endpoint_that_allows_no_stream_gets_a_few_connections_for_a_request(
         opened.fetch_add(1, SeqCst);
         stream.write_all(NO_STREAM).expect("settings");
     });
-    assert_eq!(places.await[0].as_ref().err(), Some(&UpstreamError::Refused));
+    let place = &places.await[0];
+    let failure = place.as_ref().err().map(|error| error.failure);
+    assert_eq!(failure, Some(UpstreamError::Refused));
     assert!((1..=4).contains(&connections.load(SeqCst)), "{connections:?}");
 }
 
@@ -157,7 +160,7 @@ async fn acquire(
     limit: Duration,
     count: usize,
     accept: impl Fn(usize, &TcpStream) + Send + Sync + 'static,
-) -> Vec<Result<Acquired, UpstreamError>> {
+) -> Vec<Result<Acquired, ConnectError>> {
     let address = listener.local_addr().expect("an address");
     let endpoint = endpoint(address);
     let metrics = Metrics::default().upstream("test");

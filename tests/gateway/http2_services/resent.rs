@@ -319,6 +319,62 @@ fn a_service_that_sends_goaway_on_every_connection_is_not_asked_for_ever() {
 }
 
 #[test]
+fn a_target_that_ends_every_connection_in_vain_is_ejected() {
+    let good = echo(100);
+    let (ends, ended) = raw_service(|_, stream| {
+        request_arrived(stream);
+        let _ = stream.write_all(&frame(7, 0, 0, &[0; 8]));
+        drain(stream);
+    });
+    let allows_nothing = Http2Service::start(0, async |_| {});
+    let outlier = ", outlier: { errors: 3, error_rate: 0% }";
+    for (bad, connections) in [
+        (&ends, &(|| ended.load(SeqCst)) as &dyn Fn() -> usize),
+        (&allows_nothing.url(), &|| allows_nothing.connections()),
+    ] {
+        let gateway = Gateway::start("", &with(&[bad, &good.url()], outlier));
+        let ask = || (0..20).map(|_| gateway.get("/a", "").status).collect::<Vec<_>>();
+
+        assert_eq!(ask(), [200; 20]);
+        let before = connections();
+        assert_eq!(ask(), [200; 20]);
+
+        assert_eq!(connections(), before, "{bad} is left alone");
+        assert_eq!(target(&gateway, 0)["state"], "ejected");
+    }
+}
+
+/// The state of one target of the only upstream.
+fn target(gateway: &Gateway, index: usize) -> serde_json::Value {
+    let state = gateway.operator("GET /-/upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let all: serde_json::Value = serde_json::from_slice(&state.body).expect("JSON");
+    all[0]["endpoints"][index].clone()
+}
+
+/// A service that ends each connection after some requests serves, and is at no fault.
+#[test]
+fn a_target_that_ends_a_connection_on_which_it_has_served_is_at_no_fault() {
+    let (url, _) = raw_service(|_, stream| {
+        for id in [1, 3, 5] {
+            if id == 1 && !request_arrived(stream) {
+                return;
+            }
+            while id > 1 && next_frame(stream).is_some_and(|(kind, _)| kind != 1) {}
+            let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
+        }
+        let _ = stream.write_all(&frame(7, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0]));
+        drain(stream);
+    });
+    let strict = ", outlier: { errors: 1, error_rate: 0% }, circuit_breaker: { errors: 1 }";
+    let gateway = Gateway::start("", &with(&[&url], strict));
+
+    let statuses: Vec<_> = (0..20).map(|_| gateway.get("/a", "").status).collect();
+
+    assert_eq!(statuses, [200; 20]);
+    assert_eq!(target(&gateway, 0)["last_failure"], serde_json::Value::Null);
+}
+
+#[test]
 fn a_request_that_may_have_been_processed_is_not_sent_again() {
     for reason in [Reason::INTERNAL_ERROR, Reason::CANCEL, Reason::NO_ERROR] {
         let service = Http2Service::start(100, move |mut call| async move {

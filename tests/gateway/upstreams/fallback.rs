@@ -337,3 +337,52 @@ fn a_circuit_is_closed_where_a_reload_brings_other_targets() {
 
     assert_eq!(gateway.get("/", "").status, 200);
 }
+
+#[test]
+fn an_open_circuit_says_how_long_requests_are_refused() {
+    let (sick, spare) = (Service::start(|_| error(500)), Service::start(|_| ok("spare")));
+    let breaker = "circuit_breaker: { errors: 1, open_for: 40s }";
+    let gateway = Gateway::start("", &file(&sick, &spare, breaker, ""));
+    assert_eq!(gateway.get("/", "").status, 500);
+
+    let refused = gateway.get("/", "");
+
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("40")));
+}
+
+#[test]
+fn a_target_that_dies_with_many_requests_in_flight_opens_no_circuit() {
+    const REQUESTS: usize = 20;
+    let over = Arc::new(AtomicBool::new(false));
+    let service = Service::start({
+        let over = Arc::clone(&over);
+        move |seen| {
+            while seen.target() == "/slow" && !over.load(SeqCst) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            ok("fine")
+        }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let more = "retries: { attempts: 0 }, circuit_breaker: { errors: 3 }";
+    let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, more, ""));
+    let clients: Vec<_> = (0..REQUESTS)
+        .map(|_| {
+            let address = gateway.address();
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+                client.answer().status
+            })
+        })
+        .collect();
+    eventually("all are in flight", || service.count("/slow") == REQUESTS);
+
+    service.kill();
+
+    for client in clients {
+        assert_eq!(client.join().expect("an answer"), 502);
+    }
+    over.store(true, SeqCst);
+    assert_eq!(gateway.metric("northgate_upstream_circuit_state{upstream=\"a\"}"), 0.0);
+}

@@ -117,3 +117,21 @@ fn with_backup(primaries: &[Service; 2], backup: &Service, more: &str) -> String
         backup.url()
     )
 }
+
+#[test]
+fn a_target_that_is_ejected_and_still_used_is_not_called_out() {
+    let sick = Service::start(|_| error(500));
+    let gateway = Gateway::start("", &file(&[&sick], "outlier: { errors: 3 }"));
+
+    for _ in 0..5 {
+        gateway.get("/", "");
+    }
+
+    assert_eq!(sick.count("/"), 5);
+    let state = gateway.operator("GET /-/upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let all: serde_json::Value = serde_json::from_slice(&state.body).expect("JSON");
+    let endpoint = &all[0]["endpoints"][0];
+    assert_eq!((&endpoint["state"], &endpoint["out"]), (&"ejected".into(), &false.into()));
+    let series = "northgate_upstream_target_healthy{upstream=\"a\",target=\"";
+    assert_eq!(gateway.metric(&format!("{series}{}\"}}", sick.url())), 1.0);
+}
