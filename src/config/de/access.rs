@@ -116,8 +116,8 @@ impl<'n> MapEntries<'n, '_> {
             None => "docs/config.md lists the keys".to_owned(),
         };
         // Below a key that takes a secret, the key itself may be the secret.
-        let below = self.mapping.secrecy.below(&entry.key);
-        let key = match (self.mapping.secrecy, below) {
+        let secrecy = self.mapping.secrecy.of_mapping();
+        let key = match (secrecy, secrecy.below(&entry.key)) {
             (Secrecy::Secret, Secrecy::Secret) => quoted(HIDDEN),
             _ if entry.key_secret => quoted(HIDDEN),
             _ => quoted(&entry.key),

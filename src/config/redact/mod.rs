@@ -3,10 +3,12 @@
 //! A value is a secret by the name of its key (every key whose name holds `secret`, `password`, `token`,
 //! `authorization`, `key` and their like, in any spelling), by its context (a list or a mapping under such a
 //! key), or by its own form (`Bearer …`, a password in a URL, `api_key=…`). The excerpts of faults, the quotes
-//! in their messages, and the printed configuration all use these rules.
+//! in their messages, and the printed configuration all use these rules. Keys of the file whose names hold such a word and
+//! whose values have a type of their own (`typed_key`) show what is of that type.
 
 use crate::base::secret::HIDDEN;
 
+use self::typed_key::ValueType;
 use super::suggestion;
 use super::variable_syntax::is_names_only;
 
@@ -19,6 +21,10 @@ pub(crate) enum Secrecy {
     Path,
     /// The values below, but no text in place of a section.
     Section,
+    /// A text of this type; any other is likely a secret in the wrong place.
+    Typed(ValueType),
+    /// The names of a header field and of a cookie below `header` and `cookie`, and nothing else.
+    Names,
     /// Nothing.
     Secret,
 }
@@ -31,11 +37,22 @@ impl Secrecy {
             Self::Secret if suggestion::closest(key, ["file", "env"].into_iter()).is_some() => {
                 Self::Open
             }
-            Self::Secret => Self::Secret,
+            Self::Names => typed_key::below_token_from(key).map_or(Self::Secret, Self::Typed),
+            Self::Secret | Self::Typed(_) => Self::Secret,
+            _ if key == TOKEN_PLACE => Self::Names,
+            _ if let Some(kind) = typed_key::of(key) => Self::Typed(kind),
             _ if SECTIONS.contains(&key) => Self::Section,
             _ if PATHS.contains(&key) => Self::Path,
             _ if is_secret(key) => Self::Secret,
             _ => Self::Open,
+        }
+    }
+
+    /// Returns the secrecy of the keys of a mapping in place of the value: a value of a type is no mapping.
+    pub(crate) fn of_mapping(self) -> Self {
+        match self {
+            Self::Typed(_) => Self::Secret,
+            secrecy => secrecy,
         }
     }
 
@@ -45,7 +62,8 @@ impl Secrecy {
             Self::Open => gives_a_secret_away(text),
             _ if matches!(text, "" | "true" | "false") || is_names_only(text) => false,
             Self::Path => !looks_like_a_path(text),
-            Self::Section | Self::Secret => true,
+            Self::Typed(kind) => gives_a_secret_away(text) || !kind.admits(text),
+            Self::Section | Self::Names | Self::Secret => true,
         }
     }
 }
@@ -138,6 +156,9 @@ const RESEMBLING: [&str; 1] = ["secure"];
 /// Keys of the file that only head a section.
 const SECTIONS: [&str; 2] = ["password_grant", "cookie"];
 
+/// The key of the file that says where requests carry their token.
+const TOKEN_PLACE: &str = "token_from";
+
 /// Keys of the file that name files.
 const PATHS: [&str; 2] = ["key", "identity_keys"];
 
@@ -147,3 +168,4 @@ const SCHEMES: [&str; 5] = ["bearer ", "basic ", "digest ", "dpop ", "negotiate 
 #[cfg(test)]
 mod tests;
 pub(crate) mod tree;
+mod typed_key;

@@ -110,6 +110,38 @@ fn what_gives_itself_away_is_hidden_under_any_key() {
 }
 
 #[test]
+fn a_value_of_the_type_of_its_key_is_shown_and_any_other_is_hidden() {
+    for (key, shown, hidden) in [
+        ("max_token_size", "64KiB", "hunter2"),
+        ("max_token_size", "100GiB", "4hunter2"),
+        ("max_token_age", "1h30m", "a1b2c3"),
+        ("max_keys", "100_000", "hunter2"),
+        ("token_types", "at+jwt", "hunter2"),
+        ("token_types", "application/secevent+JWT", "x y jwt"),
+        ("tokens", "servr", "hunter2"),
+        ("forward_token", "jwt", "hunter2"),
+        ("hmac_secret_encoding", "base46", "hunter2"),
+    ] {
+        let secrecy = Secrecy::Open.below(key);
+
+        assert!(!secrecy.hides(shown), "{key}: {shown}");
+        assert!(secrecy.hides(hidden), "{key}: {hidden}");
+        assert_eq!(secrecy.of_mapping().below("a"), Secrecy::Secret, "{key}");
+    }
+}
+
+#[test]
+fn the_names_of_a_field_and_a_cookie_are_shown_below_token_from_alone() {
+    let from = Secrecy::Open.below("token_from");
+
+    assert!(!from.below("header").hides("X-Access-Token"));
+    assert!(!from.below("cokie").hides("access_token"));
+    assert!(from.below("header").hides("Bearer hunter2"));
+    assert!(from.below("secret").hides("hunter2") && from.hides("hunter2"));
+    assert!(Secrecy::Secret.below("header").hides("hunter2"));
+}
+
+#[test]
 fn what_says_where_a_secret_is_is_shown() {
     let text = "admin: { token: { file: /run/token } }\nkey: tls/key.pem\nidentity_keys: [a.pem]\nsecret: { env: NAME }\n\
                 password: \"${NAME}\"\npassword_grant: { scopes: [a] }\nforward_token: false\n";

@@ -197,6 +197,7 @@ impl Found {
             }
             Kind::Sequence(items) => items.iter().for_each(|item| self.look(item, secrecy)),
             Kind::Mapping(entries) => {
+                let secrecy = secrecy.of_mapping();
                 // `{ name: X-Api-Key, value: … }`
                 let names_a_secret = entries.iter().any(|entry| {
                     matches!(&entry.value.kind, Kind::Scalar(scalar)
