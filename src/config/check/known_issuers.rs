@@ -181,6 +181,11 @@ impl<'a> Address<'a> {
         hosts.contains(&self.host) || self.is_within(&["auth0.com"])
     }
 
+    /// Whether every one of its token responses has the granted `scope`.
+    pub(super) fn names_granted_scopes(&self) -> bool {
+        ["accounts.google.com", "github.com"].contains(&self.host)
+    }
+
     /// Returns the product, if none of its tokens can be introspected.
     fn product_without_introspection(&self) -> Option<&'static str> {
         if self.is_cognito() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Check;
 use super::known_issuers::Address;
+use crate::base::scopes::Scopes;
 use crate::config::Issuer;
 use crate::config::auth::AuthMethod;
 use crate::config::de::field::Spanned;
@@ -54,6 +55,10 @@ impl Check<'_> {
                 Identity::AccessToken => false,
             };
             if is_opaque && session.flow == Flow::Code {
+                if !address.as_ref().is_some_and(Address::names_granted_scopes) {
+                    self.unproven_scopes(name, session, methods());
+                }
+                self.claims_of_access_tokens(name, methods());
                 for (route, _) in
                     methods().filter(|(_, auth_method)| !auth_method.audience.is_empty())
                 {
@@ -66,6 +71,52 @@ impl Check<'_> {
                     self.fault(Code::C110, name.at, message, help);
                 }
             }
+        }
+    }
+
+    /// Warns of a route that demands scopes of sessions whose access tokens are opaque: the gateway knows them from the token
+    /// response, or from a request that no user can have edited.
+    fn unproven_scopes<'w>(
+        &mut self,
+        name: &Spanned<String>,
+        session: &Settings,
+        methods: impl Iterator<Item = (&'w str, &'w AuthMethod)>,
+    ) {
+        let proven = Scopes::parse(if session.scopes.contains("openid") { "openid" } else { "" });
+        let lacks = |auth_method: &AuthMethod| {
+            let any = &auth_method.any_scope;
+            !auth_method.scopes.is_subset(&proven) || (!any.is_empty() && !any.intersects(&proven))
+        };
+        for (route, _) in methods.filter(|(_, auth_method)| lacks(auth_method)).take(1) {
+            let message = format!(
+                "route `{route}` demands scopes of sessions of `{}`, whose access tokens are opaque: a token response without `scope` proves none, unless the issuer takes pushed requests",
+                name.value
+            );
+            let help = "have the issuer return `scope` with every token response, take pushed requests (RFC 9126), or issue access tokens for the gateway";
+            self.fault(Code::C110, name.at, message, help);
+        }
+    }
+
+    /// Warns of rules for claims that access tokens have and ID tokens have not, where access tokens are opaque.
+    fn claims_of_access_tokens<'w>(
+        &mut self,
+        name: &Spanned<String>,
+        methods: impl Iterator<Item = (&'w str, &'w AuthMethod)>,
+    ) {
+        for (route, auth_method) in methods {
+            let first = |path: &str| path.split('.').next().unwrap_or_default().to_owned();
+            let mut claims = auth_method.claims.iter().map(|rule| first(&rule.path));
+            let Some(claim) = claims.find(|claim| ACCESS_TOKEN_CLAIMS.contains(&&**claim)) else {
+                continue;
+            };
+            let message = format!(
+                "route `{route}` compares `{claim}` of sessions of `{}`, whose access tokens are opaque: their claims are those of ID tokens, which rarely have it",
+                name.value
+            );
+            let help = format!(
+                "have the issuer put `{claim}` into ID tokens, or issue access tokens for the gateway"
+            );
+            self.fault(Code::C110, name.at, message, help);
         }
     }
 
@@ -177,6 +228,11 @@ impl Check<'_> {
         }
     }
 }
+
+/// Claims with a user's permissions that servers put into access tokens alone: Auth0's, Entra ID's and Okta's, Keycloak's,
+/// and those of RFC 9396; and the audience, which is the client in ID tokens.
+const ACCESS_TOKEN_CLAIMS: [&str; 6] =
+    ["permissions", "scp", "realm_access", "resource_access", "authorization_details", "aud"];
 
 fn demands_claim(auth_method: &AuthMethod, claim: &str) -> bool {
     auth_method.claims.iter().any(|rule| *rule.path == *claim)
