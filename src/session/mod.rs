@@ -128,8 +128,7 @@ impl Sessions {
             Arc::clone(&ring),
             clock.clone(),
             &seal,
-            issuer.settings().timeout,
-            issuer.settings().timeout + issuer.settings().extended_timeout(),
+            issuer.settings(),
         );
         let sharing = sharing.map(Arc::new);
         let store = retained.store(&settings, sharing.as_ref(), &control);

@@ -88,7 +88,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether a recent login had this `sid`: one of any session of the client here, or of this one at another instance.
+    /// Whether a recent login had this `sid`: one of any session of the client, here or at another instance.
     async fn knows_login(&self, sid: &str) -> Result<bool, Unavailable> {
         if self.retained.logins.contains(sid) {
             return Ok(true);

@@ -37,6 +37,7 @@ use crate::base::clock::Clock;
 use crate::base::digest::sha256;
 use crate::base::random::random;
 use crate::base::secret::Secret;
+use crate::issuer;
 use crate::session::cookies::seal::KeyRing;
 use crate::session::refresh::decision;
 use crate::session::refresh::refresh_events;
@@ -51,6 +52,8 @@ pub(crate) struct SharedSessions {
     forward: Forward,
     /// Session, issuer and client: a change of one of these makes another session.
     scope: Vec<u8>,
+    /// Issuer and client, whose logins all sessions of that client share.
+    client: Vec<u8>,
     /// The associated data of sealed cookies, if sessions are stored in these: instances share the very text.
     cookie: Option<Box<[u8]>>,
     idle: Duration,
@@ -64,9 +67,8 @@ pub(crate) struct SharedSessions {
 }
 
 impl SharedSessions {
-    /// Returns the shared data of the session that `settings` describe. `cookie` is the associated data of its sealed
-    /// cookies, `redeem` the time that a refresh may take, from discovery of the endpoint to the last byte, and `call`
-    /// the time of any other call to the issuer.
+    /// Returns the shared data of the session that `settings` describe at `issuer`. `cookie` is the associated data of its
+    /// sealed cookies.
     ///
     /// `None` if other instances could not read it, because this one's key is random.
     pub(crate) fn new(
@@ -75,8 +77,7 @@ impl SharedSessions {
         ring: Arc<KeyRing>,
         clock: Clock,
         cookie: &[u8],
-        call: Duration,
-        redeem: Duration,
+        issuer: &issuer::Settings,
     ) -> Option<Self> {
         if settings.keys.is_empty() {
             return None;
@@ -87,12 +88,13 @@ impl SharedSessions {
             clock,
             forward: settings.forward,
             scope: cookie.to_vec(),
+            client: [issuer.issuer.as_bytes(), settings.client.id.as_bytes()].join(&0),
             cookie: (settings.tokens == TokenStorage::SealedCookies).then(|| cookie.into()),
             idle: settings.idle_timeout,
             absolute: settings.absolute_timeout,
-            lease: call.max(MIN_LOCK_TTL),
-            // Longer than anything a refresh waits for.
-            patience: redeem + LOCK_TTL_MARGIN,
+            lease: issuer.timeout.max(MIN_LOCK_TTL),
+            // Longer than anything a refresh waits for, from discovery of the endpoint to the last byte.
+            patience: issuer.timeout + issuer.extended_timeout() + LOCK_TTL_MARGIN,
             pending: Arc::default(),
         })
     }
@@ -207,16 +209,16 @@ impl SharedSessions {
         self.redis.run(&PUT, &[&key], &[b"", &millis(self.absolute + CLOCK_SKEW)]).await
     }
 
-    /// Whether a login at any instance had this `sid`.
+    /// Whether a login of this client at any instance had this `sid`, in any of its sessions.
     pub(crate) async fn knows_login(&self, sid: &str) -> Result<bool, Unavailable> {
         Ok(self.redis.find(&self.login_key(sid)).await?.is_some())
     }
 
+    /// The key of the logins with `sid`. Sessions of one client may have different key rings, and a `sid` opens nothing:
+    /// it is hashed without one.
     fn login_key(&self, sid: &str) -> String {
-        self.redis.key(
-            "sid",
-            &self.ring.keyed_id(&[&self.scope, &b"\0sid\0"[..], sid.as_bytes()].concat()),
-        )
+        let name = sha256(&[&self.client, b"\0sid\0", sid.as_bytes()]);
+        self.redis.key("sid", &URL_SAFE_NO_PAD.encode(name))
     }
 
     /// Returns a lock, not yet acquired, on redeeming the refresh token of `state`.

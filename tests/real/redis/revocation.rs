@@ -85,6 +85,36 @@ async fn a_back_channel_logout_at_one_instance_ends_the_session_at_the_other() {
 }
 
 #[tokio::test]
+async fn a_sid_of_one_session_is_known_to_another_session_of_the_client_at_another_instance() {
+    let Some(mut fleet) = Fleet::with_tokens_of(LONG, "sid", SEALED).await else { return };
+    let text = fleet.text.replace("  web:\n", "  shop:\n").replace("session: web", "session: shop");
+    let text = text.replace("[BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=]", OTHER_KEY);
+    fleet.gateways[1] = Gateway::start(&text).await;
+    fleet.is_there_again().await;
+    let cookie = fleet.log_in(0).await;
+    let seen: Value = fleet.get(0, "/app", &cookie).await.json().await.expect("JSON");
+    let token = seen["headers"]["authorization"].as_str().expect("a token").to_owned();
+    // Without a subject the session is all that it names.
+    let logout = fleet.issuer.logout_token("gateway-web", &claim(&token, "sid"), "");
+    let form = [("logout_token", logout.expect("a logout token"))];
+
+    let url = format!("{}/auth/back-channel", fleet.gateways[1].url);
+    // The login is published behind its response.
+    eventually(SOON, async || {
+        let answer = fleet.http.post(&url).form(&form).send().await.expect("an answer");
+        let status = answer.status();
+        if status == StatusCode::OK {
+            Ok(())
+        } else {
+            Err(format!("{status}: {:?}", answer.text().await))
+        }
+    })
+    .await;
+
+    fleet.refuses_soon(async || fleet.get(0, "/app", &cookie).await).await;
+}
+
+#[tokio::test]
 async fn revocations_during_an_outage_of_redis_are_published_afterwards() {
     let Some(mut fleet) = Fleet::start("revocation and absence", SEALED).await else { return };
     let (before, during) = (fleet.alices_token("before"), fleet.alices_token("during"));
@@ -304,3 +334,6 @@ fn claim(token: &str, name: &str) -> String {
 const SOON: Duration = Duration::from_secs(1);
 /// Longer than any of these tests.
 const LONG: Duration = Duration::from_secs(600);
+
+/// The key of a session that opens no cookies of the others.
+const OTHER_KEY: &str = "[CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=]";
