@@ -262,6 +262,11 @@ impl Exchange {
         }
     }
 
+    /// Sets the cause of a refusal for the log, where the rejection alone does not tell it.
+    pub fn explain_refusal(&mut self, cause: &'static str) {
+        self.outcome.cause = Some(cause.into());
+    }
+
     /// Awaits `future`, and counts the time as waiting unless it is ready at once.
     pub async fn measured<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = core::pin::pin!(future);

@@ -77,11 +77,15 @@ impl Inner {
         let metadata = self.provider_cache.metadata().await;
         let client = self.settings.client.as_ref();
         let Some(url) = &metadata.endpoints.introspection else {
-            tracing::error!(issuer = %self.settings.name, "No introspection endpoint is known: the metadata names none or could not be fetched, and `endpoints.introspection` is not set.");
+            if let Some(suppressed) = self.http_client.may_warn() {
+                tracing::error!(issuer = %self.settings.name, suppressed, "No introspection endpoint is known: the metadata names none or could not be fetched, and `endpoints.introspection` is not set.");
+            }
             return Err(self.provider_cache.unavailable());
         };
         let Some(client) = client else {
-            tracing::error!(issuer = %self.settings.name, "No client credentials configured for introspection.");
+            if let Some(suppressed) = self.http_client.may_warn() {
+                tracing::error!(issuer = %self.settings.name, suppressed, "No client credentials configured for introspection.");
+            }
             return Err(self.provider_cache.unavailable());
         };
         let slot = self.http_client.slot(Purpose::Introspection)?;

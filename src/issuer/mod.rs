@@ -62,6 +62,7 @@ pub use settings::{
     IntrospectionAuthorization, OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
 pub use unavailable::Unavailable;
+pub use userinfo::UserinfoResponse;
 
 use self::introspection_token::Introspector;
 use circuit_breaker::CircuitBreakers;
@@ -74,7 +75,6 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
 use crate::tls::TlsError;
-use serde_json::{Map, Value};
 
 /// One authorization server. Dropping it stops its background tasks.
 ///
@@ -134,6 +134,14 @@ impl Issuer {
     /// Returns its metadata as far as known; configured endpoints always are.
     pub fn metadata(&self) -> Arc<Metadata> {
         self.inner.provider_cache.known_metadata()
+    }
+
+    /// Whether tokens may be introspected: not if the server has no such endpoint, or the gateway no client there. As long
+    /// as its metadata is unknown, they may be.
+    pub fn may_introspect(&self) -> bool {
+        let Inner { settings, provider_cache, .. } = &*self.inner;
+        let has_endpoint = self.metadata().endpoints.introspection.is_some();
+        settings.client.is_some() && (has_endpoint || !provider_cache.is_discovered())
     }
 
     /// Whether it has responded at least once, or no call is needed: for `/readyz`.
@@ -278,7 +286,8 @@ impl Issuer {
             .unwrap_or(Err(Unavailable::RETRY_SOON))
     }
 
-    /// Fetches the claims of the user that `access_token` was issued for (OpenID Connect Core §5.3).
+    /// Fetches the claims of the user that `access_token` was issued for (OpenID Connect Core §5.3); signed ones are not
+    /// verified.
     ///
     /// # Errors
     ///
@@ -286,7 +295,7 @@ impl Issuer {
     pub async fn userinfo(
         &self,
         access_token: &Secret<String>,
-    ) -> Result<Map<String, Value>, Unavailable> {
+    ) -> Result<UserinfoResponse, Unavailable> {
         let token = access_token.clone();
         self.call(|inner| async move { inner.userinfo(&token).await })
             .await

@@ -10,15 +10,24 @@ use crate::base::secret::Secret;
 use crate::base::strict_json;
 use crate::observe::metrics::Endpoint;
 
+/// A userinfo response.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UserinfoResponse {
+    /// The claims of a JSON object.
+    Claims(Map<String, Value>),
+    /// A signed response, and maybe an encrypted one; not verified yet.
+    Signed(Secret<String>),
+}
+
 impl Inner {
     /// Fetches the claims of the user that `access_token` was issued for. Runs on the control runtime.
     ///
-    /// Received over TLS from the configured server, and so not signed; a signed response is one that the operator has
-    /// not asked for, and unusable.
+    /// Received over TLS from the configured server, and so signed only where the client is registered for that
+    /// (`userinfo_signed_response_alg`).
     pub(super) async fn userinfo(
         &self,
         access_token: &Secret<String>,
-    ) -> Result<Map<String, Value>, Unavailable> {
+    ) -> Result<UserinfoResponse, Unavailable> {
         let issuer = &*self.settings.name;
         let metadata = self.provider_cache.metadata().await;
         let Some(url) = &metadata.endpoints.userinfo else {
@@ -35,9 +44,13 @@ impl Inner {
         let response = self.http_client.get_as(&slot, Endpoint::Userinfo, url, authorization).await;
         // Its failure was logged.
         let response = response.map_err(|_| Unavailable::RETRY_SOON)?;
-        let claims = strict_json::parse_object(&response.body);
-        match claims {
-            Ok(claims) if response.status == StatusCode::OK => Ok(claims),
+        let is_ok = response.status == StatusCode::OK;
+        if is_ok && response.media_type().as_deref() == Some(SIGNED) {
+            let text = core::str::from_utf8(&response.body).unwrap_or_default();
+            return Ok(UserinfoResponse::Signed(text.trim_ascii().into()));
+        }
+        match strict_json::parse_object(&response.body) {
+            Ok(claims) if is_ok => Ok(UserinfoResponse::Claims(claims)),
             _ => {
                 if let Some(suppressed) = self.http_client.may_warn() {
                     let error = response.refusal();
@@ -53,3 +66,5 @@ impl Inner {
         }
     }
 }
+
+const SIGNED: &str = "application/jwt";

@@ -58,6 +58,11 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
+    /// Whether the session relies on the ID token of its login: its access token is opaque to the gateway.
+    pub fn is_opaque(&self) -> bool {
+        self.loaded.state.is_opaque
+    }
+
     /// Follows the session for as long as a stream is open; its access token expires at `ends`.
     pub fn follow(&self, ends: Timestamp) -> SessionWatch {
         let ends = ends.min(self.loaded.state.ends).min(self.over_at);
@@ -96,6 +101,9 @@ pub enum Reason {
         /// Seconds after which to try again, at least 1.
         retry_after: u32,
     },
+    /// Redis is unavailable, in which the session is, or the lock on its refresh token; the session stays: 503.
+    #[error("the store of sessions is unavailable")]
+    StoreUnavailable,
 }
 
 impl Reason {
@@ -105,7 +113,9 @@ impl Reason {
             Self::Missing => AuthResult::Missing,
             Self::Csrf => AuthResult::Csrf,
             Self::Expired => AuthResult::SessionExpired,
-            Self::TooLarge | Self::Unavailable { .. } => AuthResult::Unavailable,
+            Self::TooLarge | Self::Unavailable { .. } | Self::StoreUnavailable => {
+                AuthResult::Unavailable
+            }
         }
     }
 
@@ -187,7 +197,7 @@ impl Sessions {
     ) -> Result<Arc<LoadedSession>, SessionError> {
         let foreign = |_| Reason::Csrf.with(Vec::new());
         csrf::check(rule, &self.own_origin, &self.csrf, request).map_err(foreign)?;
-        let unavailable = |_| Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new());
+        let unavailable = |_| Reason::StoreUnavailable.with(Vec::new());
         let Some(loaded) = self.storage.open(presented).await.map_err(unavailable)? else {
             // An old cookie of a replaced session: by now the browser has the new one's. With sessions in Redis, the
             // event that it was replaced may be on its way.
@@ -281,10 +291,11 @@ impl Sessions {
     ) -> Result<ResumedSession, SessionError> {
         let unavailable = |retry_after| Reason::Unavailable { retry_after };
         let started = self.clock.now();
-        let latest = loop {
-            let latest = self.latest_of(&loaded, held, freshness.need(), started).await?;
+        let (latest, missing) = loop {
+            let (latest, missing) =
+                self.latest_of(&loaded, held, freshness.need(), started).await?;
             if !Arc::ptr_eq(&latest, &loaded) {
-                break latest;
+                break (latest, missing);
             }
             // No new tokens: a valid access token continues to serve.
             freshness = match freshness {
@@ -303,7 +314,7 @@ impl Sessions {
                     }
                 }
                 Freshness::Unknown => Freshness::Lost(RefreshNeed::Ended),
-                Freshness::Lost(_) => return Err(unavailable(RETRY_AFTER).with(Vec::new())),
+                Freshness::Lost(_) => return Err(missing.with(Vec::new())),
             };
         };
         if !self.storage.fits(&latest, held) {
@@ -312,7 +323,7 @@ impl Sessions {
         // Tokens that have just been issued serve this request, even if they end at once.
         if self.clock.now() >= latest.state.ends && latest.state.received < started {
             let cookies = self.write(&latest, held).await;
-            return Err(unavailable(RETRY_AFTER).with(cookies));
+            return Err(missing.with(cookies));
         }
         match self.verify(&latest, max_staleness).await {
             // The subject whose revocation had refused the token before, which only the issuer knew the subject of.
@@ -340,14 +351,15 @@ impl Sessions {
         }
     }
 
-    /// Returns the latest state of a session: itself if there can be no other now. The request needs it since `started`.
+    /// Returns the latest state of a session: itself if there can be no other now; and the reason why there is no later
+    /// one. The request needs it since `started`.
     async fn latest_of(
         &self,
         loaded: &Arc<LoadedSession>,
         held: StoredSession,
         need: RefreshNeed,
         started: Timestamp,
-    ) -> Result<Arc<LoadedSession>, SessionError> {
+    ) -> Result<(Arc<LoadedSession>, Reason), SessionError> {
         let before = loaded.state.jitter(self.settings.refresh_before);
         let patience =
             if need == RefreshNeed::Serves { RefreshUrgency::Low } else { RefreshUrgency::High };
@@ -362,13 +374,14 @@ impl Sessions {
                 // The browser's cookies may be valid, and later than the ones presented: they stay.
                 RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
                 RefreshOutcome::Unavailable => break,
+                RefreshOutcome::StoreUnavailable => return Ok((latest, Reason::StoreUnavailable)),
             }
             // No tokens can be newer than those issued for this request.
             if latest.state.received >= started || !latest.state.is_due(before, self.clock.now()) {
                 break;
             }
         }
-        Ok(latest)
+        Ok((latest, Reason::Unavailable { retry_after: RETRY_AFTER }))
     }
 
     /// Serves a session whose new tokens, in `latest`, do not fit into cookies, with the tokens that its browser holds,

@@ -65,6 +65,7 @@ impl Sessions {
             RefreshOutcome::Over => Err(Reason::Expired.with(self.clear(held))),
             RefreshOutcome::Doubtful => Err(Reason::Expired.with(Vec::new())),
             RefreshOutcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
+            RefreshOutcome::StoreUnavailable => Err(Reason::StoreUnavailable.with(Vec::new())),
         }
     }
 
@@ -147,6 +148,12 @@ impl Sessions {
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let response = problem(status, "issuer-unavailable", title, json!({}));
                 retry_after(response, u64::from(seconds))
+            }
+            Reason::StoreUnavailable => {
+                let title = "The store of sessions is unavailable.";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                let response = problem(status, "store-unavailable", title, json!({}));
+                retry_after(response, u64::from(super::authenticate::RETRY_AFTER))
             }
         };
         with_cookies(response, set_cookies)

@@ -4,9 +4,13 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
-use crate::fault_injection::Endpoint;
+use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use northgate::dev::issuer::Algorithm;
+use serde_json::json;
+use url::Url;
 
 use crate::support::{Answer, Gateway, Issuer, Reading, Upstream, eventually, ok, start_issuer};
 
@@ -292,6 +296,25 @@ fn a_preflight_needs_no_session_and_a_foreign_post_gets_no_further() {
     assert!(world.service.seen().is_empty());
 }
 
+/// The scopes of the request are up to the user, who can edit its address.
+#[test]
+fn the_log_says_why_a_session_with_an_opaque_access_token_lacks_scopes() {
+    let route = "  - { id: o, path: /opaque, upstream: service, auth: { session: admin, scopes: [\"orders:read\"] } }\n";
+    let world = World::with("", route);
+    let admin = world.log_in_without_scope();
+
+    let refused = world.get("/opaque", &admin.fields(""));
+
+    let problem = refused.problem();
+    assert_eq!((refused.status, problem.as_deref()), (403, Some("insufficient-scope")));
+    let id = refused.field("x-request-id").expect("an id").to_owned();
+    eventually("its cause", || {
+        let log = world.gateway.log();
+        let line = log.lines().find(|line| line.contains(&id)).unwrap_or_default();
+        line.contains("the session's access token is opaque to the gateway")
+    });
+}
+
 #[test]
 fn while_the_issuer_is_away_the_session_stays() {
     let world = World::start();
@@ -438,6 +461,43 @@ impl World {
         let answer = self.post("/auth/login", "username=alice&password=wonderland", "");
         assert_eq!(answer.status, 303, "{}", answer.head);
         let mut browser = Browser::default();
+        browser.take(&answer);
+        browser
+    }
+
+    /// A browser in which alice has logged in at the issuer, by a request that was not pushed. The token response has no
+    /// `scope`, and an access token for another service.
+    fn log_in_without_scope(&self) -> Browser {
+        let issuer = &self.issuer.running;
+        let not_pushed = Fault::Status(StatusCode::BAD_REQUEST);
+        issuer.inject(Endpoint::PushedAuthorization, not_pushed, 1);
+        let begun = self.get("/a/in", "");
+        let mut browser = Browser::default();
+        browser.take(&begun);
+        let away = Url::parse(begun.field("location").expect("an address")).expect("a URL");
+        let parameter = |name: &str| {
+            let mut pairs = away.query_pairs();
+            pairs.find_map(|(found, value)| (found == name).then(|| value.into_owned()))
+        };
+        let now = self.issuer.clock.now().as_secs();
+        let sign = |audience: &str| {
+            let claims = json!({
+                "iss": issuer.url(), "sub": "alice", "aud": audience, "iat": now, "exp": now + 300,
+                "nonce": parameter("nonce"),
+            });
+            issuer.sign(Algorithm::Es256, json!({ "typ": "JWT" }), claims)
+        };
+        let tokens = json!({
+            "access_token": sign("other"), "token_type": "Bearer", "id_token": sign("gateway-web"),
+        });
+        let content_type = "application/json";
+        let body = tokens.to_string().into();
+        let answer = Fault::Answer { status: StatusCode::OK, content_type, body };
+        issuer.inject(Endpoint::Token, answer, 1);
+        let state = parameter("state").expect("a state");
+        let back = format!("/a/back?code=x&state={state}&iss={}", issuer.url());
+        let answer = self.get(&back, &browser.fields(""));
+        assert_eq!(answer.status, 303, "{}", answer.head);
         browser.take(&answer);
         browser
     }

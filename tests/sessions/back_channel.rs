@@ -346,6 +346,27 @@ async fn an_operators_revocation_ends_sessions_of_that_issuer_alone() {
     }
 }
 
+#[tokio::test]
+async fn a_logout_token_whose_sub_is_null_names_the_session_by_its_sid() {
+    let gate = Gate::start();
+    let alice = gate.alice().await;
+    let now = gate.clock.now().as_secs();
+    let token = |sid: Value| {
+        let claims = json!({
+            "iss": gate.issuer.url(), "aud": "gateway-web", "sub": null, "sid": sid, "iat": now,
+            "exp": now + 120, "jti": "one",
+            "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+        });
+        gate.issuer.sign(Algorithm::Es256, json!({ "typ": "logout+jwt" }), claims)
+    };
+    assert_eq!(tell(&gate, &token(Value::Null)).await.0, StatusCode::BAD_REQUEST);
+
+    let (status, ..) = tell(&gate, &token(json!(sid(&gate, &alice).await))).await;
+
+    assert_eq!(status, StatusCode::OK);
+    assert!(gate.present(&alice).await.is_err());
+}
+
 /// The `sid` of alice's session.
 async fn sid(gate: &Gate, browser: &Browser) -> String {
     let signed = gate.present(browser).await.unwrap();

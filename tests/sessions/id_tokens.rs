@@ -10,9 +10,10 @@ use northgate::issuer::{self, Discovery, Endpoints};
 use northgate::session::Reason;
 use serde_json::{Value, json};
 
-use crate::code::code;
+use crate::code::{code, parameter};
 use crate::fault_injection::{Endpoint, Fault};
-use crate::support::{Browser, Gate, NOW};
+use crate::issuer_pages::walk;
+use crate::support::{Browser, Gate, NOW, text};
 
 /// The claims of an ID token of alice's, an administrator.
 fn admin(gate: &Gate) -> Value {
@@ -208,6 +209,58 @@ async fn an_encrypted_access_token_for_the_gateway_is_verified_like_a_bare_one()
 
         let user = gate.ask(&mut browser).await.unwrap();
         assert_eq!(user.principal.scopes.to_string(), scope);
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_id_token_is_opened_and_verified_like_a_bare_one() {
+    let mut gate = Gate::with(code);
+    gate.decrypt_with([7; 32]);
+    let id_token = |nonce: Option<String>, email: &str, key: [u8; 32]| {
+        let mut claims = admin(&gate);
+        claims["nonce"] = json!(nonce);
+        claims["email"] = email.into();
+        let signed = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "JWT" }), claims);
+        encrypted(&signed, key)
+    };
+    for (secret, status) in [([8; 32], StatusCode::BAD_GATEWAY), ([7; 32], StatusCode::SEE_OTHER)] {
+        let mut browser = Browser::default();
+        let away = gate.depart_unpushed(&mut browser, "/auth/login").await;
+        let back = walk(&away, "allow").await;
+        let token = id_token(parameter(&away, "nonce"), "login@example.com", secret);
+        gate.issuer.inject(Endpoint::Token, tokens(&token), 1);
+
+        let response = gate.come_back(&mut browser, &back).await;
+
+        assert_eq!(response.status(), status);
+        if status == StatusCode::SEE_OTHER {
+            let user = gate.ask(&mut browser).await.unwrap();
+            assert_eq!(user.principal.claims["email"], "login@example.com");
+            gate.advance(700);
+            let refreshed = id_token(None, "refresh@example.com", secret);
+            gate.issuer.inject(Endpoint::Token, tokens(&refreshed), 1);
+            let user = gate.ask(&mut browser).await.unwrap();
+            assert_eq!(user.principal.claims["email"], "refresh@example.com");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_page_says_which_claim_the_id_token_lacks() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.authorize_parameters = vec![("max_age".into(), "60".into())];
+    });
+    for (about, said) in [
+        (json!({ "iat": null }), "lacks a claim that every ID token has"),
+        (json!({}), "lacks `auth_time`"),
+        (json!({ "auth_time": 1 }), "its token is not accepted here"),
+    ] {
+        let response = gate.log_in_claiming(&mut Browser::default(), about, json!({})).await;
+
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        let page = text(response).await;
+        assert!(page.contains(said), "{said}: {page}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
-use northgate::dev::issuer::{API, Algorithm};
-use northgate::issuer::ResourceIndicator;
+use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
+use northgate::issuer::{self, Discovery, Endpoints, ResourceIndicator};
 use northgate::session::{Forward, Identity, LoginRedirect, Reason, Settings};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
@@ -211,6 +211,72 @@ async fn userinfo_that_is_not_about_the_user_of_the_login_begins_no_session() {
         assert_eq!(response.status(), status, "{fault:?}");
         assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing, "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn a_signed_userinfo_response_counts_if_the_issuer_made_it_for_this_client() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.userinfo = true;
+    });
+    let sign = |change: Value| {
+        let mut claims = json!({
+            "iss": gate.issuer.url(), "aud": ["gateway-web"], "sub": "alice", "groups": ["staff"],
+        });
+        claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        gate.issuer.sign(Algorithm::Es256, json!({}), claims)
+    };
+    let good = sign(json!({}));
+    let unsigned = good.rsplit_once('.').unwrap().0;
+    for (response, is_good) in [
+        (format!("{unsigned}.AAAA"), false),
+        (sign(json!({ "aud": "other" })), false),
+        (sign(json!({ "aud": null })), false),
+        (sign(json!({ "iss": "https://evil.example" })), false),
+        (sign(json!({ "sub": "bob" })), false),
+        (sign(json!({ "exp": 1 })), false),
+        (String::new(), false),
+        (good.clone(), true),
+    ] {
+        let body = response.clone().into();
+        let content_type = "application/jwt; charset=utf-8";
+        let answer = Fault::Answer { status: StatusCode::OK, content_type, body };
+        gate.issuer.inject(Endpoint::UserInfo, answer, 1);
+        let mut browser = Browser::default();
+
+        let login = gate.log_in_with(&mut browser, json!({})).await;
+
+        let expected = if is_good { StatusCode::SEE_OTHER } else { StatusCode::BAD_GATEWAY };
+        assert_eq!(login.status(), expected, "{response}");
+        if is_good {
+            let user = gate.ask(&mut browser).await.unwrap();
+            assert_eq!(user.principal.claims["groups"], json!(["staff"]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_access_token_that_nothing_can_verify_is_no_outage() {
+    let ask = |asked: &mut issuer::Settings| {
+        let url = |path: &str| Some(format!("{}{path}", asked.issuer).parse().unwrap());
+        asked.discovery = Discovery::Off;
+        asked.endpoints = Endpoints {
+            authorization: url("/authorize"),
+            token: url("/token"),
+            jwks: url("/jwks"),
+            revocation: url("/revoke"),
+            ..Endpoints::default()
+        };
+    };
+    let gate = Gate::asking(DevIssuerConfig::default(), ask, |settings| {
+        code(settings);
+        settings.resource = Some(ResourceIndicator::parse(API).unwrap());
+    });
+
+    let response = gate.log_in_with(&mut Browser::default(), json!({ "refresh_token": "r" })).await;
+
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }
 
 fn json_of(body: &Value) -> Fault {

@@ -114,3 +114,45 @@ async fn a_callback_that_waited_too_long_finds_its_session_when_it_is_reloaded()
     assert_eq!(location(&response).path(), "/app");
     assert_eq!(gate.issuer.count(Endpoint::Token), 1);
 }
+
+#[tokio::test]
+async fn tokens_of_a_login_whose_user_agent_hangs_up_are_revoked() {
+    let (gate, mut browser, back) = returning(|_| {}).await;
+    gate.come_back(&mut browser, &back).await;
+    let mut gone = Browser::default();
+    let away = gate.depart(&mut gone, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    let paused = gate.issuer.pause(Endpoint::Token);
+    tokio::select! {
+        _ = gate.come_back(&mut gone, &back) => panic!("the issuer has not responded"),
+        () = gate.issuer.wait_for_calls(Endpoint::Token, 2) => {}
+    }
+    drop(paused);
+    gate.settle().await;
+    assert_eq!(gate.issuer.count(Endpoint::Revocation), 0, "a reload may come");
+
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(120)).await;
+    tokio::time::resume();
+
+    // Access and refresh token of that login, and none of the other one's.
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+    gate.settle().await;
+    assert_eq!(gate.issuer.count(Endpoint::Revocation), 2);
+}
+
+#[tokio::test]
+async fn tokens_of_a_password_whose_user_agent_hangs_up_are_revoked() {
+    let (gate, mut browser) = (Gate::start(), Browser::default());
+    let paused = gate.issuer.pause(Endpoint::Token);
+    tokio::select! {
+        _ = gate.log_in(&mut browser, "alice", "wonderland") => {
+            panic!("the issuer has not responded")
+        }
+        () = gate.issuer.wait_for_calls(Endpoint::Token, 1) => {}
+    }
+
+    drop(paused);
+
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+}

@@ -129,6 +129,11 @@ impl Gate {
         self.session = session(settings, &other.asked, &other.verifier, clock, metrics, kept);
     }
 
+    /// Waits until no call is under way that a shutdown would wait for.
+    pub(crate) async fn settle(&self) {
+        assert_eq!(self.kept.settle(Duration::from_secs(60)).await, 0);
+    }
+
     /// A browser in which alice has just logged in.
     pub(crate) async fn alice(&self) -> Browser {
         let mut browser = Browser::default();

@@ -546,5 +546,6 @@ const fn of_session(reason: Reason) -> Rejection {
         Reason::Unavailable { retry_after } => {
             Rejection::IssuerUnavailable { retry_after: retry_after as u64 }
         }
+        Reason::StoreUnavailable => Rejection::StoreUnavailable,
     }
 }

@@ -90,6 +90,10 @@ impl Authorize {
                     }),
                     Some((result, rejection)) => {
                         exchange.authorization_refused(result);
+                        let is_opaque = session.as_ref().is_some_and(SessionHandle::is_opaque);
+                        if is_opaque && matches!(rejection, Rejection::InsufficientScope { .. }) {
+                            exchange.explain_refusal(SCOPES_OF_OPAQUE_TOKENS);
+                        }
                         Err(rejection)
                     }
                 }
@@ -157,3 +161,7 @@ fn is_satisfied(rule: &ClaimRule, principal: &Principal) -> bool {
         Expected::Contains(wanted) => has_value(value, wanted),
     }
 }
+
+/// The cause of a 403 for the log: where a user may have edited the request, a response without `scope` proves none.
+const SCOPES_OF_OPAQUE_TOKENS: &str = "the session's access token is opaque to the gateway: it has the scopes that the issuer named in the token \
+     response, or without `scope` there those of a pushed request";

@@ -133,9 +133,7 @@ impl ProofValidator {
                     Rejection::Unauthenticated(Challenge::NonceRequired),
                 )
             }
-            BadProof::Unknown => {
-                PopError(AuthResult::Unavailable, Rejection::IssuerUnavailable { retry_after: 1 })
-            }
+            BadProof::Unknown => PopError(AuthResult::Unavailable, Rejection::StoreUnavailable),
             BadProof::Full | BadProof::Unkept => {
                 PopError(AuthResult::Unavailable, Rejection::Overloaded)
             }

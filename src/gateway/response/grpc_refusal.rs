@@ -181,6 +181,7 @@ mod tests {
             (Rejection::TooManyFailures { retry_after: 1 }, 8),
             (Rejection::Overloaded, 14),
             (Rejection::IssuerUnavailable { retry_after: 1 }, 14),
+            (Rejection::StoreUnavailable, 14),
             (Rejection::Upstream(UpstreamError::Connect), 14),
             (Rejection::Upstream(UpstreamError::Reset), 14),
             (Rejection::Upstream(UpstreamError::Protocol), 14),

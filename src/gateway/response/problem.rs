@@ -160,6 +160,7 @@ fn fields(
             headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after));
         }
         Rejection::Overloaded
+        | Rejection::StoreUnavailable
         | Rejection::Upstream(
             crate::upstream::UpstreamError::NoEndpoint
             | crate::upstream::UpstreamError::Overflow

@@ -67,11 +67,13 @@ pub enum Rejection {
     },
     /// Refreshed tokens do not fit into cookies, and the session's old ones have expired.
     SessionTooLarge,
-    /// The authorization server or another dependency is unavailable: never the client's fault.
+    /// The authorization server is unavailable: never the client's fault.
     IssuerUnavailable {
         /// Whole seconds after which a retry makes sense.
         retry_after: u64,
     },
+    /// Redis is unavailable, without which the credentials cannot be checked: never the client's fault.
+    StoreUnavailable,
     /// The request has passed gateways of this kind too often: an upstream is the gateway itself.
     LoopDetected,
     /// The deadline of a gRPC call has passed.
@@ -127,6 +129,7 @@ impl Rejection {
             Self::TooManyFailures { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded
             | Self::IssuerUnavailable { .. }
+            | Self::StoreUnavailable
             | Self::Upstream(
                 UpstreamError::NoEndpoint
                 | UpstreamError::CircuitOpen { .. }
@@ -175,6 +178,7 @@ impl Rejection {
             Self::Limited(_) => "limited",
             Self::TooManyFailures { .. } => "too-many-failures",
             Self::IssuerUnavailable { .. } => "issuer-unavailable",
+            Self::StoreUnavailable => "store-unavailable",
             Self::SessionTooLarge => "session-too-large",
             Self::Upstream(UpstreamError::Client) => "body-broken",
             Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
@@ -223,7 +227,9 @@ impl Rejection {
             Self::CsrfRejected => "The request came from another site",
             Self::Limited(_) => "Too many requests",
             Self::TooManyFailures { .. } => "Too many failed attempts",
-            Self::IssuerUnavailable { .. } => "Credentials cannot be checked at the moment",
+            Self::IssuerUnavailable { .. } | Self::StoreUnavailable => {
+                "Credentials cannot be checked at the moment"
+            }
             Self::SessionTooLarge => "The session's tokens no longer fit into cookies",
             Self::Upstream(UpstreamError::Client) => "The request content ended early",
             Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
@@ -249,6 +255,7 @@ impl Rejection {
             Self::IssuerUnavailable { .. } => {
                 Cow::Borrowed("the authorization server did not answer; its own lines say why")
             }
+            Self::StoreUnavailable => Cow::Borrowed("Redis did not answer; its own lines say why"),
             Self::SessionTooLarge => Cow::Borrowed("the refreshed tokens do not fit into cookies"),
             _ => return None,
         })
@@ -276,7 +283,9 @@ impl Rejection {
             }
             Self::CsrfRejected => Rejected::Csrf,
             Self::Limited(_) | Self::TooManyFailures { .. } => Rejected::Limit,
-            Self::IssuerUnavailable { .. } | Self::SessionTooLarge => Rejected::Unavailable,
+            Self::IssuerUnavailable { .. } | Self::StoreUnavailable | Self::SessionTooLarge => {
+                Rejected::Unavailable
+            }
             Self::Upstream(_) | Self::LoopDetected | Self::DeadlineExceeded => Rejected::Upstream,
             Self::Internal => Rejected::Internal,
         }

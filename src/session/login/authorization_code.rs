@@ -27,7 +27,6 @@ use crate::session::authenticate::{RETRY_AFTER, ResumedSession};
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
-use crate::session::store::state::SessionState;
 
 impl Sessions {
     /// Redirects a browser to the issuer.
@@ -229,15 +228,18 @@ impl Sessions {
                 return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch));
             }
         };
-        let mut state = SessionState::clone(&*self.redeem(code, login).await?);
+        let redeemed = self.redeem(code, login).await?;
+        let mut state = redeemed.state.clone();
         let person = match self.identify(&mut state, login).await {
             Ok(person) => person,
             Err(problem) => {
+                redeemed.take();
                 self.discard(state);
                 return Err(CallbackError::Failed(LoginResult::Error, problem));
             }
         };
         let new_session = self.begin(state, person, &head.headers).await;
+        redeemed.take();
         let new_session =
             new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
         let NewSession { loaded, principal, cookies } = new_session;
@@ -251,7 +253,15 @@ impl Sessions {
                 }
             }
             // The user has logged in, but not as the route demands: once more would change nothing.
-            Some(_) => self.problem_page(Problem::StepUp, login.intent.target.as_deref()),
+            Some(step_up) => {
+                let (session, lacking) = (&*self.settings.name, step_up.lacking(&principal));
+                tracing::warn!(
+                    session,
+                    lacking,
+                    "A login is weaker or older than its route demands; its user gets an error page."
+                );
+                self.problem_page(Problem::StepUp, login.intent.target.as_deref())
+            }
         };
         let forms = self.carry_forms_over(&head.headers, principal.subject.as_ref(), &loaded.name);
         let response = with_cookies(with_cookies(response, cookies), forms);
@@ -317,7 +327,7 @@ impl Sessions {
             match self.storage.open(&presented).await {
                 Ok(Some(_)) => Problem::LoopEnded,
                 Ok(None) => Problem::LoopForeignCookie,
-                Err(_) => Problem::Unavailable,
+                Err(_) => Problem::StoreUnavailable,
             }
         };
         let session = &*self.settings.name;
@@ -362,7 +372,9 @@ impl Sessions {
         let login = again.as_deref().unwrap_or(&self.settings.paths.login);
         let response = self.pages.problem(problem, login);
         match problem {
-            Problem::Unavailable => retry_after(response, u64::from(RETRY_AFTER)),
+            Problem::Unavailable | Problem::StoreUnavailable => {
+                retry_after(response, u64::from(RETRY_AFTER))
+            }
             _ => response,
         }
     }

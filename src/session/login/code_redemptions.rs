@@ -2,9 +2,12 @@
 //!
 //! Users reload a page that is slow to come. An issuer takes a code once, and may take a second use for theft
 //! (RFC 6749 §4.1.2). So requests with one code share one call (a flight, on the control runtime: no disconnect cancels
-//! it), and its session is retained for a while: the response of the first request may have reached no browser.
+//! it), and its session is retained for a while: the response of the first request may have reached no browser. Tokens
+//! that no request has taken by then are revoked.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::time::Duration;
 use std::sync::Arc;
 
 use moka::policy::EvictionPolicy;
@@ -30,31 +33,66 @@ impl Sessions {
         &self,
         code: Secret<String>,
         login: &LoginTransaction,
-    ) -> Result<Arc<SessionState>, RedemptionError> {
+    ) -> Result<Arc<RedeemedCode>, RedemptionError> {
         let (issuer, client) = (Arc::clone(&self.issuer), self.settings.client.clone());
         let (resource, clock) = (self.settings.resource.clone(), self.clock.clone());
         let (redirect_uri, verifier) = (self.redirect_uri(), login.verifier());
         let key = RedemptionKey::new(&code, &verifier);
+        let (control, revoker) = (self.control.clone(), Arc::clone(&self.revoker));
+        // A request that has found the session at the last moment has time to take it.
+        let patience = GRACE + 3 * self.issuer.settings().timeout;
         let redeem = || async move {
             let (redirect_uri, resource) = (&*redirect_uri, resource.as_ref());
             let grant = Grant::Code { code: &code, redirect_uri, verifier: &verifier, resource };
             let tokens = issuer.grant_with_extended_timeout(grant, &client).await?;
-            Ok(SessionState::begin(tokens, clock.now()))
+            let redeemed = Arc::new(RedeemedCode::new(SessionState::begin(tokens, clock.now())));
+            let abandoned = Arc::clone(&redeemed).abandoned(patience);
+            control.spawn(async move {
+                if let Some(redeemed) = abandoned.await {
+                    revoker.revoke_at_issuer(&redeemed.state).await;
+                }
+            });
+            Ok(redeemed)
         };
         let redeemed = self.retained.codes.run(key, redeem);
-        let state = match tokio::time::timeout(self.issuer.settings().timeout, redeemed).await {
-            Ok(Ok(state)) => state,
+        let redeemed = match tokio::time::timeout(self.issuer.settings().timeout, redeemed).await {
+            Ok(Ok(redeemed)) => redeemed,
             Ok(Err(GrantError::InvalidGrant)) => return Err(RedemptionError::Refused),
             Ok(Err(GrantError::Unavailable | GrantError::NotAsked)) => {
                 return Err(RedemptionError::Unavailable);
             }
             Err(_) => return Err(RedemptionError::Late),
         };
-        let loaded = LoadedSession::new(SessionState::clone(&state), self.settings.forward);
+        let loaded = LoadedSession::new(redeemed.state.clone(), self.settings.forward);
         match loaded.end_reason(&self.retained.ended) {
             Some(_) => Err(RedemptionError::Over),
-            None => Ok(state),
+            None => Ok(redeemed),
         }
+    }
+}
+
+/// The session that a code has begun.
+#[derive(Debug)]
+pub(crate) struct RedeemedCode {
+    pub(crate) state: SessionState,
+    /// Whether a request has taken the session, or has revoked its tokens.
+    is_taken: AtomicBool,
+}
+
+impl RedeemedCode {
+    fn new(state: SessionState) -> Self {
+        Self { state, is_taken: AtomicBool::new(false) }
+    }
+
+    /// Records that a request answers with the session, or has revoked its tokens.
+    pub(crate) fn take(&self) {
+        self.is_taken.store(true, Relaxed);
+    }
+
+    /// Waits for `patience`, and returns itself if no request has taken the session by then: its user agent has hung up.
+    async fn abandoned(self: Arc<Self>, patience: Duration) -> Option<Arc<Self>> {
+        tokio::time::sleep(patience).await;
+        (!self.is_taken.load(Relaxed)).then_some(self)
     }
 }
 
@@ -73,8 +111,8 @@ pub(crate) enum RedemptionError {
 
 /// The redemptions under way, and the sessions of recent ones. Survive a reload.
 pub(crate) struct CodeRedemptions {
-    flight: SingleFlight<RedemptionKey, Result<Arc<SessionState>, GrantError>>,
-    recent: Cache<RedemptionKey, Arc<SessionState>>,
+    flight: SingleFlight<RedemptionKey, Result<Arc<RedeemedCode>, GrantError>>,
+    recent: Cache<RedemptionKey, Arc<RedeemedCode>>,
     under_way: InFlightCalls,
 }
 
@@ -97,9 +135,9 @@ impl CodeRedemptions {
         &self,
         key: RedemptionKey,
         redeem: impl FnOnce() -> F,
-    ) -> Result<Arc<SessionState>, GrantError>
+    ) -> Result<Arc<RedeemedCode>, GrantError>
     where
-        F: Future<Output = Result<SessionState, GrantError>> + Send + 'static,
+        F: Future<Output = Result<Arc<RedeemedCode>, GrantError>> + Send + 'static,
     {
         let call = || {
             // A shutdown waits for the session, although requests may not.
@@ -108,16 +146,16 @@ impl CodeRedemptions {
             async move {
                 let _under_way = under_way;
                 // Another flight may have landed since the check.
-                if let Some(state) = recent.get(&key) {
-                    return Ok(state);
+                if let Some(redeemed) = recent.get(&key) {
+                    return Ok(redeemed);
                 }
-                let state = Arc::new(redeem.await?);
-                recent.insert(key, Arc::clone(&state));
-                Ok(state)
+                let redeemed = redeem.await?;
+                recent.insert(key, Arc::clone(&redeemed));
+                Ok(redeemed)
             }
         };
         match self.recent.get(&key) {
-            Some(state) => Ok(state),
+            Some(redeemed) => Ok(redeemed),
             None => {
                 self.flight.run(key, call).await.map_or(Err(GrantError::Unavailable), |(r, _)| r)
             }

@@ -1,5 +1,5 @@
 //! The user of a login, besides the access token: the verified ID token, the claims of the userinfo endpoint, and what
-//! a user who has edited the authorization request cannot have obtained.
+//! a user who has edited the authorization request cannot have obtained; and whether the access token can tell it at all.
 
 use std::sync::Arc;
 
@@ -7,13 +7,17 @@ use serde_json::{Map, Value};
 
 use super::login_requirements::CLOCK_SKEW;
 use super::login_transaction::LoginTransaction;
+use crate::base::secret::Secret;
+use crate::issuer::UserinfoResponse;
 use crate::session::Sessions;
 use crate::session::pages::Problem;
+use crate::session::settings::Identity;
 use crate::session::store::state::{ABOUT_THE_LOGIN, SessionState};
-use crate::token::TokenError;
 use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::jwe::is_encrypted;
+use crate::token::jwt::id_token::RelyingParty;
 use crate::token::received_tokens::payload;
+use crate::token::{Audience, TokenError};
 
 /// The user as a login has verified them, besides the access token.
 #[derive(Debug, Default)]
@@ -35,6 +39,7 @@ impl Sessions {
         login: &LoginTransaction,
     ) -> Result<Person, Problem> {
         let has_id_token = self.wants_id_token();
+        state.id_token = state.id_token.take().map(|token| self.relying_party.opened(token));
         if has_id_token {
             self.check_id_token(state, Some(&login.nonce())).await?;
             self.check_age(state, login)?;
@@ -65,17 +70,27 @@ impl Sessions {
         };
         let Err(error) = verified else { return Ok(()) };
         let session = &*self.settings.name;
-        if state.id_token.as_ref().is_some_and(|token| is_encrypted(token.expose())) {
+        let token = state.id_token.as_ref();
+        if token.is_some_and(|token| is_encrypted(token.expose())) {
             tracing::error!(
                 session,
-                "Rejected the ID token of a login, which is encrypted; the login failed. Have the issuer send signed ones."
+                "Rejected the ID token of a login, which is encrypted for none of the issuer's `decryption` keys; the login failed."
             );
-        } else {
-            tracing::error!(session, %error, "Rejected the ID token of a login; the login failed.");
+            return Err(Problem::Unusable);
         }
+        let lacking = match (error, token) {
+            (TokenError::Claim, None) => Some("id_token".to_owned()),
+            // A claim that is `null` has another type.
+            (TokenError::Claim | TokenError::Malformed, Some(token)) => {
+                RelyingParty::lacking(token)
+            }
+            _ => None,
+        };
+        tracing::error!(session, %error, lacking, "Rejected the ID token of a login; the login failed.");
         Err(match error {
             // The issuer has just issued it: its key is newer than the cached JWK set, which cannot be fetched again yet.
             TokenError::Unavailable { .. } | TokenError::UnknownKey => Problem::Unavailable,
+            _ if lacking.is_some() => Problem::LacksClaim,
             _ => Problem::Unusable,
         })
     }
@@ -97,9 +112,17 @@ impl Sessions {
             return Ok(());
         }
         let session = &*self.settings.name;
+        if !claims.contains_key("auth_time") {
+            tracing::error!(
+                session,
+                lacking = "auth_time",
+                "Rejected the ID token of a login, which does not say when its user has logged in, as `max_age` demands; the login failed. Have the issuer send `auth_time`, or take out `max_age`."
+            );
+            return Err(Problem::LacksAuthTime);
+        }
         tracing::error!(
             session,
-            "Rejected the ID token of a login, which does not tell of a login within `max_age`; the login failed."
+            "Rejected the ID token of a login, whose `auth_time` is not within `max_age`; the login failed."
         );
         Err(Problem::Unusable)
     }
@@ -110,8 +133,11 @@ impl Sessions {
         if !self.settings.userinfo {
             return Ok(None);
         }
-        let claims = self.issuer.userinfo(&state.access_token).await;
-        let mut claims = claims.map_err(|_| Problem::Unavailable)?;
+        let response = self.issuer.userinfo(&state.access_token).await;
+        let mut claims = match response.map_err(|_| Problem::Unavailable)? {
+            UserinfoResponse::Claims(claims) => claims,
+            UserinfoResponse::Signed(response) => self.signed_userinfo(response).await?,
+        };
         // Userinfo tells of a person, not of this login: only a token can prove how and when that was.
         for claim in ABOUT_THE_LOGIN {
             claims.remove(claim);
@@ -134,6 +160,65 @@ impl Sessions {
         };
         claims.insert("sub".to_owned(), subject.into());
         Ok(Some(Value::Object(claims).to_string()))
+    }
+
+    /// Returns the claims of a signed userinfo response ("OpenID Connect Core" §5.3.2).
+    async fn signed_userinfo(
+        &self,
+        response: Secret<String>,
+    ) -> Result<Map<String, Value>, Problem> {
+        let now = self.clock.now();
+        let claims = self.relying_party.check_userinfo(&self.issuer, response, now).await;
+        claims.map_err(|error| {
+            let session = &*self.settings.name;
+            tracing::error!(session, %error, "Rejected the signed userinfo response of a login; the login failed.");
+            match error {
+                TokenError::Unavailable { .. } | TokenError::UnknownKey => Problem::Unavailable,
+                _ => Problem::Unusable,
+            }
+        })
+    }
+
+    /// Whether the gateway cannot verify this access token by its nature: it is no JWT of the session's issuer for one of
+    /// its audiences, and the issuer has no introspection ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
+    pub(super) fn is_opaque(&self, token: &Secret<String>) -> bool {
+        match self.settings.identity_source() {
+            Identity::IdToken => return true,
+            Identity::AccessToken => return false,
+            Identity::Auto => {}
+        }
+        let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
+        let Some(claims) = self.claims_of_issuer(token) else { return cannot_ask };
+        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
+        verifiers.unwrap_or_default().iter().all(|verifier| match &verifier.rules().audience {
+            Audience::Any => false,
+            Audience::OneOf(accepted) => match claims.get("aud") {
+                Some(Value::String(named)) => !accepted.iter().any(|name| **name == **named),
+                Some(Value::Array(named)) => {
+                    let is_named = |name: &Arc<str>| named.iter().any(|n| n == &**name);
+                    !named.is_empty() && !accepted.iter().any(is_named)
+                }
+                _ => false,
+            },
+        })
+    }
+
+    /// Whether the gateway cannot verify this access token by any means: it is no JWT of the session's issuer, which the
+    /// gateway cannot introspect tokens at.
+    pub(super) fn is_unverifiable(&self, token: &Secret<String>) -> bool {
+        let takes_both = self.verifier.as_ref().is_some_and(|verifier| verifier.takes_both());
+        takes_both && !self.issuer.may_introspect() && self.claims_of_issuer(token).is_none()
+    }
+
+    /// Returns the claims of an access token, unverified, bare or encrypted for the gateway; `None` if it is no JWT of the
+    /// session's issuer.
+    fn claims_of_issuer(&self, token: &Secret<String>) -> Option<Map<String, Value>> {
+        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
+        let mut verifiers = verifiers.unwrap_or_default().iter();
+        let inner = verifiers.find_map(|verifier| verifier.open(token.expose()));
+        let claims = payload(inner.as_ref().unwrap_or(token))?;
+        let iss = claims.get("iss").and_then(Value::as_str);
+        iss.is_some_and(|iss| self.issuer.settings().is_named(iss)).then_some(claims)
     }
 
     /// Revokes the tokens of a login that has failed.

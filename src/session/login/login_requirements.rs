@@ -29,6 +29,15 @@ impl StepUp {
         self.is_met_by(principal, since) && !self.level.is_met_by(principal, since)
     }
 
+    /// Returns the first claim that the demands need and `principal` lacks; `None` if it has all, with whatever values.
+    pub(crate) fn lacking(&self, principal: &Principal) -> Option<&'static str> {
+        let needed =
+            [("acr", !self.level.acr.is_empty()), ("auth_time", self.level.max_age.is_some())];
+        let lacks =
+            |(name, is_needed): &(&str, bool)| *is_needed && !principal.claims.contains_key(*name);
+        needed.into_iter().find(lacks).map(|(name, _)| name)
+    }
+
     /// Encodes it for sealing.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let max_age = self.level.max_age.map_or(u64::MAX, |age| age.as_secs());

@@ -12,19 +12,19 @@ use http::header::{CONTENT_TYPE, COOKIE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use url::form_urlencoded;
 
 use super::login_identity::Person;
 use super::return_to::ReturnTarget;
 use crate::base::body::{Body, ReadError};
 use crate::base::media_type::essence;
-use crate::base::secret::Secret;
-use crate::issuer::{Grant, GrantError, Tokens};
+use crate::issuer::{Grant, GrantError};
 use crate::observe::metrics::LoginResult;
 use crate::password::{Credentials, TooMany, pad_response_time};
 use crate::session::cookies::origin::{RequestOrigin, single_value};
 use crate::session::logout::ended_sessions::EndReason;
+use crate::session::logout::token_revocation::TokenRevoker;
 use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::{Csrf, Identity, ReturnTo};
@@ -32,8 +32,7 @@ use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::SessionState;
 use crate::session::store::storage::StorageError;
 use crate::session::{Sessions, authenticate};
-use crate::token::received_tokens::payload;
-use crate::token::{Audience, Principal, TokenError};
+use crate::token::{Principal, TokenError};
 
 impl Sessions {
     /// Returns the login page.
@@ -87,16 +86,13 @@ impl Sessions {
         let began = self.clock.uptime();
         let result = self.password_grant(credentials, address).await;
         match result {
-            Ok(tokens) => {
-                let state = SessionState::begin(tokens, self.clock.now());
-                match self.begin_by_password(state, &head.headers).await {
-                    Ok(new_session) => responder.granted(new_session),
-                    Err(problem) => {
-                        self.metrics.login(LoginResult::Error);
-                        responder.refused(problem)
-                    }
+            Ok(granted) => match self.begin_by_password(granted, &head.headers).await {
+                Ok(new_session) => responder.granted(new_session),
+                Err(problem) => {
+                    self.metrics.login(LoginResult::Error);
+                    responder.refused(problem)
                 }
-            }
+            },
             Err(LoginError::TooMany(TooMany { retry_after: seconds })) => {
                 self.metrics.login(LoginResult::Limited);
                 retry_after(responder.refused(Problem::TooMany), seconds)
@@ -118,12 +114,13 @@ impl Sessions {
         &self,
         credentials: Credentials,
         address: IpAddr,
-    ) -> Result<Tokens, LoginError> {
+    ) -> Result<GrantedSession, LoginError> {
         let attempt = self.throttle.begin(&credentials.user, address).await?;
         let issuer = Arc::clone(&self.issuer);
         let settings = &self.settings;
         let (client, scopes, resource) =
             (settings.client.clone(), settings.scopes.clone(), settings.resource.clone());
+        let (clock, revoker) = (self.clock.clone(), Arc::clone(&self.revoker));
         let call = self.control.spawn(async move {
             let grant = Grant::Password {
                 username: &credentials.user,
@@ -135,7 +132,7 @@ impl Sessions {
             match issuer.grant(grant, &client).await {
                 Ok(tokens) => {
                     attempt.passed();
-                    Ok(tokens)
+                    Ok(GrantedSession::new(SessionState::begin(tokens, clock.now()), revoker))
                 }
                 Err(GrantError::InvalidGrant) => {
                     attempt.failed();
@@ -154,14 +151,16 @@ impl Sessions {
 
     async fn begin_by_password(
         &self,
-        state: SessionState,
+        granted: GrantedSession,
         headers: &HeaderMap,
     ) -> Result<NewSession, Problem> {
-        if let Err(problem) = self.check_id_token(&state, None).await {
-            self.discard(state);
-            return Err(problem);
-        }
-        self.begin(state, Person::default(), headers).await
+        let mut state = granted.state.clone();
+        state.id_token = state.id_token.take().map(|token| self.relying_party.opened(token));
+        // With an error the guard revokes the tokens.
+        self.check_id_token(&state, None).await?;
+        let new_session = self.begin(state, Person::default(), headers).await;
+        granted.take();
+        new_session
     }
 
     /// Begins a new session in `state`, and ends the one that the browser had before.
@@ -184,6 +183,15 @@ impl Sessions {
         };
         let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         let session = &*self.settings.name;
+        if !loaded.state.is_opaque && self.is_unverifiable(&loaded.state.access_token) {
+            // By which token a login ends is up to the user too, who can take `resource` and `audience` out of its address.
+            tracing::warn!(
+                session,
+                "Rejected the access token of a login; the login failed: it is no JWT of the issuer, which the gateway cannot introspect tokens at. Where access tokens are for other services, write `identity: id_token`."
+            );
+            self.revoke_tokens(&loaded);
+            return Err(Problem::Unusable);
+        }
         let mut verified = self.verify(&loaded, None).await;
         // Meant for another service after all: who the user is has been verified without it.
         if let Err(error @ (TokenError::Audience | TokenError::Issuer | TokenError::Inactive)) =
@@ -234,7 +242,7 @@ impl Sessions {
                 }
                 StorageError::Away(error) => {
                     tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
-                    Problem::Unavailable
+                    Problem::StoreUnavailable
                 }
             }
         })?;
@@ -248,7 +256,7 @@ impl Sessions {
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
                 self.storage.forget(loaded.state.id).await;
                 self.revoke_tokens(&loaded);
-                return Err(Problem::Unavailable);
+                return Err(Problem::StoreUnavailable);
             }
         }
         if self.settings.csrf == Csrf::Token {
@@ -256,39 +264,6 @@ impl Sessions {
         }
         self.metrics.login(LoginResult::Ok);
         Ok(NewSession { loaded, principal, cookies })
-    }
-
-    /// Whether the gateway cannot verify this access token by its nature: it is no JWT of the session's issuer for one of
-    /// its audiences, and the issuer has no introspection ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
-    fn is_opaque(&self, token: &Secret<String>) -> bool {
-        match self.settings.identity_source() {
-            Identity::IdToken => return true,
-            Identity::AccessToken => return false,
-            Identity::Auto => {}
-        }
-        let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
-        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
-        let verifiers = verifiers.unwrap_or_default();
-        let inner = verifiers.iter().find_map(|verifier| verifier.open(token.expose()));
-        let Some(claims) = payload(inner.as_ref().unwrap_or(token)) else { return cannot_ask };
-        let is_of_issuer = claims
-            .get("iss")
-            .and_then(Value::as_str)
-            .is_some_and(|iss| self.issuer.settings().is_named(iss));
-        if !is_of_issuer {
-            return cannot_ask;
-        }
-        verifiers.iter().all(|verifier| match &verifier.rules().audience {
-            Audience::Any => false,
-            Audience::OneOf(accepted) => match claims.get("aud") {
-                Some(Value::String(named)) => !accepted.iter().any(|name| **name == **named),
-                Some(Value::Array(named)) => {
-                    let is_named = |name: &Arc<str>| named.iter().any(|n| n == &**name);
-                    !named.is_empty() && !accepted.iter().any(is_named)
-                }
-                _ => false,
-            },
-        })
     }
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
@@ -328,6 +303,35 @@ impl Sessions {
             .return_to
             .iter()
             .any(|place| matches!(place, ReturnTo::Origin(listed) if Some(&**listed) == origin))
+    }
+}
+
+/// The session that a password has begun. Dropped, its tokens are revoked: the user agent has hung up, or the login has
+/// failed.
+struct GrantedSession {
+    state: SessionState,
+    revoker: Arc<TokenRevoker>,
+    is_taken: bool,
+}
+
+impl GrantedSession {
+    const fn new(state: SessionState, revoker: Arc<TokenRevoker>) -> Self {
+        Self { state, revoker, is_taken: false }
+    }
+
+    /// Leaves the tokens alone: a response has the session, or they are revoked already.
+    fn take(mut self) {
+        self.is_taken = true;
+    }
+}
+
+impl Drop for GrantedSession {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            let (revoker, state) = (Arc::clone(&self.revoker), self.state.clone());
+            let control = revoker.control.clone();
+            control.spawn(async move { revoker.revoke_at_issuer(&state).await });
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Sessions {
                     }
                 }
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
-                Err(error) if matches!(error.reason, Reason::Unavailable { .. }) => {
+                Err(error) if error.reason == Reason::StoreUnavailable => {
                     return self.log_out_later(&presented).await;
                 }
                 // A session that does not open has ended already.

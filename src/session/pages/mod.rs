@@ -129,8 +129,14 @@ pub(super) enum Problem {
     TooMany,
     /// The issuer is unavailable.
     Unavailable,
+    /// The session cannot be stored, or looked up, at the moment.
+    StoreUnavailable,
     /// The gateway does not accept the issuer's tokens.
     Unusable,
+    /// The ID token lacks a claim that every ID token has.
+    LacksClaim,
+    /// The ID token lacks `auth_time`, which the configured `max_age` needs.
+    LacksAuthTime,
     /// The tokens do not fit into cookies.
     TooLarge,
     /// The user declined at the issuer.
@@ -157,8 +163,18 @@ impl Problem {
             Self::Credentials => "The user name or the password is wrong.",
             Self::Malformed => "A user name and a password are needed.",
             Self::TooMany => "Too many attempts have failed. Please wait a little.",
-            Self::Unavailable => "Logging in is not possible at the moment. Please try again soon.",
+            Self::Unavailable | Self::StoreUnavailable => {
+                "Logging in is not possible at the moment. Please try again soon."
+            }
             Self::Unusable => "The login succeeded, but its token is not accepted here.",
+            Self::LacksClaim => {
+                "The login succeeded, but its ID token lacks a claim that every ID token has. \
+                 Please tell the people who run this site."
+            }
+            Self::LacksAuthTime => {
+                "The login succeeded, but its ID token lacks `auth_time`: it does not say when you have logged in, which is \
+                 needed here. Please tell the people who run this site."
+            }
             Self::TooLarge => "The login succeeded, but its tokens are too large for cookies.",
             Self::Denied => "You were not logged in because access was not allowed.",
             Self::Declined => "The authorization server did not complete the login.",
@@ -196,10 +212,14 @@ impl Problem {
             | Self::LoopForeignCookie => StatusCode::BAD_REQUEST,
             Self::Denied | Self::StepUp => StatusCode::FORBIDDEN,
             Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Unusable | Self::TooLarge | Self::Declined | Self::Refused | Self::LoopEnded => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Unavailable | Self::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unusable
+            | Self::LacksClaim
+            | Self::LacksAuthTime
+            | Self::TooLarge
+            | Self::Declined
+            | Self::Refused
+            | Self::LoopEnded => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -210,7 +230,8 @@ impl Problem {
             Self::Malformed => "bad-request",
             Self::TooMany => "limited",
             Self::Unavailable => "issuer-unavailable",
-            Self::Unusable => "login-unusable",
+            Self::StoreUnavailable => "store-unavailable",
+            Self::Unusable | Self::LacksClaim | Self::LacksAuthTime => "login-unusable",
             Self::TooLarge => "login-too-large",
             Self::Denied => "login-denied",
             Self::Declined => "login-declined",

@@ -32,6 +32,8 @@ pub(crate) enum RefreshOutcome {
     Doubtful,
     /// The issuer is unavailable; the session stays.
     Unavailable,
+    /// Redis is unavailable, which has the lock on the refresh token; the session stays.
+    StoreUnavailable,
 }
 
 /// Whether to call an issuer that was unavailable a moment ago.
@@ -81,7 +83,10 @@ impl RefreshResults {
     ) -> Option<Arc<LoadedSession>> {
         match self.records.get(&self.digest(token))?.outcome {
             RefreshOutcome::Renewed(renewed) => Some(renewed).filter(|next| follows(next, loaded)),
-            RefreshOutcome::Over | RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => None,
+            RefreshOutcome::Over
+            | RefreshOutcome::Doubtful
+            | RefreshOutcome::Unavailable
+            | RefreshOutcome::StoreUnavailable => None,
         }
     }
 
@@ -131,8 +136,9 @@ impl RefreshResults {
         digest
     }
 
-    /// Records a slow refresh, so that requests with a valid access token do not wait for it.
-    pub(super) fn note_delay(&self, digest: Digest, now: Timestamp) {
+    /// Records a slow refresh, and the `outcome` for requests that did not wait for it, so that those with a valid access
+    /// token do not wait either.
+    pub(super) fn note_delay(&self, digest: Digest, outcome: RefreshOutcome, now: Timestamp) {
         self.records.entry(digest).and_compute_with(|entry| {
             let known = entry.is_some_and(|entry| {
                 let RefreshRecord { outcome, until, .. } = entry.value();
@@ -142,11 +148,7 @@ impl RefreshResults {
             if known {
                 return Op::Nop;
             }
-            Op::Put(RefreshRecord {
-                outcome: RefreshOutcome::Unavailable,
-                at: now,
-                until: Timestamp::MAX,
-            })
+            Op::Put(RefreshRecord { outcome, at: now, until: Timestamp::MAX })
         });
     }
 
@@ -166,10 +168,12 @@ impl RefreshResults {
                 None => now.since(at) < RESULT_RETENTION,
             },
             (RefreshOutcome::Over, _) => now.since(at) < GRACE,
-            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::Low) => {
-                now.since(at) < ISSUER_RETRY_DELAY
-            }
-            (RefreshOutcome::Doubtful | RefreshOutcome::Unavailable, RefreshUrgency::High) => false,
+            (
+                RefreshOutcome::Doubtful
+                | RefreshOutcome::Unavailable
+                | RefreshOutcome::StoreUnavailable,
+                urgency,
+            ) => urgency == RefreshUrgency::Low && now.since(at) < ISSUER_RETRY_DELAY,
         };
         good.then_some(outcome)
     }

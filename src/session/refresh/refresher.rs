@@ -87,7 +87,10 @@ impl TokenRefresher {
         let joined = async {
             match self.results.flight.run(digest, refresh_once).await {
                 // A request with less need may have given up sooner.
-                Ok((RefreshOutcome::Unavailable, Role::Shared)) if need > RefreshNeed::Serves => {
+                Ok((
+                    RefreshOutcome::Unavailable | RefreshOutcome::StoreUnavailable,
+                    Role::Shared,
+                )) if need > RefreshNeed::Serves => {
                     self.results.flight.run(digest, refresh_once).await
                 }
                 joined => joined,
@@ -97,9 +100,18 @@ impl TokenRefresher {
             Ok(Ok((outcome, _))) => self.adopted(loaded, outcome),
             Ok(Err(_)) => RefreshOutcome::Unavailable,
             Err(_) => {
-                self.results.note_delay(digest, self.clock.now());
-                RefreshOutcome::Unavailable
+                let outcome = self.awaited();
+                self.results.note_delay(digest, outcome.clone(), self.clock.now());
+                outcome
             }
+        }
+    }
+
+    /// Returns the outcome of a refresh that takes too long: the lock in Redis is what it waits for, or the issuer.
+    fn awaited(&self) -> RefreshOutcome {
+        match &self.sharing {
+            Some(sharing) if !may_ask(sharing.condition()) => RefreshOutcome::StoreUnavailable,
+            _ => RefreshOutcome::Unavailable,
         }
     }
 
@@ -245,7 +257,9 @@ impl TokenRefresher {
                 self.end(loaded).await;
                 RefreshOutcome::Over
             }
-            RefreshOutcome::Doubtful | RefreshOutcome::Unavailable => outcome,
+            RefreshOutcome::Doubtful
+            | RefreshOutcome::Unavailable
+            | RefreshOutcome::StoreUnavailable => outcome,
         }
     }
 
@@ -307,7 +321,10 @@ impl TokenRefresher {
                         // Redis may have granted the lock all the same; left in place it would delay other instances.
                         sharing.publish_later(sharing.finish(lock, &loaded.state, None), None);
                     }
-                    return RefreshOutcome::Unavailable;
+                    return match response {
+                        LockResponse::NoResponse => RefreshOutcome::StoreUnavailable,
+                        _ => RefreshOutcome::Unavailable,
+                    };
                 }
                 (RefreshStep::LookAgain | RefreshStep::Share, _) => {
                     tokio::time::sleep(LOCK_POLL_INTERVAL).await;
@@ -380,7 +397,12 @@ impl TokenRefresher {
         digest: &Digest,
     ) -> RefreshOutcome {
         let grant = Grant::Refresh { refresh_token, resource: self.resource.as_ref() };
-        match self.issuer.grant_with_extended_timeout(grant, &self.client).await {
+        let granted = self.issuer.grant_with_extended_timeout(grant, &self.client).await;
+        let opened = granted.map(|tokens| Tokens {
+            id_token: tokens.id_token.map(|token| self.relying_party.opened(token)),
+            ..tokens
+        });
+        match opened {
             Ok(tokens) if loaded.state.belongs_to_other_subject(&tokens) => {
                 let issuer = &*self.issuer.settings().name;
                 tracing::error!(
@@ -421,7 +443,8 @@ impl TokenRefresher {
             Ok(_) => true,
             Err(error) => {
                 let issuer = &*self.issuer.settings().name;
-                tracing::warn!(issuer, %error, "Rejected the ID token of a refresh; the session keeps the one before.");
+                let lacking = RelyingParty::lacking(token);
+                tracing::warn!(issuer, %error, lacking, "Rejected the ID token of a refresh; the session keeps the one before.");
                 false
             }
         }

@@ -48,6 +48,14 @@ impl Claims {
         })
     }
 
+    /// Removes the claim `name` if it is `null`: for one that this kind of token need not have, and of which nothing was
+    /// read yet.
+    pub(super) fn remove_null(&mut self, name: &str) {
+        if self.all.get(name).is_some_and(Value::is_null) {
+            self.all.remove(name);
+        }
+    }
+
     /// Checks whether a signed token of `issuer`, whose header has the type `typ`, may be accepted at `now`.
     ///
     /// # Errors

@@ -46,6 +46,12 @@ impl<'t> Unverified<'t> {
         Ok(Self { token, jws, claims: Claims::read(claims)? })
     }
 
+    /// Returns the token as if the claim `name` were absent, if it is `null`.
+    pub(super) fn without_null(mut self, name: &str) -> Self {
+        self.claims.remove_null(name);
+        self
+    }
+
     /// Returns the unverified `iss`.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.issuer.as_deref()

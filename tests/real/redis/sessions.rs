@@ -139,6 +139,8 @@ async fn an_outage_of_redis_logs_no_user_out() {
             let unknown = fleet.get(0, "/app", &other).await;
             assert_eq!(unknown.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(cookies_of(&unknown), "");
+            let problem = unknown.text().await.expect("a problem");
+            assert!(problem.contains("store-unavailable"), "not the issuer's fault: {problem}");
         }
         // A login that could not be shared fails.
         let new = match tokens {
