@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 
+use super::jwt::claim_types::date;
 use super::received_tokens::payload;
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
@@ -35,10 +36,28 @@ pub(crate) fn refresh_ends_at(tokens: &Tokens) -> Timestamp {
 }
 
 fn own_end(token: &Secret<String>, received: Timestamp) -> Timestamp {
-    let end = payload(token).and_then(|claims| claims.get("exp")?.as_u64());
+    let end = payload(token).and_then(|claims| date(&claims, "exp").ok().flatten());
     // Some issuers write 0 for no expiry.
-    end.map(Timestamp::from_secs).filter(|end| *end > received).unwrap_or(Timestamp::MAX)
+    end.filter(|end| *end > received).unwrap_or(Timestamp::MAX)
 }
 
 /// The time for which an access token is used that ends as soon as it is issued.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuer::jwk::to_base64url;
+
+    #[test]
+    fn the_expiry_of_a_token_may_have_a_fraction() {
+        let end = |exp: &str| {
+            let claims = to_base64url(format!(r#"{{"exp":{exp}}}"#).as_bytes());
+            own_end(&format!("e30.{claims}.AAAA").into(), Timestamp::from_secs(1_700_000_000))
+        };
+
+        assert_eq!(end("1700000300.0"), Timestamp::from_secs(1_700_000_300));
+        assert_eq!(end("0"), Timestamp::MAX);
+        assert_eq!(end("\"soon\""), Timestamp::MAX);
+    }
+}

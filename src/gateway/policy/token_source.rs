@@ -23,7 +23,8 @@ pub(super) fn find<'a>(
     match source {
         TokenSource::Authorization => Ok(None),
         TokenSource::Header(name) => {
-            let mut fields = head.headers.get_all(name).iter();
+            // An empty field, as an empty cookie, is none.
+            let mut fields = head.headers.get_all(name).iter().filter(|field| !field.is_empty());
             match (fields.next(), fields.next()) {
                 (None, _) => Ok(None),
                 (Some(field), None) => Ok(Some(without_scheme(field.as_bytes()))),
@@ -117,6 +118,8 @@ mod tests {
             (&header, &[("x-access-token", "abc")][..], Ok(Some("abc"))),
             (&header, &[("x-access-token", "Bearer abc")][..], Ok(Some("abc"))),
             (&header, &[("authorization", "Bearer abc")][..], Ok(None)),
+            (&header, &[("x-access-token", "")][..], Ok(None)),
+            (&header, &[("x-access-token", ""), ("x-access-token", "a")][..], Ok(Some("a"))),
             (&header, &[("x-access-token", "a"), ("x-access-token", "b")][..], Err(())),
             (&cookie, &[("cookie", "a=b; at=abc; c=d")][..], Ok(Some("abc"))),
             (&cookie, &[("cookie", "at=\"abc\"")][..], Ok(Some("abc"))),

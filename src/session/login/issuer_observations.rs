@@ -12,6 +12,7 @@ use crate::base::clock::Timestamp;
 use crate::session::logout::ended_sessions::bounded;
 use crate::session::store::loaded_session::LoadedSession;
 use crate::token::Principal;
+use crate::token::jwt::claim_types::date;
 
 /// The `sid` values of recent logins of one client at its issuer, and the skew of the issuer's clock.
 pub(crate) struct IssuerObservations {
@@ -37,7 +38,7 @@ impl IssuerObservations {
             self.sessions.insert(Arc::clone(session), ());
         }
         // An ID token is issued for each login; an access token may be older.
-        let issued = person.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
+        let issued = date(person, "iat").ok().flatten();
         if let Some(issued) = issued.or(principal.issued) {
             // By the time at which the response had arrived: no later login must be taken for an earlier one.
             let now = loaded.state.since;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::base::digest::sha256;
 use aws_lc_rs::{constant_time, hmac};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::replay_cache::{ReplayCache, ReplayError, name_of};
@@ -24,6 +24,7 @@ use crate::base::strict_json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key};
 use crate::store::{Redis, Unavailable};
+use crate::token::jwt::claim_types::date;
 use crate::token::jwt::jws::Jws;
 
 /// The verifier of proofs, with the replay cache.
@@ -126,7 +127,7 @@ impl Dpop {
             && method == target.method
             && Url::parse(url).is_ok_and(|url| is_same(&url, target.url))
             && hash == to_base64url(&sha256(&[target.token.as_bytes()]));
-        if !fits || !is_recent(claims.get("iat"), now) {
+        if !fits || !is_valid_at(&claims, now) {
             return Err(BadProof::Invalid);
         }
         jws.verify_with(&key).map_err(|_| BadProof::Invalid)?;
@@ -213,13 +214,19 @@ async fn republish_used(
     Ok(())
 }
 
-/// Whether a proof of this `iat` is valid now (RFC 9449 §11.1).
-fn is_recent(issued: Option<&Value>, now: Timestamp) -> bool {
-    let seconds = issued.and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0);
-    seconds.is_some_and(|seconds| {
-        let made = Timestamp::from_secs(seconds as u64);
-        made <= now.plus(LEEWAY) && now < made.plus(LIFETIME).plus(LEEWAY)
-    })
+/// Whether a proof is valid now: by its `iat` (RFC 9449 §11.1), and by `exp` and `nbf` if it has them (RFC 7519 §4.1.4, §4.1.5).
+fn is_valid_at(claims: &Map<String, Value>, now: Timestamp) -> bool {
+    let (Ok(Some(made)), Ok(end), Ok(start)) =
+        (date(claims, "iat"), date(claims, "exp"), date(claims, "nbf"))
+    else {
+        return false;
+    };
+    let has_begun = |from: Timestamp| from <= now.plus(LEEWAY);
+    let ends_later = |end: Timestamp| now < end.plus(LEEWAY);
+    has_begun(made)
+        && ends_later(made.plus(LIFETIME))
+        && start.is_none_or(has_begun)
+        && end.is_none_or(ends_later)
 }
 
 /// The reason why a proof was refused.
@@ -368,6 +375,9 @@ mod tests {
             json!({ "iat": "1700000000" }),
             json!({ "iat": null }),
             json!({ "iat": -1 }),
+            json!({ "exp": NOW - 30 }),
+            json!({ "exp": "1700000300" }),
+            json!({ "nbf": NOW + 31 }),
         ] {
             let proof = proof(&key, json!({}), claims.clone());
             assert_eq!(read(&dpop(), &proof).err(), Some(BadProof::Invalid), "{claims}");

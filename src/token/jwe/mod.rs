@@ -61,6 +61,7 @@ impl KeyRing {
         let (algorithm, encryption) = self.algorithms(&header)?;
         let kid = match header.get("kid") {
             None => None,
+            Some(Value::String(kid)) if kid.is_empty() => None,
             Some(Value::String(kid)) => Some(kid.as_str()),
             Some(_) => return Err(TokenError::Malformed),
         };

@@ -40,7 +40,7 @@ pub(super) fn texts(value: &Value) -> Result<Box<[Box<str>]>, TokenError> {
 }
 
 /// A `NumericDate`: a JSON number of seconds, fractions allowed (RFC 7519 §2).
-pub(super) fn date(
+pub(crate) fn date(
     claims: &Map<String, Value>,
     name: &str,
 ) -> Result<Option<Timestamp>, TokenError> {

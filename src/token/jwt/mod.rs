@@ -1,6 +1,6 @@
 //! Signed tokens: JWS, JWT and access tokens (RFC 7515, 7519, 9068).
 
-mod claim_types;
+pub(crate) mod claim_types;
 pub(crate) mod claims;
 pub mod id_token;
 pub(crate) mod jws;

@@ -6,6 +6,7 @@ use crate::base::clock::Timestamp;
 use crate::base::strict_json;
 use crate::issuer::Issuer;
 use crate::token::TokenError;
+use crate::token::jwt::claim_types::date;
 use crate::token::jwt::jws::Jws;
 use crate::token::jwt::verify::signing_key;
 use crate::token::validation::ValidationRules;
@@ -77,8 +78,7 @@ async fn read(
         Some(Value::Array(audience)) => audience.iter().any(|name| name.as_str() == us),
         _ => false,
     };
-    let made = claims.get("iat").and_then(Value::as_u64).map(Timestamp::from_secs);
-    let recent = made.is_some_and(|made| {
+    let recent = date(&claims, "iat")?.is_some_and(|made| {
         made <= now.plus(rules.leeway) && now.since(made) <= MAX_AGE + rules.leeway
     });
     // Not the token's audience: the response was made for another resource server, or long ago.
