@@ -5,6 +5,7 @@
 //! active token is accepted, and for how long a response is cached.
 
 use super::introspection_token::IntrospectionToken;
+use core::sync::atomic::Ordering::Relaxed;
 use std::borrow::Cow;
 
 use http::header::AUTHORIZATION;
@@ -164,17 +165,23 @@ impl Inner {
         self.http_client.post(slot, post(form, Some(bearer(&own)?))).await
     }
 
-    /// Returns the gateway's own access token, renewed before it expires. Concurrent callers wait.
+    /// Returns the gateway's own access token, renewed before it expires. Concurrent callers wait for one request, also if
+    /// it fails.
     async fn own_token(
         &self,
         slot: &ConcurrencyPermit<'_>,
         client: &Client,
     ) -> Result<Secret<String>, CallError> {
+        let failures = &self.introspector.failures;
+        let before = failures.load(Relaxed);
         let mut own = self.introspector.own.lock().await;
         if let Some(own) = &*own
             && self.clock.now() < own.renew_at
         {
             return Ok(own.token.clone());
+        }
+        if failures.load(Relaxed) != before {
+            return Err(CallError::NotSent);
         }
         let scopes = Scopes::default();
         let grant = Grant::ClientCredentials { scopes: &scopes, resource: None };
@@ -182,6 +189,7 @@ impl Inner {
             .request_tokens_within(slot, TokenRequest::new(&grant, self.settings.timeout), client)
             .await;
         let tokens = tokens.map_err(|error| {
+            failures.fetch_add(1, Relaxed);
             if error == GrantError::InvalidGrant {
                 tracing::error!(issuer = %self.settings.name, "The issuer refused the client-credentials grant; introspection fails.");
             }
@@ -510,6 +518,23 @@ mod tests {
 
         assert_eq!(responses, vec![Ok(IntrospectionResponse::Inactive); 3]);
         assert_eq!(server.count(TOKEN), 1);
+    }
+
+    #[tokio::test]
+    async fn callers_that_wait_for_an_own_token_share_its_failure() {
+        let server = Server::start().await;
+        server.says(TOKEN, Says::status(500).after(Duration::from_millis(20)));
+        let mut settings = server.settings();
+        settings.introspection.authorization = IntrospectionAuthorization::Bearer;
+        let (issuer, _) = issuer(settings);
+        let _ = issuer.inner.provider_cache.metadata().await;
+
+        let responses = futures_util::future::join_all((0..8).map(|_| ask(&issuer, "t"))).await;
+
+        assert!(responses.iter().all(Result::is_err));
+        assert_eq!(server.count(TOKEN), 1);
+        assert!(ask(&issuer, "later").await.is_err());
+        assert_eq!(server.count(TOKEN), 2);
     }
 
     #[tokio::test]

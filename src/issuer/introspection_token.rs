@@ -1,6 +1,7 @@
 //! The gateway's own access token, for introspection endpoints that require one.
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 use tokio::sync::Mutex;
 
@@ -12,6 +13,8 @@ use crate::base::secret::Secret;
 pub(super) struct Introspector {
     /// The gateway's own access token, if the endpoint requires one.
     pub(super) own: Mutex<Option<IntrospectionToken>>,
+    /// Requests for one that have failed: callers that waited for one of them share its failure.
+    pub(super) failures: AtomicU64,
 }
 
 pub(super) struct IntrospectionToken {
