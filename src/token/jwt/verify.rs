@@ -10,7 +10,7 @@ use super::claims::Claims;
 use super::jws::{DEFAULT_MAX_TOKEN_SIZE, Jws};
 use crate::base::clock::Timestamp;
 use crate::base::strict_json;
-use crate::issuer::{Issuer, Jwks, Key, Settings};
+use crate::issuer::{Issuer, Jwks, Key, Settings, Unavailable};
 use crate::token::TokenError;
 use crate::token::principal::{Principal, TokenFormat};
 use crate::token::token_digests::TokenDigests;
@@ -122,8 +122,8 @@ impl<'t> Unverified<'t> {
 
 /// Returns the key that signed `jws`, which says `iss`; fetches the issuer's JWK set if it may have a new key.
 ///
-/// A token without `kid` cannot show that its key is new: for it, a wrong
-/// signature may be the sign of a rotation.
+/// A wrong signature may be the sign of a rotation as well: a token without `kid` cannot show that its key is new, and some
+/// issuers replace a key under its `kid`.
 ///
 /// # Errors
 ///
@@ -134,17 +134,23 @@ pub(crate) async fn signing_key(
     iss: Option<&str>,
 ) -> Result<Arc<Key>, TokenError> {
     let kid = jws.kid.as_deref();
-    if let Some(keys) = issuer.keys() {
-        let verified = jws.verify(&keys, iss);
-        let may_be_new = match verified {
-            Err(TokenError::UnknownKey) => kid.is_none() || !keys.knows(kid),
-            Err(TokenError::Signature) => kid.is_none(),
-            _ => false,
-        };
-        if !may_be_new {
-            return verified;
+    let Some(keys) = issuer.keys() else {
+        return jws.verify(&*issuer.keys_for(kid, jws.signature()).await?, iss);
+    };
+    let verified = jws.verify(&keys, iss);
+    let newer = match verified {
+        Err(TokenError::UnknownKey) if kid.is_none() || !keys.knows(kid) => {
+            issuer.keys_for(kid, jws.signature()).await?
         }
-    }
-    let keys = issuer.keys_for(kid, jws.signature()).await?;
-    jws.verify(&keys, iss)
+        Err(TokenError::Signature) if kid.is_none() => {
+            issuer.keys_for(None, jws.signature()).await?
+        }
+        // There is a key of that name: without another set, its verdict is final.
+        Err(TokenError::Signature) => match issuer.keys_for(None, jws.signature()).await {
+            Ok(newer) => newer,
+            Err(Unavailable { .. }) => return verified,
+        },
+        _ => return verified,
+    };
+    if Arc::ptr_eq(&newer, &keys) { verified } else { jws.verify(&newer, iss) }
 }

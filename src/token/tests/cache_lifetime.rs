@@ -195,6 +195,22 @@ async fn no_request_fails_while_keys_rotate() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_replaced_under_its_kid_is_fetched() {
+    let bench = Bench::new().await;
+    let new = signing_key("k1");
+    let header = json!({ "alg": "ES256", "kid": "k1" });
+    let token = |jti| new.sign_jwt(&header, &bench.claims(json!({ "jti": jti }))).unwrap();
+    assert_eq!(bench.jwt(&token("forged")).await.err(), Some(TokenError::Signature));
+    assert_eq!(bench.jwt(&token("forged again")).await.err(), Some(TokenError::Signature));
+    assert_eq!(bench.server.count(JWKS), 2, "one fetch in 30 s");
+
+    bench.clock.advance(Duration::from_secs(30));
+    bench.server.publishes(&[&new]);
+
+    assert!(bench.jwt(&token("good")).await.is_ok());
+}
+
+#[tokio::test]
 async fn an_unavailable_issuer_affects_only_tokens_of_unknown_keys() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
@@ -205,6 +221,9 @@ async fn an_unavailable_issuer_affects_only_tokens_of_unknown_keys() {
 
     assert!(matches!(bench.jwt(&unseen).await, Err(TokenError::Unavailable { .. })));
     assert!(bench.jwt(&token).await.is_ok());
+    let forged = signing_key("k1")
+        .sign_jwt(&json!({ "alg": "ES256", "kid": "k1" }), &bench.claims(json!({})));
+    assert_eq!(bench.jwt(&forged.unwrap()).await.err(), Some(TokenError::Signature));
 }
 
 #[tokio::test]
