@@ -23,7 +23,7 @@ use super::http_client::{IssuerClient, Response};
 use super::jwks::Jwks;
 use super::jwks_storage;
 use super::metadata::{Metadata, well_known};
-use super::settings::{ClientAuth, Discovery, Settings};
+use super::settings::{Discovery, Settings};
 use super::unavailable::Unavailable;
 use super::unusable_key::UnusableKey;
 use crate::base::clock::Clock;
@@ -65,6 +65,8 @@ struct RefreshProgress {
     unusable_since: Option<Duration>,
     /// The JWK set as last received: an equal one need not be parsed.
     jwks_text: Vec<u8>,
+    /// The time of the last successful fetch of the JWK set.
+    jwks_fetched_at: Option<Duration>,
 }
 
 /// The reason for an attempt.
@@ -96,8 +98,11 @@ enum Lookup {
 }
 
 impl ProviderCache {
+    /// Returns the cache of an issuer. Until the issuer responds it has what a predecessor has fetched from the same
+    /// place, else the JWK set that the previous run has saved.
     pub(super) fn new(
         settings: Arc<Settings>,
+        predecessors: &[&Self],
         http_client: Arc<IssuerClient>,
         clock: Clock,
         metrics: Arc<IssuerMetrics>,
@@ -116,7 +121,13 @@ impl ProviderCache {
             metrics,
             control,
         };
-        provider_cache.take_given_keys();
+        let shares_jwks =
+            |other: &&&Self| provider_cache.settings.shares_jwks_with(&other.settings);
+        let predecessors = predecessors.iter().filter(shares_jwks);
+        match predecessors.max_by_key(|other| other.progress().jwks_fetched_at) {
+            Some(predecessor) if provider_cache.succeed(predecessor) => {}
+            _ => provider_cache.take_given_keys(),
+        }
         if !provider_cache.has_something_to_fetch() {
             provider_cache.progress().tried = true;
             provider_cache.responded.store(true, Relaxed);
@@ -147,8 +158,8 @@ impl ProviderCache {
         self.keys.load_full()
     }
 
-    /// Returns the JWK set, fetched again if the one at hand lacks `kid`, or the key of a token without one that has
-    /// this `signature`.
+    /// Returns the JWK set, fetched again if the one at hand lacks `kid`, or without `kid` the key of a token that has this
+    /// `signature`.
     ///
     /// Returns the one at hand, unchanged, if the issuer was called a moment ago.
     pub(super) async fn keys_for(
@@ -308,10 +319,7 @@ impl ProviderCache {
             (_, Ok(issuer)) => well_known(&issuer).to_vec(),
             (_, Err(_)) => vec![],
         };
-        let mutual_tls = matches!(
-            &self.settings.client,
-            Some(client) if matches!(client.auth, ClientAuth::TlsClientAuth { .. })
-        );
+        let mutual_tls = self.settings.uses_mutual_tls();
         let mut found = Vec::new();
         let mut so_far: Option<Metadata> = None;
         let mut is_incomplete = false;
@@ -391,7 +399,11 @@ impl ProviderCache {
             self.replace(keys);
             self.progress().jwks_text.clone_from(&body);
         }
-        self.progress().unusable_since = None;
+        {
+            let mut progress = self.progress();
+            progress.unusable_since = None;
+            progress.jwks_fetched_at = Some(self.clock.uptime());
+        }
         self.metrics.keys_refreshed(fetched);
         self.record_response();
         if self.settings.state_dir.is_some() {
@@ -418,6 +430,30 @@ impl ProviderCache {
         }
         tracing::warn!(issuer, %url, "The JWK set still has no usable key; the old keys are no longer used.");
         Ok(())
+    }
+
+    /// Takes over what `predecessor` has fetched, before a reload changed other settings; returns whether there are keys
+    /// among it.
+    fn succeed(&self, predecessor: &Self) -> bool {
+        let (jwks_text, jwks_fetched_at, discovered_at) = {
+            let theirs = predecessor.progress();
+            (theirs.jwks_text.clone(), theirs.jwks_fetched_at, theirs.discovered_at)
+        };
+        self.responded.store(predecessor.has_responded(), Relaxed);
+        if self.settings.shares_metadata_with(&predecessor.settings) {
+            self.metadata.store(predecessor.known_metadata());
+            self.progress().discovered_at = discovered_at;
+        }
+        if self.keys_are_given() || jwks_fetched_at.is_none() {
+            return false;
+        }
+        // Read again: keys of its own, which the predecessor does not retire.
+        let Ok(keys) = self.read(&jwks_text) else { return false };
+        self.replace(keys);
+        let mut progress = self.progress();
+        progress.jwks_text = jwks_text;
+        progress.jwks_fetched_at = jwks_fetched_at;
+        true
     }
 
     /// Uses keys that need no fetching: configured ones, or those saved by the previous run.

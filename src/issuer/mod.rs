@@ -97,12 +97,34 @@ impl Issuer {
         metrics: &Metrics,
         control: Handle,
     ) -> Result<Self, TlsError> {
+        Self::succeeding(&[], settings, clock, metrics, control)
+    }
+
+    /// As [`Issuer::new`], for other settings than those of `predecessors` of the same name: has their JWK set and metadata until
+    /// its own fetches succeed, if these come from the same place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Issuer::new`].
+    pub fn succeeding(
+        predecessors: &[Arc<Self>],
+        settings: Settings,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+    ) -> Result<Self, TlsError> {
+        let predecessors: Vec<_> = predecessors
+            .iter()
+            .filter(|predecessor| *predecessor.name() == settings.name)
+            .map(|predecessor| &*predecessor.inner.provider_cache)
+            .collect();
         let settings = Arc::new(settings);
         let metrics = metrics.issuer(&settings.name);
         let http_client =
             Arc::new(IssuerClient::new(&settings, clock.clone(), Arc::clone(&metrics))?);
         let provider_cache = Arc::new(ProviderCache::new(
             Arc::clone(&settings),
+            &predecessors,
             Arc::clone(&http_client),
             clock.clone(),
             metrics,
@@ -154,8 +176,8 @@ impl Issuer {
         self.inner.provider_cache.keys()
     }
 
-    /// Returns its JWK set, fetched again if the one at hand lacks `kid`, or the key of a token without one that has
-    /// this `signature`.
+    /// Returns its JWK set, fetched again if the one at hand lacks `kid`, or without `kid` the key of a token that has this
+    /// `signature`.
     ///
     /// Concurrent callers wait for one fetch. Another one is
     /// made only after [`Settings::jwks_min_interval`], and for the same `kid` or token

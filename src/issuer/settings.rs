@@ -141,6 +141,49 @@ impl Settings {
         self.identifiers().any(|identifier| *identifier == *iss)
     }
 
+    /// Whether the JWK set of the server with the settings `other` is that of this one: it comes from the same place in the
+    /// same way.
+    pub(super) fn shares_jwks_with(&self, other: &Self) -> bool {
+        let source = |settings: &Self| {
+            let Self { issuer, discovery, endpoints, proxy, ca, .. } = settings.clone();
+            let identifier = settings.identifier().into_owned();
+            (issuer, identifier, discovery, endpoints.jwks, proxy, ca)
+        };
+        source(self) == source(other)
+    }
+
+    /// Whether the metadata of the server with the settings `other` are, as read, those of this one as well.
+    pub(super) fn shares_metadata_with(&self, other: &Self) -> bool {
+        self.shares_jwks_with(other)
+            && self.endpoints == other.endpoints
+            && self.uses_mutual_tls() == other.uses_mutual_tls()
+    }
+
+    /// Whether the gateway's client presents a certificate.
+    pub(super) fn uses_mutual_tls(&self) -> bool {
+        let auth = self.client.as_ref().map(|client| &client.auth);
+        matches!(auth, Some(ClientAuth::TlsClientAuth { .. }))
+    }
+
+    /// Returns the settings that decide about introspection responses and for how long they are cached: all but those
+    /// about how calls are made, the JWK set and other grants.
+    pub(crate) fn of_introspection(&self) -> Self {
+        let plain = Self::new(&self.name, &self.issuer);
+        let client = self.client.as_ref();
+        Self {
+            client: client
+                .map(|client| Client { id: Arc::clone(&client.id), auth: ClientAuth::None }),
+            jwks_refresh: plain.jwks_refresh,
+            jwks_min_interval: plain.jwks_min_interval,
+            assertion_audience: plain.assertion_audience,
+            password_grant: plain.password_grant,
+            timeout: plain.timeout,
+            max_concurrent: plain.max_concurrent,
+            state_dir: plain.state_dir,
+            ..self.clone()
+        }
+    }
+
     /// Returns the timeout of a call whose response must not be lost: three times `timeout`.
     pub fn extended_timeout(&self) -> Duration {
         self.timeout.saturating_mul(3)
@@ -425,6 +468,31 @@ mod tests {
         assert_ne!(plain.fingerprint(), with_client("a").fingerprint());
         assert_ne!(with_client("a").fingerprint(), with_client("b").fingerprint());
         assert_ne!(with_client("a"), with_client("b"));
+    }
+
+    #[test]
+    fn a_jwk_set_is_shared_by_settings_that_fetch_it_alike() {
+        let plain = Settings::new("main", "https://auth.example.com");
+        let with = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = plain.clone();
+            change(&mut settings);
+            settings
+        };
+        let url = || Some(Url::parse("https://elsewhere.example.com/").unwrap());
+
+        for (shares_jwks, shares_metadata, other) in [
+            (true, true, with(&|other| other.timeout = Duration::from_secs(9))),
+            (true, true, with(&|other| other.state_dir = Some("/state".into()))),
+            (true, false, with(&|other| other.endpoints.token = url())),
+            (false, false, with(&|other| other.endpoints.jwks = url())),
+            (false, false, with(&|other| other.issuer = "https://other.example.com".into())),
+            (false, false, with(&|other| other.discovery = Discovery::Off)),
+            (false, false, with(&|other| other.proxy = url())),
+            (false, false, with(&|other| other.ca = Some([0].into()))),
+        ] {
+            assert_eq!(other.shares_jwks_with(&plain), shares_jwks, "{other:?}");
+            assert_eq!(other.shares_metadata_with(&plain), shares_metadata, "{other:?}");
+        }
     }
 
     #[test]

@@ -181,6 +181,33 @@ async fn a_rotation_is_noticed_with_the_first_token_of_the_new_key() {
 }
 
 #[tokio::test]
+async fn a_successor_has_what_its_predecessor_fetched_from_the_same_place() {
+    let server = Server::start().await;
+    server.publishes(&[&signing_key("a")]);
+    let before = Arc::new(issuer(server.settings()));
+    arrived(&before).await;
+    for path in [METADATA, JWKS] {
+        server.says(path, Answer::status(503));
+    }
+    let after = |settings| {
+        let (clock, metrics) = (clock_of(&before).clone(), Metrics::new(&[1.0]));
+        let predecessors = [Arc::clone(&before)];
+        Issuer::succeeding(&predecessors, settings, clock, &metrics, Handle::current()).unwrap()
+    };
+
+    let slower = after(Settings { timeout: Duration::from_secs(9), ..server.settings() });
+    let mut elsewhere = server.settings();
+    elsewhere.endpoints.jwks = Some(server.at("/other"));
+    let elsewhere = after(elsewhere);
+    let other = after(Settings { name: "other".into(), ..server.settings() });
+
+    assert!(slower.has_responded() && slower.keys().unwrap().knows(Some("a")));
+    assert_eq!(slower.metadata().endpoints.token, Some(server.at("/token")));
+    assert!(elsewhere.keys().is_none() && !elsewhere.has_responded());
+    assert!(other.keys().is_none());
+}
+
+#[tokio::test]
 async fn fifty_tokens_with_one_new_key_cause_one_fetch_and_all_find_it() {
     let server = Server::start().await;
     let issuer = issuer(server.settings());
