@@ -359,7 +359,10 @@ impl<'a> Compiler<'a> {
             .iter()
             .map(|issuer| find(&self.issuer_verifiers, "issuer", issuer))
             .collect::<Result<Vec<_>, _>>()?;
-        let verifier = Verifier::new(kind, issuer_verifiers);
+        let mut verifier = Verifier::new(kind, issuer_verifiers);
+        if kind == TokenUse::Bearer {
+            verifier = verifier.among(self.issuers.values().cloned());
+        }
         Ok(Credential::Token(if signed { verifier.with_signed_answers() } else { verifier }))
     }
 
@@ -456,14 +459,18 @@ pub(super) fn compile_issuer(
 ) -> Result<(Arc<Issuer>, Arc<IssuerVerifier>), CompileError> {
     let RetainedState { clock, metrics, control, .. } = retained;
     let failed = |source| CompileError::Issuer { name: Arc::clone(name), source };
+    let predecessors = retained.issuers.values();
     let issuer = retained.issuers.get_or_try_insert_with(settings.fingerprint(), || {
-        Issuer::new(settings.clone(), clock.clone(), metrics, control.clone())
+        let (clock, control) = (clock.clone(), control.clone());
+        Issuer::succeeding(&predecessors, settings.clone(), clock, metrics, control)
     });
     let issuer = issuer.map_err(failed)?;
+    let predecessors = retained.issuer_verifiers.values();
     let issuer_verifier =
         retained.issuer_verifiers.get_or_insert_with(IssuerVerifier::key(settings, rules), || {
             let revocations = retained.revocations.clone();
-            IssuerVerifier::new(
+            IssuerVerifier::succeeding(
+                &predecessors,
                 Arc::clone(&issuer),
                 rules.clone(),
                 revocations,

@@ -119,7 +119,7 @@ impl RevokeRequest {
     ) -> Result<Value, RevokeError> {
         let issuers = match &self.issuer {
             None => vec![None],
-            Some(name) => snapshot.issuers_named(name).map(Some).collect(),
+            Some(name) => snapshot.issuers_named(name).into_iter().map(Some).collect(),
         };
         if issuers.is_empty() {
             return Err(RevokeError::Issuer);
@@ -128,16 +128,18 @@ impl RevokeRequest {
         let mut forgotten = 0;
         for (field, value) in &self.targets {
             let mut targets = field.targets(value);
-            let mut until = until;
+            let (mut until, mut issuers) = (until, &issuers[..]);
             if *field == RevocationField::Token {
                 let inner = snapshot.open_token(value);
                 let tokens = || [&**value].into_iter().chain(inner.iter().map(|it| &**it.expose()));
                 // Encrypted anew, or bare, the token inside is the same.
                 targets = tokens().flat_map(RevocationTarget::token).collect();
                 until = until.or_else(|| tokens().find_map(unverified_expiry));
+                // A token is one token, whichever issuer's it is.
+                issuers = &[None];
             }
             for what in targets {
-                for issuer in &issuers {
+                for issuer in issuers {
                     let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
                     forgotten += retained.revocations.revoke(revocation, until);
                 }

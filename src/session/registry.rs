@@ -24,7 +24,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
 use crate::base::weak_map::WeakMap;
 use crate::disk::{Directory, OpenError};
-use crate::issuer::tenant_template::is_expansion;
+use crate::issuer::tenant_template::{is_expansion, placeholder};
 use crate::password::LoginThrottles;
 use crate::store::Redis;
 use crate::token::revocation::event::RevocationListener;
@@ -175,10 +175,22 @@ impl Deref for RetainedState {
 }
 
 impl EndedState {
-    /// Ends, at all instances, the sessions that the issuer names by `what` and that began before `at`; returns their
-    /// number.
-    pub(super) fn revoke(&self, what: RevocationTarget, at: Timestamp) -> usize {
-        self.ended.revoke_before(Revocation { issuer: Some(Arc::clone(&self.issuer)), what }, at)
+    /// Ends, at all instances, the sessions that the issuer names by `what` and that began before `at`, and revokes their
+    /// tokens: within the `namespace` in which those names are unique. Returns the number of what has ended.
+    pub(super) fn revoke(
+        &self,
+        namespace: &Arc<str>,
+        what: RevocationTarget,
+        at: Timestamp,
+    ) -> usize {
+        self.ended.revoke_before(Revocation { issuer: Some(Arc::clone(namespace)), what }, at)
+    }
+
+    /// Returns the tenant whose sessions are meant by a revocation for `issuer`; `None` means all of them.
+    fn tenant<'a>(&self, issuer: Option<&'a Arc<str>>) -> Option<&'a Arc<str>> {
+        let has_tenants = placeholder(&self.identifier).is_some();
+        issuer
+            .filter(|issuer| has_tenants && **issuer != self.issuer && **issuer != self.identifier)
     }
 
     /// Records the end of one session, which counts as no removed cache entry.
@@ -191,7 +203,6 @@ impl EndedState {
 
 impl RevocationListener for EndedState {
     fn forget(&self, events: &RevocationEvent, _: &dyn Fn(&Principal) -> bool) -> usize {
-        // A session does not know its tenant: it ends with each that has its subject.
         let is_own =
             |issuer: &Arc<str>| *issuer == self.issuer || is_expansion(&self.identifier, issuer);
         if !events.revocation.issuer.as_ref().is_none_or(is_own) {
@@ -208,7 +219,8 @@ impl RevocationListener for EndedState {
             // Only the access token is revoked: the next request finds that out, and its refresh token decides.
             RevocationTarget::Id(_) | RevocationTarget::Token(_) => return 0,
         };
-        self.ended.record_at_issuer(named, events.at);
+        let tenant = self.tenant(events.revocation.issuer.as_ref());
+        self.ended.record_at_issuer(named, tenant, events.at);
         self.watchers.end_over(&self.ended);
         let kept = self.sessions.get().map_or(0, |sessions| sessions.forget_over(&self.ended));
         kept + self.results.forget_over(&self.ended)
@@ -278,5 +290,36 @@ impl RefreshEvents {
             retained.results.apply_event(name, ends);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+    use crate::issuer::{Client, ClientAuth};
+    use crate::session::settings::Flow;
+
+    const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+
+    #[tokio::test]
+    async fn a_tenants_logout_leaves_the_sessions_of_other_tenants() {
+        let revocations = RevocationList::new(Clock::manual(NOON));
+        let registry = SessionRegistry::new(revocations, Arc::default());
+        let client = Client { id: "web".into(), auth: ClientAuth::None };
+        let home = Url::parse("https://www.example.com").unwrap();
+        let settings = Settings::new("web", "main", client, Flow::Code, home);
+        let template = Arc::from("https://auth.example/{tenant}");
+        let retained = registry.retained(&settings, &template, &Handle::current());
+        let [one, other] = ["https://auth.example/t1", "https://auth.example/t2"].map(Arc::from);
+        let alice = SessionName::Subject("alice".into());
+        let end = |namespace| {
+            retained.revoke(namespace, RevocationTarget::Subject("alice".into()), NOON);
+            [&one, &other].map(|iss| retained.ended.find("a", NOON, [&alice], Some(iss)).is_some())
+        };
+
+        assert_eq!(end(&one), [true, false]);
+        assert_eq!(end(&"main".into()), [true, true], "the issuer as a whole");
     }
 }

@@ -46,7 +46,28 @@ impl IssuerVerifier {
         metrics: &Metrics,
         control: Handle,
     ) -> Self {
+        Self::succeeding(&[], issuer, rules, revocations, clock, metrics, control)
+    }
+
+    /// As [`IssuerVerifier::new`], after settings or rules have changed: has the introspection responses that one of
+    /// `predecessors` has cached, if nothing has changed that decides about them.
+    pub fn succeeding(
+        predecessors: &[Arc<Self>],
+        issuer: Arc<Issuer>,
+        rules: ValidationRules,
+        revocations: RevocationList,
+        clock: Clock,
+        metrics: &Metrics,
+        control: Handle,
+    ) -> Self {
         let rules = Arc::new(rules);
+        let deciding = (issuer.settings().of_introspection(), rules.of_introspection());
+        let predecessor = predecessors.iter().find(|other| {
+            let settings = other.issuer.settings();
+            settings.name == deciding.0.name
+                && (settings.of_introspection(), other.rules.of_introspection()) == deciding
+        });
+        let cached = predecessor.map(|predecessor| predecessor.introspection.cache());
         let jwt_metrics = metrics.token_cache(TokenCache::Jwt);
         let most = rules.jwt_cache_max_entries;
         let jwt_cache = (most > 0).then(|| Arc::new(JwtCache::new(most, jwt_metrics.entries())));
@@ -57,12 +78,12 @@ impl IssuerVerifier {
             revocations.clone(),
             metrics,
             control,
+            cached,
         );
         if let Some(jwt_cache) = &jwt_cache {
             let jwt_cache: Arc<dyn RevocationListener> = Arc::clone(jwt_cache) as _;
             revocations.subscribe(Arc::downgrade(&jwt_cache));
         }
-        revocations.subscribe(Arc::downgrade(&introspection.cache()));
         Self { issuer, rules, clock, jwt_cache, introspection, revocations, jwt_metrics }
     }
 
@@ -86,7 +107,7 @@ impl IssuerVerifier {
         self.issuer.keys().is_some_and(|keys| token.is_signed_with(&keys))
     }
 
-    /// Revokes one token of this issuer: every cache removes it at once.
+    /// Revokes one token: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
         if let Some(inner) = self.open(token) {
             // Encrypted anew, it is the same token.
@@ -94,7 +115,7 @@ impl IssuerVerifier {
         }
         let signed = Unverified::read_within(token, self.rules.max_token_size)
             .is_ok_and(|read| self.has_key_of(&read));
-        self.revocations.revoke_token(self.issuer.name(), token, signed);
+        self.revocations.revoke_token(token, signed);
     }
 
     /// Returns the signed token inside an encrypted one, unverified; `None` if there is none for this issuer's keys.
@@ -105,7 +126,12 @@ impl IssuerVerifier {
 
     /// Records the receipt of a token: see [`Verifier::received`](super::Verifier::received).
     pub(crate) fn received(&self, token: &str, at: Timestamp) -> bool {
-        self.revocations.receive(token, at)
+        let counts = self.revocations.receive(token, at);
+        if counts {
+            // Refused a moment ago, it may be younger than what had revoked it.
+            self.introspection.forget_refusal(token);
+        }
+        counts
     }
 
     /// Returns a result for a signed token that needs no waiting.
@@ -151,26 +177,12 @@ impl IssuerVerifier {
         Some(active.map(|()| principal))
     }
 
-    /// Verifies a signed token and returns its principal.
-    pub(crate) async fn verify_jwt(
-        &self,
-        token: &str,
-        read: Unverified<'_>,
-        now: Timestamp,
-        max_staleness: Option<Duration>,
-    ) -> Result<Arc<Principal>, TokenError> {
-        let principal = self.verify(token, read, now).await?;
-        self.check_still_active(token, now, max_staleness).await?;
-        Ok(principal)
-    }
-
-    /// Opens an encrypted token, verifies the signed token inside and returns its principal; `None` if it is not
-    /// encrypted for this issuer's keys.
+    /// Opens an encrypted token, verifies the signed token inside as [`IssuerVerifier::verify`] does and returns its
+    /// principal; `None` if it is not encrypted for this issuer's keys.
     pub(crate) async fn verify_encrypted(
         &self,
         token: &str,
         now: Timestamp,
-        max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
         let ring = self.rules.decryption.as_ref()?;
         if token.len() > self.rules.max_token_size {
@@ -182,7 +194,7 @@ impl IssuerVerifier {
             Err(error) => return Some(Err(error)),
         };
         Some(match Unverified::read_within(inner.expose(), self.rules.max_token_size) {
-            Ok(read) => self.verify_jwt(token, read, now, max_staleness).await,
+            Ok(read) => self.verify(token, read, now).await,
             Err(error) => Err(error),
         })
     }
@@ -209,7 +221,9 @@ impl IssuerVerifier {
         Purpose::Meaning(if signed { accept.into() } else { AcceptedFormat::Json })
     }
 
-    async fn verify(
+    /// Verifies a signed token and returns its principal; whether its issuer has revoked it is
+    /// [another question](IssuerVerifier::check_still_active).
+    pub(crate) async fn verify(
         &self,
         token: &str,
         read: Unverified<'_>,
@@ -238,7 +252,8 @@ impl IssuerVerifier {
         Ok(principal)
     }
 
-    async fn check_still_active(
+    /// Introspects a token that is verified by its signature, where the rules want that.
+    pub(crate) async fn check_still_active(
         &self,
         token: &str,
         now: Timestamp,

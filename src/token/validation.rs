@@ -75,6 +75,11 @@ impl ValidationRules {
 }
 
 impl ValidationRules {
+    /// Returns the rules that decide about introspection responses: all but those of signed tokens alone.
+    pub(crate) fn of_introspection(&self) -> Self {
+        Self { jwt_cache_max_entries: 0, revocation_check: false, decryption: None, ..self.clone() }
+    }
+
     /// Returns [`Principal::namespace`](super::Principal::namespace) of a token of the issuer called `name` with this
     /// verified `iss`.
     pub(crate) fn namespace(&self, name: &Arc<str>, iss: Option<&str>) -> Arc<str> {

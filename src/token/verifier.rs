@@ -15,6 +15,7 @@ use super::jwt::verify::Unverified;
 use super::principal::{Principal, TokenFormat};
 use super::validation::TokenUse;
 use crate::base::clock::Timestamp;
+use crate::issuer::Issuer;
 
 /// The kinds of tokens and the issuers that a route or a session accepts.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Verifier {
     kind: TokenUse,
     signed_answers: bool,
     issuers: Box<[Arc<IssuerVerifier>]>,
+    /// All configured issuers, as far as that matters.
+    configured: Box<[Arc<Issuer>]>,
 }
 
 impl Verifier {
@@ -29,7 +32,7 @@ impl Verifier {
     /// selects one, or several of one name, which are tried in turn; an opaque token is introspected at each in turn, until one
     /// reports it as active.
     pub fn new(kind: TokenUse, issuers: impl Into<Box<[Arc<IssuerVerifier>]>>) -> Self {
-        Self { kind, signed_answers: false, issuers: issuers.into() }
+        Self { kind, signed_answers: false, issuers: issuers.into(), configured: Box::default() }
     }
 
     /// Requests signed introspection responses in the format that each issuer's
@@ -38,6 +41,13 @@ impl Verifier {
     #[must_use]
     pub fn with_signed_answers(self) -> Self {
         Self { signed_answers: true, ..self }
+    }
+
+    /// Refuses signed tokens of other `configured` issuers, instead of introspecting them: their `iss` says whose they are,
+    /// and no other issuer is shown them, or believed about them.
+    #[must_use]
+    pub fn among(self, configured: impl IntoIterator<Item = Arc<Issuer>>) -> Self {
+        Self { configured: configured.into_iter().collect(), ..self }
     }
 
     /// Whether tokens are verified by their signature or by introspection, as each is.
@@ -214,17 +224,26 @@ impl Verifier {
                 // Several issuers of one name, with keys of their own: first the one that has the key at hand.
                 named.sort_by_cached_key(|issuer| !issuer.has_key_of(first));
             }
-            if let Some((issuer, others)) = named.split_first() {
-                let mut result = issuer.verify_jwt(token, first?, now, max_staleness).await;
-                for issuer in others {
-                    let Err(error) = result else { break };
-                    let other = issuer.verify_jwt(token, read()?, now, max_staleness).await;
-                    result = other.map_err(|other| the_more_telling(error, other));
+            let is_of_another = named.is_empty() && iss.is_some_and(|iss| self.is_of_another(iss));
+            let mut first = Some(first);
+            let mut refused = None;
+            for issuer in named {
+                let unverified = first.take().unwrap_or_else(read)?;
+                match issuer.verify(token, unverified, now).await {
+                    // The first whose key and rules accept it decides, also about its revocation.
+                    Ok(principal) => {
+                        let active = issuer.check_still_active(token, now, max_staleness).await;
+                        return active.map(|()| principal);
+                    }
+                    Err(TokenError::Revoked) => return Err(TokenError::Revoked),
+                    Err(error) => refused = Some(the_more_telling(refused, error)),
                 }
-                return result;
             }
-            if self.kind == TokenUse::Jwt {
-                return Err(first.err().unwrap_or(TokenError::Issuer));
+            if let Some(error) = refused {
+                return Err(error);
+            }
+            if self.kind == TokenUse::Jwt || is_of_another {
+                return Err(first.and_then(Result::err).unwrap_or(TokenError::Issuer));
             }
         } else if self.reads(token) {
             if let Some(result) = self.verify_encrypted(token, now, max_staleness).await {
@@ -266,23 +285,27 @@ impl Verifier {
         now: Timestamp,
         max_staleness: Option<Duration>,
     ) -> Option<Result<Arc<Principal>, TokenError>> {
-        let mut result: Option<Result<Arc<Principal>, TokenError>> = None;
+        let mut refused = None;
         for issuer in &self.issuers {
             if let Some(found) = issuer.introspect_again(token, now, max_staleness).await {
                 return Some(found);
             }
-            let Some(found) = issuer.verify_encrypted(token, now, max_staleness).await else {
-                continue;
-            };
-            result = match (found, result) {
-                (Err(error), Some(Err(first))) => Some(Err(the_more_telling(first, error))),
-                (found, _) => Some(found),
-            };
-            if matches!(result, Some(Ok(_))) {
-                break;
+            match issuer.verify_encrypted(token, now).await {
+                None => {}
+                Some(Ok(principal)) => {
+                    let active = issuer.check_still_active(token, now, max_staleness).await;
+                    return Some(active.map(|()| principal));
+                }
+                Some(Err(TokenError::Revoked)) => return Some(Err(TokenError::Revoked)),
+                Some(Err(error)) => refused = Some(the_more_telling(refused, error)),
             }
         }
-        result
+        refused.map(Err)
+    }
+
+    /// Whether this `iss` is that of a configured issuer whose tokens are not accepted here.
+    fn is_of_another(&self, iss: &str) -> bool {
+        self.configured.iter().any(|issuer| issuer.settings().is_named(iss))
     }
 
     /// Whether the token is read here, rather than introspected: it has the form of a signed token, or of an
@@ -297,7 +320,8 @@ impl Verifier {
 
 /// Returns which of two issuers' errors is reported: an issuer that is unavailable might have known the token;
 /// else that of the issuer whose key it is.
-fn the_more_telling(first: TokenError, second: TokenError) -> TokenError {
+fn the_more_telling(first: Option<TokenError>, second: TokenError) -> TokenError {
+    let Some(first) = first else { return second };
     let rank = |error: TokenError| match error {
         TokenError::Unavailable { .. } => 0,
         TokenError::UnknownKey | TokenError::Algorithm => 2,

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use northgate::dev::issuer::{API, Algorithm};
 use serde_json::{Value, json};
 
+use crate::fault_injection::{Endpoint, Fault};
 use crate::support::{Gateway, Issuer, Reading, Upstream, noon, start_issuer};
 
 /// RFC 7519 §4.1.1: a text or a URI, which is compared and not called.
@@ -179,6 +180,22 @@ fn a_user_of_two_issuers_with_one_iss_is_one_user() {
     let statuses = ["/main", "/twin"].map(|path| gateway.get(path, &token).status);
 
     assert_eq!(statuses, [200, 429]);
+}
+
+#[test]
+fn a_reload_that_changes_another_setting_of_an_issuer_keeps_its_keys() {
+    let (issuer, service) = (start_issuer(), Upstream::polite());
+    let file = |more: &str| issuer.settings(more) + &jwt_route(&service, "");
+    let gateway = Gateway::at(issuer.clock.clone(), "", &file(""));
+    let status = || gateway.get("/", &format!("Authorization: Bearer {}\r\n", issuer.jwt())).status;
+    assert_eq!(status(), 200);
+    for endpoint in [Endpoint::Discovery, Endpoint::Jwks] {
+        issuer.running.inject(endpoint, Fault::Close, u32::MAX);
+    }
+
+    gateway.reload("", &file(", timeout: 9s")).expect("a reload");
+
+    assert_eq!(status(), 200);
 }
 
 /// RFC 9111 §3.5 protects responses to requests with `Authorization` alone.

@@ -59,6 +59,25 @@ async fn all_sessions_of_a_subject_end_and_the_next_login_is_valid() {
     }
 }
 
+/// Another entry of the same `iss` has the same users, and so has no other tenant.
+#[tokio::test]
+async fn a_logout_token_names_users_by_its_iss_where_the_name_of_the_issuer_does_not() {
+    for sid in [json!("s1"), Value::Null] {
+        let mut gate = Gate::start();
+        gate.verify_by(|rules| rules.namespace = Some("any".into()));
+        let alice = gate.alice().await;
+        gate.advance(1);
+        let mut events = gate.revocations.listen();
+
+        let token = sign(&gate, json!({}), json!({ "sid": sid }));
+        assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
+
+        let event = events.try_recv().unwrap();
+        assert_eq!(event.revocation.issuer.as_deref(), Some(gate.issuer.url()));
+        assert_eq!(gate.present(&alice).await.is_err(), sid.is_null());
+    }
+}
+
 #[tokio::test]
 async fn a_logout_token_ends_older_sessions_and_no_later_one() {
     for tokens in STORAGES {

@@ -111,12 +111,19 @@ impl Gate {
     /// Reads the configuration again: the issuer's tokens may be encrypted with this 32-byte secret now.
     pub(crate) fn decrypt_with(&mut self, secret: [u8; 32]) {
         let jwk = serde_json::json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret) });
+        self.verify_by(|rules| {
+            rules.decryption = Some(Arc::new(KeyRing {
+                keys: vec![DecryptionKey::from_jwk(jwk.as_object().unwrap()).unwrap()],
+                algorithms: vec![KeyManagement::Direct],
+                encryptions: vec![ContentEncryption::A256Gcm],
+            }));
+        });
+    }
+
+    /// Reads the configuration again, with other rules for tokens.
+    pub(crate) fn verify_by(&mut self, change: impl FnOnce(&mut ValidationRules)) {
         let mut rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
-        rules.decryption = Some(Arc::new(KeyRing {
-            keys: vec![DecryptionKey::from_jwk(jwk.as_object().unwrap()).unwrap()],
-            algorithms: vec![KeyManagement::Direct],
-            encryptions: vec![ContentEncryption::A256Gcm],
-        }));
+        change(&mut rules);
         let Self { asked, clock, metrics, revocations, .. } = &*self;
         self.verifier = Arc::new(verifier_with(rules, asked, clock, metrics, revocations));
         self.reload(|_| {});

@@ -13,16 +13,24 @@ impl Snapshot {
         self.all_issuers().map(|issuer| (&**issuer.name(), issuer.has_responded()))
     }
 
-    /// Returns the names of the issuers with this name in the configuration, or this `iss`. One tenant of an issuer is
-    /// named by its `iss`.
-    pub fn issuers_named(&self, name: &str) -> impl Iterator<Item = Arc<str>> {
-        self.all_issuers().filter_map(move |issuer| {
-            let settings = issuer.settings();
-            let is_name = **issuer.name() == *name;
-            let is_tenant = !is_name && !settings.tenants.is_empty();
-            (is_name || settings.is_named(name))
-                .then(|| if is_tenant { Arc::from(name) } else { Arc::clone(issuer.name()) })
-        })
+    /// Returns the names by which revocations find the tokens of the issuers with this name in the configuration, or this
+    /// `iss`: the name, and where the `iss` tells users apart, each `iss` that is meant.
+    pub fn issuers_named(&self, name: &str) -> Vec<Arc<str>> {
+        let of = |verifier: &Arc<IssuerVerifier>| -> Vec<Arc<str>> {
+            let settings = verifier.issuer().settings();
+            let own = || Arc::clone(&settings.name);
+            match (*settings.name == *name, settings.is_named(name), &verifier.rules().namespace) {
+                (false, false, _) => vec![],
+                (_, _, None) => vec![own()],
+                // Another entry with this `iss` has the same users, and their tokens end as well.
+                (true, ..) => settings.identifiers().map(Arc::from).chain([own()]).collect(),
+                (false, true, Some(_)) => vec![name.into()],
+            }
+        };
+        let mut names: Vec<_> = self.issuer_verifiers.iter().flat_map(of).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Returns the namespaces of principals (`Principal::namespace`) of the issuers or of the tenant called `name`, of

@@ -42,15 +42,15 @@ impl Sessions {
         let token = read(head, body).await.ok_or(LogoutTokenError::Form)?;
         let logout =
             self.relying_party.check_logout(&self.issuer, token.expose(), self.clock.now());
-        let Logout { session, subject, at, id } = logout.await?;
-        let RetainedState { by: namespace, ending, .. } = &*self.retained;
+        let Logout { session, subject, namespace, at, id } = logout.await?;
+        let RetainedState { by, ending, .. } = &*self.retained;
         let ended_sessions = &ending.ended;
-        if !ended_sessions.accept_logout_token(namespace, &id) {
+        if !ended_sessions.accept_logout_token(by, &id) {
             return Err(LogoutTokenError::Replayed);
         }
         let now = self.clock.now();
         let at = ending.logins.latest_local_time(at, now);
-        let by = if session.is_some() { "sid" } else { "sub" };
+        let named_by = if session.is_some() { "sid" } else { "sub" };
         let known = match &session {
             Some(session) => self.knows_login(session).await,
             None => Ok(true),
@@ -66,25 +66,25 @@ impl Sessions {
                 let sessionless =
                     subject.filter(|_| known != Ok(true)).map(RevocationTarget::Sessionless);
                 // An issuer does not use a `sid` again: a clock that differs must not save a session from its logout.
-                ending.revoke(RevocationTarget::LoggedOut(session), now)
-                    + sessionless.map_or(0, |what| ending.revoke(what, at))
+                ending.revoke(&namespace, RevocationTarget::LoggedOut(session), now)
+                    + sessionless.map_or(0, |what| ending.revoke(&namespace, what, at))
             }
-            (None, subject) => {
-                subject.map_or(0, |name| ending.revoke(RevocationTarget::Subject(name), at))
-            }
+            (None, subject) => subject
+                .map(RevocationTarget::Subject)
+                .map_or(0, |what| ending.revoke(&namespace, what, at)),
         };
         if ended_sessions.saved().await.is_err() {
             // The issuer may send the token again.
-            ended_sessions.restore_logout_token(namespace, &id);
+            ended_sessions.restore_logout_token(by, &id);
             return Err(LogoutTokenError::NotSaved);
         }
         if let Some(unknown) = unknown {
             // Sessions with this `sid` have ended; whether there are any is unknown.
-            ended_sessions.restore_logout_token(namespace, &id);
+            ended_sessions.restore_logout_token(by, &id);
             return Err(unknown);
         }
         let session = &*self.settings.name;
-        tracing::info!(session, by, ended, "Ended sessions by back-channel logout.");
+        tracing::info!(session, by = named_by, ended, "Ended sessions by back-channel logout.");
         Ok(())
     }
 

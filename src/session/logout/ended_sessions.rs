@@ -27,7 +27,7 @@ pub(crate) struct EndedSessions {
     /// By the session's alias.
     by_alias: Cache<Arc<str>, EndReason>,
     /// By the issuer's name: sessions that began no later than that moment have ended.
-    at_issuer: Cache<SessionName, Timestamp>,
+    at_issuer: Cache<(Tenant, SessionName), Timestamp>,
     revocations: RevocationList,
 }
 
@@ -49,6 +49,17 @@ pub(crate) enum SessionName {
     Subject(Arc<str>),
     /// `sub` without `sid`: the sessions of one subject that have no `sid`.
     Sessionless(Arc<str>),
+}
+
+/// The tenant whose sessions an issuer ends, where one issuer has several.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum Tenant {
+    /// All of them, or the only one.
+    All,
+    /// The one with this `iss`.
+    Named(Arc<str>),
+    /// Any, for sessions without an ID token that would tell theirs: they end with each.
+    Unknown,
 }
 
 impl SessionName {
@@ -132,12 +143,23 @@ impl EndedSessions {
         is_new
     }
 
-    /// Records that every session of `named` which began until `at` has ended.
-    pub(crate) fn record_at_issuer(&self, named: SessionName, at: Timestamp) {
-        self.at_issuer.entry(named).and_upsert_with(|known| match known {
-            Some(known) => (*known.value()).max(at),
-            None => at,
-        });
+    /// Records that every session of `named` which began until `at` has ended: of one `tenant`, by its `iss`, or of all.
+    pub(crate) fn record_at_issuer(
+        &self,
+        named: SessionName,
+        tenant: Option<&Arc<str>>,
+        at: Timestamp,
+    ) {
+        let tenants = match tenant {
+            Some(iss) => vec![Tenant::Named(Arc::clone(iss)), Tenant::Unknown],
+            None => vec![Tenant::All],
+        };
+        for tenant in tenants {
+            self.at_issuer.entry((tenant, named.clone())).and_upsert_with(|known| match known {
+                Some(known) => (*known.value()).max(at),
+                None => at,
+            });
+        }
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -151,15 +173,23 @@ impl EndedSessions {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Returns why the session `name` has ended that began at `since` and has these names at the issuer, or `None`.
+    /// Returns why the session `name` has ended that began at `since` and has these names at the issuer, or `None`. `iss` is
+    /// that of its ID token, if it has one.
     pub(crate) fn find<'a>(
         &self,
         name: &str,
         since: Timestamp,
         names: impl IntoIterator<Item = &'a SessionName>,
+        iss: Option<&Arc<str>>,
     ) -> Option<EndReason> {
         self.by_alias.get(name).or_else(|| {
-            let over = |named| self.at_issuer.get(named).is_some_and(|until| since <= until);
+            let own = iss.map_or(Tenant::Unknown, |iss| Tenant::Named(Arc::clone(iss)));
+            let over = |named: &SessionName| {
+                [&Tenant::All, &own].into_iter().any(|tenant| {
+                    let until = self.at_issuer.get(&(tenant.clone(), named.clone()));
+                    until.is_some_and(|until| since <= until)
+                })
+            };
             names.into_iter().any(over).then_some(EndReason::Over)
         })
     }
@@ -175,12 +205,18 @@ impl EndedSessions {
     }
 
     /// Whether a session that began at `since` has ended by the claims of its verified access token. With `has_sid` another
-    /// one of its tokens has a `sid`.
-    pub(crate) fn matches(&self, principal: &Principal, since: Timestamp, has_sid: bool) -> bool {
+    /// one of its tokens has a `sid`; `iss` as for [`EndedSessions::find`].
+    pub(crate) fn matches(
+        &self,
+        principal: &Principal,
+        since: Timestamp,
+        has_sid: bool,
+        iss: Option<&Arc<str>>,
+    ) -> bool {
         let Principal { session, subject, .. } = principal;
         let mut names = SessionName::all(session.clone(), subject.clone());
         names.retain(|name| !(has_sid && matches!(name, SessionName::Sessionless(_))));
-        self.find("", since, &names).is_some()
+        self.find("", since, &names, iss).is_some()
     }
 }
 
@@ -230,8 +266,8 @@ mod tests {
         assert!(ended.end(&one.name, EndReason::Replaced));
         assert!(!ended.end(&one.name, EndReason::Over));
 
-        assert_eq!(ended.find(&one.name, NOON, []), Some(EndReason::Replaced));
-        assert_eq!(ended.find("other", NOON, []), None);
+        assert_eq!(ended.find(&one.name, NOON, [], None), Some(EndReason::Replaced));
+        assert_eq!(ended.find("other", NOON, [], None), None);
         let what = RevocationTarget::Replaced(Arc::clone(&one.name));
         assert_eq!(events.try_recv().unwrap().revocation.what, what);
         assert!(events.try_recv().is_err(), "published once");
@@ -241,23 +277,39 @@ mod tests {
     fn an_issuer_ends_earlier_sessions_but_not_the_next_login() {
         let (ended, _) = ended();
         let alice = SessionName::Subject("alice".into());
-        ended.record_at_issuer(alice.clone(), NOON);
+        ended.record_at_issuer(alice.clone(), None, NOON);
         // A late event with an earlier time changes nothing.
-        ended.record_at_issuer(alice.clone(), NOON.minus(Duration::from_secs(60)));
+        ended.record_at_issuer(alice.clone(), None, NOON.minus(Duration::from_secs(60)));
 
-        let find = |since| ended.find("one", since, [&alice]);
+        let find = |since| ended.find("one", since, [&alice], None);
         assert_eq!(find(NOON), Some(EndReason::Over));
         assert_eq!(find(NOON.plus_secs(1)), None);
-        assert_eq!(ended.find("one", NOON, [&SessionName::Session("alice".into())]), None);
+        let sid = SessionName::Session("alice".into());
+        assert_eq!(ended.find("one", NOON, [&sid], None), None);
+    }
+
+    #[test]
+    fn a_tenant_ends_its_own_sessions_and_those_whose_tenant_is_unknown() {
+        let (ended, _) = ended();
+        let alice = SessionName::Subject("alice".into());
+        let [one, other] = ["https://auth.example/t1", "https://auth.example/t2"].map(Arc::from);
+        ended.record_at_issuer(alice.clone(), Some(&one), NOON);
+
+        let find = |iss| ended.find("a", NOON, [&alice], iss);
+        assert_eq!(find(Some(&one)), Some(EndReason::Over));
+        assert_eq!(find(None), Some(EndReason::Over));
+        assert_eq!(find(Some(&other)), None);
+        ended.record_at_issuer(alice.clone(), None, NOON);
+        assert_eq!(find(Some(&other)), Some(EndReason::Over), "the issuer as a whole");
     }
 
     #[test]
     fn sessionless_ends_only_sessions_without_sid() {
         let (ended, _) = ended();
         let alice = || Some(Arc::from("alice"));
-        ended.record_at_issuer(SessionName::Sessionless("alice".into()), NOON);
+        ended.record_at_issuer(SessionName::Sessionless("alice".into()), None, NOON);
 
-        let find = |names: Vec<SessionName>| ended.find("one", NOON, &names);
+        let find = |names: Vec<SessionName>| ended.find("one", NOON, &names, None);
         assert_eq!(find(SessionName::all(None, alice())), Some(EndReason::Over));
         assert_eq!(find(SessionName::all(Some("s1".into()), alice())), None);
         assert_eq!(find(SessionName::all(None, Some("bob".into()))), None);
@@ -282,8 +334,8 @@ mod tests {
         let listener: Arc<dyn RevocationListener> = Arc::clone(&listening) as _;
         revocations.subscribe_with_backlog(&listener);
 
-        assert_eq!(listening.0.find(&named.name, NOON, []), Some(EndReason::Replaced));
-        assert_eq!(listening.0.find(&owed.name, NOON, []), Some(EndReason::Over));
+        assert_eq!(listening.0.find(&named.name, NOON, [], None), Some(EndReason::Replaced));
+        assert_eq!(listening.0.find(&owed.name, NOON, [], None), Some(EndReason::Over));
         assert_eq!(revocations.active().len(), 2, "other instances learn of both");
     }
 
@@ -310,7 +362,7 @@ mod tests {
         let before = ended.generation();
         ended.end(&loaded(NOON).name, EndReason::Over);
         let between = ended.generation();
-        ended.record_at_issuer(SessionName::Session("a".into()), NOON);
+        ended.record_at_issuer(SessionName::Session("a".into()), None, NOON);
 
         assert!(before < between && between < ended.generation());
     }

@@ -133,7 +133,7 @@ impl Sessions {
     /// Ends the session `id` when Redis is reachable again; returns `false` if too many are pending.
     async fn end_later(&self, id: Id) -> bool {
         let (name, ended): (Arc<str>, _) = (id.alias().into(), &self.retained.ended);
-        if ended.find(&name, Timestamp::MAX, []).is_some() {
+        if ended.find(&name, Timestamp::MAX, [], None).is_some() {
             return true;
         }
         let entry = self.revoker.keep_unseen(id).await;

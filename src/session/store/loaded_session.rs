@@ -1,6 +1,7 @@
 //! A loaded session: its data and what is derived from them once for all of its requests.
 
 use crate::base::lock::IgnorePoison;
+use crate::token::jwt::claim_types::date;
 use crate::token::lifetime::is_due;
 use crate::token::received_tokens::{bearer, payload, received_principal};
 use core::fmt;
@@ -37,6 +38,8 @@ pub(crate) struct LoadedSession {
     forward_ends: Timestamp,
     /// The names that the issuer uses for the session and its subject.
     names: OnceLock<Vec<SessionName>>,
+    /// The `iss` of the ID token: of several tenants, that of the user's.
+    iss: OnceLock<Option<Arc<str>>>,
     /// The text of the cookie that holds this session, once it was written.
     sealed: OnceLock<Box<str>>,
     /// The same session with a later time of last use.
@@ -64,9 +67,8 @@ impl LoadedSession {
         };
         let forward_ends = match (forward, token) {
             (Forward::IdToken, Some(token)) => payload(token)
-                .and_then(|claims| claims.get("exp")?.as_f64())
-                .filter(|exp| *exp >= 0.0)
-                .map_or(Timestamp::MAX, |exp| Timestamp::from_secs(exp as u64)),
+                .and_then(|claims| date(&claims, "exp").ok().flatten())
+                .unwrap_or(Timestamp::MAX),
             _ => Timestamp::MAX,
         };
         Self {
@@ -78,6 +80,7 @@ impl LoadedSession {
             received: OnceLock::new(),
             named: ArcSwapOption::empty(),
             names: OnceLock::new(),
+            iss: OnceLock::new(),
             sealed: OnceLock::new(),
             touched: Mutex::default(),
             live_generation: AtomicU64::new(0),
@@ -233,6 +236,12 @@ impl LoadedSession {
         })
     }
 
+    fn iss(&self) -> Option<&Arc<str>> {
+        let read =
+            || self.state.id_token.as_ref().and_then(payload)?.get("iss")?.as_str().map(Arc::from);
+        self.iss.get_or_init(read).as_ref()
+    }
+
     /// Whether both sessions belong to one session at the issuer, by its `sid`.
     pub(crate) fn shares_a_sid(&self, other: &Self) -> bool {
         let mut sids = self.names().iter().filter(|name| name.is_sid());
@@ -245,7 +254,7 @@ impl LoadedSession {
         if self.live_generation.load(Ordering::Relaxed) == generation {
             return None;
         }
-        let reason = ended.find(&self.name, self.state.since, self.names());
+        let reason = ended.find(&self.name, self.state.since, self.names(), self.iss());
         if reason.is_none() {
             self.live_generation.store(generation, Ordering::Relaxed);
         }
@@ -260,7 +269,7 @@ impl LoadedSession {
             return false;
         }
         let has_sid = self.names().iter().any(SessionName::is_sid);
-        let is_over = ended.matches(principal, self.state.since, has_sid);
+        let is_over = ended.matches(principal, self.state.since, has_sid, self.iss());
         if !is_over {
             self.live_as_generation.store(generation, Ordering::Relaxed);
         }

@@ -41,6 +41,8 @@ pub struct Logout {
     pub session: Option<Arc<str>>,
     /// `sub`: without `session`, all sessions of one subject so far.
     pub subject: Option<Arc<str>>,
+    /// The issuer within which both are unique: see [`Principal::namespace`].
+    pub namespace: Arc<str>,
     /// `iat`: the time of the logout, by the issuer's clock.
     pub at: Timestamp,
     /// `jti`: the token's identifier. It may be used once.
@@ -56,6 +58,7 @@ impl RelyingParty {
                 like.and_then(|verifier| verifier.issuer_verifiers().first())
             {
                 rules.algorithms.clone_from(&issuer_verifier.rules().algorithms);
+                rules.namespace.clone_from(&issuer_verifier.rules().namespace);
                 rules.leeway = issuer_verifier.rules().leeway;
                 rules.max_token_size = issuer_verifier.rules().max_token_size;
             }
@@ -181,7 +184,8 @@ impl RelyingParty {
             return Err(TokenError::Claim);
         }
         let at = principal.issued.ok_or(TokenError::Claim)?;
-        Ok(Logout { session, subject, at, id: principal.id.ok_or(TokenError::Claim)? })
+        let id = principal.id.ok_or(TokenError::Claim)?;
+        Ok(Logout { session, subject, namespace: principal.namespace, at, id })
     }
 
     /// Verifies a signed userinfo response, and returns its claims about the user. It has `iss` and `aud`, and need not

@@ -102,7 +102,14 @@ impl IntrospectionCache {
         }
     }
 
-    /// Removes all results for the token of this digest.
+    /// Removes the refusals of the token of this digest.
+    pub(crate) fn forget_refusal(&self, digest: &[u8; 32]) {
+        for purpose in Purpose::ALL {
+            self.refused.invalidate(&(*digest, purpose));
+        }
+    }
+
+    /// Removes the responses for the token of this digest.
     pub(crate) fn drop_token(&self, digest: &[u8; 32]) {
         for purpose in Purpose::ALL {
             self.active.invalidate(&(*digest, purpose));

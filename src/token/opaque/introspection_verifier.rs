@@ -50,6 +50,7 @@ struct Inner {
 }
 
 impl IntrospectionVerifier {
+    /// Returns a verifier whose responses are cached in `cache`, or in one of its own.
     pub(crate) fn new(
         issuer: Arc<Issuer>,
         rules: Arc<ValidationRules>,
@@ -57,17 +58,28 @@ impl IntrospectionVerifier {
         revocations: RevocationList,
         metrics: &Metrics,
         control: Handle,
+        cache: Option<Arc<IntrospectionCache>>,
     ) -> Self {
         let metrics = metrics.token_cache(TokenCache::Introspection);
-        let max_entries = issuer.settings().introspection.max_entries;
-        let cache = Arc::new(IntrospectionCache::new(max_entries, metrics.entries()));
+        let cache = cache.unwrap_or_else(|| {
+            let max_entries = issuer.settings().introspection.max_entries;
+            let cache = Arc::new(IntrospectionCache::new(max_entries, metrics.entries()));
+            let listener: Arc<dyn RevocationListener> = Arc::clone(&cache) as _;
+            revocations.subscribe(Arc::downgrade(&listener));
+            cache
+        });
         let inner = Inner { issuer, rules, clock, revocations, metrics, cache };
         Self { inner: Arc::new(inner), flights: SingleFlight::new(control) }
     }
 
-    /// Returns the cache, to be notified of revocations.
-    pub(crate) fn cache(&self) -> Arc<dyn RevocationListener> {
-        Arc::clone(&self.inner.cache) as _
+    /// Returns the cache, for a successor.
+    pub(crate) fn cache(&self) -> Arc<IntrospectionCache> {
+        Arc::clone(&self.inner.cache)
+    }
+
+    /// Lets the next request introspect a token that was refused a moment ago.
+    pub(crate) fn forget_refusal(&self, token: &str) {
+        self.inner.cache.forget_refusal(&token_digest(token));
     }
 
     /// Returns the cached result for a token, if it is fresh and no older than `max_staleness`.
@@ -151,28 +163,26 @@ impl Inner {
         key: CacheKey,
     ) -> Result<CachedResponse, TokenError> {
         let requested = self.clock.now();
-        let result = self.call_issuer(token, key, requested).await;
-        let now = self.clock.now();
-        match result {
+        match self.call_issuer(token, key, requested).await {
             Ok(cached) => {
-                self.cache.keep(key, cached.clone(), now);
+                self.cache.keep(key, cached.clone(), self.clock.now());
                 if self.revocations.is_revoked(&cached.principal) {
-                    self.cache.drop_token(&key.0);
-                    return Err(TokenError::Revoked);
+                    return Err(self.refuse(key, requested, TokenError::Revoked));
                 }
                 Ok(cached)
             }
             Err(error @ TokenError::Unavailable { .. }) => Err(error),
-            Err(error) => {
-                self.cache.drop_token(&key.0);
-                let lifetime = self.issuer.settings().introspection.negative_cache;
-                self.cache.refuse(
-                    key,
-                    InactiveTokens { error, requested, until: now.plus(lifetime), lifetime },
-                );
-                Err(error)
-            }
+            Err(error) => Err(self.refuse(key, requested, error)),
         }
+    }
+
+    /// Records for a moment that a token is refused; returns the reason.
+    fn refuse(&self, key: CacheKey, requested: Timestamp, error: TokenError) -> TokenError {
+        self.cache.drop_token(&key.0);
+        let lifetime = self.issuer.settings().introspection.negative_cache;
+        let until = self.clock.now().plus(lifetime);
+        self.cache.refuse(key, InactiveTokens { error, requested, until, lifetime });
+        error
     }
 
     async fn call_issuer(
@@ -248,14 +258,19 @@ impl Inner {
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
         let settings = self.issuer.settings();
-        let claims = Claims::read(claims)?;
-        // A token verified by its signature has passed the checks of audience and type.
-        if purpose != Purpose::Revocation {
-            let lenient = settings.introspection.accept_without_audience;
-            claims.check_answer(settings, &self.rules, lenient, now)?;
+        let into_principal = |claims: Claims| {
+            let name = Arc::clone(self.issuer.name());
+            claims.into_principal(TokenFormat::Reference, name, names, &self.rules)
+        };
+        if purpose == Purpose::Revocation {
+            // A token verified by its signature has passed all checks: a claim that cannot be read counts as absent.
+            let read = Claims::read(claims).and_then(into_principal);
+            return read.or_else(|_| Claims::read(Map::new()).and_then(into_principal));
         }
-        let name = Arc::clone(self.issuer.name());
-        claims.into_principal(TokenFormat::Reference, name, names, &self.rules)
+        let claims = Claims::read(claims)?;
+        let lenient = settings.introspection.accept_without_audience;
+        claims.check_answer(settings, &self.rules, lenient, now)?;
+        into_principal(claims)
     }
 
     /// Returns the signed token that replaces the opaque token for upstreams:

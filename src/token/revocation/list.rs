@@ -198,18 +198,18 @@ impl RevocationList {
         self.revoke_everywhere(RevocationEvent { revocation, at, until, learned: false })
     }
 
-    /// Revokes one token of `issuer`, until its unverified `exp`, at most for a year.
+    /// Revokes one token, until its unverified `exp`, at most for a year. A digest means one token, whichever issuer's it is:
+    /// several may have the same `iss`, and each would accept it.
     ///
     /// `any_signature` covers the same JWT under another signature. Only for tokens whose
     /// signature has been verified: otherwise a client that knows all but the signature could revoke a token that
     /// it does not have.
-    pub(crate) fn revoke_token(&self, issuer: &Arc<str>, token: &str, any_signature: bool) {
+    pub(crate) fn revoke_token(&self, token: &str, any_signature: bool) {
         let longest = self.0.clock.now().plus(MAX_TOKEN_LIFETIME);
         let until = unverified_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
         let unsigned = unsigned_digest(token).filter(|_| any_signature);
         for digest in [Some(token_digest(token)), unsigned].into_iter().flatten() {
-            let (issuer, what) = (Some(Arc::clone(issuer)), RevocationTarget::Token(digest));
-            self.revoke(Revocation { issuer, what }, until);
+            self.revoke(Revocation { issuer: None, what: RevocationTarget::Token(digest) }, until);
         }
     }
 

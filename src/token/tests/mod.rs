@@ -78,6 +78,31 @@ impl Bench {
         Verifier::new(kind, [Arc::clone(&self.issuer_verifier)])
     }
 
+    /// Returns the verifier of the same server after a reload that changed settings or rules, such as its name.
+    async fn reloaded(
+        &self,
+        settings: impl FnOnce(&mut Settings),
+        rules: impl FnOnce(&mut ValidationRules),
+    ) -> Arc<IssuerVerifier> {
+        let before = &self.issuer_verifier;
+        let (mut own_settings, mut own_rules) =
+            (before.issuer().settings().clone(), before.rules().clone());
+        settings(&mut own_settings);
+        rules(&mut own_rules);
+        let (clock, control) = (|| self.clock.clone(), Handle::current);
+        let issuer = Issuer::new(own_settings, clock(), &self.metrics, control()).unwrap();
+        eventually("the keys", || issuer.keys().is_some()).await;
+        Arc::new(IssuerVerifier::succeeding(
+            &[Arc::clone(before)],
+            Arc::new(issuer),
+            own_rules,
+            self.revocations.clone(),
+            clock(),
+            &self.metrics,
+            control(),
+        ))
+    }
+
     /// Verifies a token as a route with `jwt` does.
     async fn jwt(&self, token: &str) -> Result<Arc<Principal>, TokenError> {
         self.verifier(TokenUse::Jwt).verify(token, self.clock.now(), None).await

@@ -12,7 +12,7 @@ use crate::base::clock::Timestamp;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::testing::{Answer, INTROSPECT, Server, signing_key};
 use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
-use crate::token::{Confirmation, TokenError, TokenFormat, TokenUse, Verifier};
+use crate::token::{Audience, Confirmation, TokenError, TokenFormat, TokenUse, Verifier};
 
 #[tokio::test]
 async fn fifty_requests_with_one_new_token_make_one_call() {
@@ -189,6 +189,37 @@ async fn an_active_token_may_be_served_stale_while_the_issuer_is_unavailable() {
 }
 
 #[tokio::test]
+async fn responses_outlive_a_reload_that_does_not_decide_about_them() {
+    let change = |settings: &mut Settings| {
+        settings.on_unavailable = OnUnavailable::Stale(Duration::from_secs(600));
+    };
+    let bench = Bench::with(change, |_| ()).await;
+    active(&bench.server, json!({}), Duration::ZERO);
+    bench.reference("t").await.unwrap();
+    bench.server.says(INTROSPECT, Answer::status(503));
+    bench.clock.advance(Duration::from_secs(40));
+
+    for (keeps, after) in [
+        (true, bench.reloaded(|settings| settings.timeout = Duration::from_secs(9), |_| ()).await),
+        (true, bench.reloaded(|_| (), |rules| rules.jwt_cache_max_entries = 1).await),
+        (false, bench.reloaded(|settings| settings.name = "other".into(), |_| ()).await),
+        (false, bench.reloaded(|_| (), |rules| rules.audience = Audience::Any).await),
+        (
+            false,
+            bench.reloaded(|settings| settings.on_unavailable = OnUnavailable::Deny, |_| ()).await,
+        ),
+    ] {
+        let verifier = Verifier::new(TokenUse::Introspection, [after]);
+        let verified = verifier.verify("t", bench.clock.now(), None).await;
+        assert_eq!(verified.is_ok(), keeps, "{verifier:?}");
+    }
+    bench.verifier(TokenUse::Introspection).revoke("t");
+    let after = bench.reloaded(|settings| settings.timeout = Duration::from_secs(8), |_| ()).await;
+    let verifier = Verifier::new(TokenUse::Introspection, [after]);
+    assert!(verifier.verify("t", bench.clock.now(), None).await.is_err(), "revoked in between");
+}
+
+#[tokio::test]
 async fn a_token_that_became_inactive_is_not_served_stale() {
     let stale = OnUnavailable::Stale(Duration::from_secs(60));
     let bench = Bench::with(|settings| settings.on_unavailable = stale, |_| ()).await;
@@ -224,6 +255,24 @@ async fn bearer_distinguishes_the_kinds_by_form_and_issuer() {
     let expired = bench.token(json!({ "exp": NOW - 60 }));
     assert_eq!(verify(expired).await, Err(TokenError::Expired));
     assert_eq!(bench.server.count(INTROSPECT), 3, "a bad JWT does not become a reference token");
+}
+
+#[tokio::test]
+async fn the_token_of_another_configured_issuer_is_not_introspected() {
+    let (ours, theirs) = (Bench::new().await, Bench::new().await);
+    active(&ours.server, json!({}), Duration::ZERO);
+    let verifier = ours.verifier(TokenUse::Bearer);
+    let verifier = verifier.among([Arc::clone(theirs.issuer_verifier.issuer())]);
+    let verify = |token: String| {
+        let (verifier, now) = (&verifier, ours.clock.now());
+        async move { verifier.verify(&token, now, None).await.map(|principal| principal.form) }
+    };
+
+    assert_eq!(verify(theirs.token(json!({}))).await, Err(TokenError::Issuer));
+    assert_eq!(ours.server.count(INTROSPECT), 0);
+    let unknown = ours.token(json!({ "iss": "https://other.example.com" }));
+    assert_eq!(verify(unknown).await, Ok(TokenFormat::Reference));
+    assert_eq!(verify(ours.token(json!({}))).await, Ok(TokenFormat::Signed));
 }
 
 #[tokio::test]
@@ -296,6 +345,19 @@ async fn signed_tokens_may_be_introspected_as_well() {
     bench.clock.advance(Duration::from_secs(5));
     bench.server.says(INTROSPECT, Answer::status(500));
     assert!(matches!(bench.jwt(&token).await, Err(TokenError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn of_a_response_about_a_signed_token_only_active_counts() {
+    let bench = Bench::with(|_| (), |rules| rules.revocation_check = true).await;
+    for odd in [json!({ "exp": "soon" }), json!({ "client_id": [1] }), json!({ "cnf": "x" })] {
+        bench.server.says(INTROSPECT, Answer::json(super::merged(json!({ "active": true }), odd)));
+        let token = bench.token(json!({ "jti": bench.server.count(INTROSPECT).to_string() }));
+
+        assert!(bench.jwt(&token).await.is_ok());
+        bench.verifier(TokenUse::Jwt).revoke(&token);
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
+    }
 }
 
 #[tokio::test]
@@ -377,6 +439,8 @@ async fn a_signed_response_must_be_for_us_recent_and_of_its_own_type() {
     let principal = verify("good").await.unwrap();
     assert_eq!(principal.subject.as_deref(), Some("alice"));
     assert_eq!(principal.signed.as_ref().unwrap(), &format!("Bearer {good}"));
+    response(json!({}), json!({ "iat": NOW as f64 + 0.25 }));
+    assert!(verify("with a fraction").await.is_ok());
 
     response(json!({}), json!({ "token_introspection": { "active": false } }));
     assert_eq!(verify("inactive").await.err(), Some(TokenError::Inactive));

@@ -9,7 +9,8 @@ use super::{Bench, NOW};
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::testing::{Answer, INTROSPECT};
 use crate::token::{
-    Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, token_digest,
+    Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, TokenUse,
+    ValidationRules, Verifier, token_digest,
 };
 
 #[tokio::test]
@@ -53,6 +54,59 @@ async fn revoking_one_token_leaves_others_valid() {
     assert_eq!(bench.revocations.revoke(elsewhere, None), 0);
 
     assert!(Arc::ptr_eq(&first, &bench.jwt(&token).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_token_that_one_entry_of_an_iss_revokes_is_refused_by_the_other() {
+    let web = Bench::with(|_| (), |rules| rules.namespace = Some("iss".into())).await;
+    let api = web.reloaded(|settings| settings.name = "api".into(), |_| ()).await;
+    let api = Verifier::new(TokenUse::Jwt, [api]);
+    let tokens = ["used", "unused"].map(|jti| web.token(json!({ "jti": jti })));
+    api.verify(&tokens[0], web.clock.now(), None).await.unwrap();
+
+    for token in &tokens {
+        web.verifier(TokenUse::Jwt).revoke(token);
+    }
+
+    for token in &tokens {
+        let verified = api.verify(token, web.clock.now(), None).await;
+        assert_eq!(verified.err(), Some(TokenError::Revoked));
+    }
+}
+
+#[tokio::test]
+async fn the_entry_of_an_iss_that_verifies_a_token_decides_whether_it_is_active() {
+    let web = Bench::with(|_| (), |rules| rules.revocation_check = true).await;
+    let lax = |rules: &mut ValidationRules| rules.revocation_check = false;
+    let api = web.reloaded(|settings| settings.name = "api".into(), lax).await;
+    let both = Verifier::new(TokenUse::Jwt, [Arc::clone(&web.issuer_verifier), api]);
+
+    for (answer, expected) in [
+        (Answer::json(json!({ "active": false })), TokenError::Revoked),
+        (Answer::status(500), TokenError::Unavailable { retry_after: 1 }),
+    ] {
+        web.server.says(INTROSPECT, answer);
+        let token = web.token(json!({ "jti": expected.to_string() }));
+        let verified = both.verify(&token, web.clock.now(), None).await;
+        assert_eq!(verified.err(), Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_opaque_token_is_introspected_once_in_a_while() {
+    let bench = Bench::new().await;
+    bench.server.says(INTROSPECT, Answer::json(json!({ "active": true, "aud": "api" })));
+    bench.verifier(TokenUse::Introspection).revoke("t");
+
+    for _ in 0..5 {
+        assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
+    }
+    assert_eq!(bench.server.count(INTROSPECT), 1);
+
+    // Received anew, it may be younger than what revoked it.
+    bench.verifier(TokenUse::Introspection).received("t", bench.clock.now());
+    assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
+    assert_eq!(bench.server.count(INTROSPECT), 2);
 }
 
 #[tokio::test]
@@ -301,7 +355,7 @@ async fn a_revocation_of_an_uncached_token_is_stored_for_its_lifetime() {
     let days = |days: u64| Duration::from_secs(days * 86_400);
     let token = bench.token(json!({ "exp": NOW + days(7).as_secs() }));
 
-    bench.revocations.revoke_token(&"main".into(), &token, true);
+    bench.revocations.revoke_token(&token, true);
 
     bench.clock.advance(days(7));
     assert_eq!(bench.revocations.active().len(), 2, "by both its names: clocks may differ");
