@@ -33,7 +33,6 @@ struct Key {
     /// Derives the key of each text.
     seal: hmac::Key,
     mac: hmac::Key,
-    name: hmac::Key,
 }
 
 impl KeyRing {
@@ -96,14 +95,6 @@ impl KeyRing {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.0[0].mac, data))
     }
 
-    /// Returns an identifier of `data` that cannot be made without the key: base64url of an HMAC.
-    ///
-    /// By the last key, which all instances share while an operator adds a new first one.
-    pub(crate) fn keyed_id(&self, data: &[u8]) -> String {
-        let last = &self.0[self.0.len() - 1];
-        URL_SAFE_NO_PAD.encode(hmac::sign(&last.name, data))
-    }
-
     /// Whether `mac` is a MAC of `data` by any key of the ring, in constant time.
     pub(crate) fn verify_mac(&self, data: &[u8], mac: &[u8]) -> bool {
         let Ok(mac) = URL_SAFE_NO_PAD.decode(mac) else { return false };
@@ -120,7 +111,6 @@ impl Key {
             id: URL_SAFE_NO_PAD.encode(&derive("northgate: key id").as_ref()[..KEY_ID_LEN / 4 * 3]),
             seal: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: seal").as_ref()),
             mac: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: mark").as_ref()),
-            name: hmac::Key::new(hmac::HMAC_SHA256, derive("northgate: name").as_ref()),
         }
     }
 
@@ -223,13 +213,6 @@ mod tests {
         assert!(!ring(&[2, 1]).verify_mac(b"another", mac.as_bytes()));
         assert!(!ring(&[2]).verify_mac(b"visit", mac.as_bytes()));
         assert!(!ring(&[1]).verify_mac(b"visit", b""));
-    }
-
-    #[test]
-    fn a_keyed_id_is_stable_when_a_new_first_key_is_added() {
-        assert_eq!(ring(&[2, 1]).keyed_id(b"token"), ring(&[1]).keyed_id(b"token"));
-        assert_ne!(ring(&[2]).keyed_id(b"token"), ring(&[1]).keyed_id(b"token"));
-        assert_ne!(ring(&[1]).keyed_id(b"token"), ring(&[1]).mac(b"token"));
     }
 
     #[test]

@@ -99,16 +99,20 @@ impl SharedSessions {
         })
     }
 
-    /// The key of the session `id`. The id has 128 random bits: its hash does not reveal it.
+    /// Returns the name that all instances have for `what`: a hash that does not depend on the key ring, whose keys differ
+    /// between instances while an operator rotates them. Ids and tokens cannot be guessed, and so not read from it.
+    fn name(&self, label: &[u8], what: &str) -> String {
+        URL_SAFE_NO_PAD.encode(sha256(&[&self.scope, label, what.as_bytes()]))
+    }
+
+    /// The key of the session `id`.
     fn session_key(&self, id: Id) -> String {
-        let name = sha256(&[&self.scope, b"\0visit\0", id.to_text().as_bytes()]);
-        self.redis.key("visit", &URL_SAFE_NO_PAD.encode(name))
+        self.redis.key("visit", &self.name(b"\0visit\0", &id.to_text()))
     }
 
     /// The keys for the refresh of `refresh_token`.
     fn refresh_keys(&self, refresh_token: &Secret<String>) -> RefreshKeys {
-        let token = refresh_token.expose().as_bytes();
-        let name = self.ring.keyed_id(&[&self.scope, &b"\0refresh\0"[..], token].concat());
+        let name = self.name(b"\0refresh\0", refresh_token.expose());
         RefreshKeys {
             record: self.redis.key("refreshed", &name),
             lock: self.redis.key("lease", &name),

@@ -44,6 +44,49 @@ async fn fifty_requests_at_two_instances_with_one_expired_token_make_one_refresh
 }
 
 #[tokio::test]
+async fn a_refresh_token_is_redeemed_once_in_every_step_of_a_key_rotation() {
+    const OLD: &str = "keys: [BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=]";
+    const NEW: &str = "keys: [CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=]";
+    const APPENDED: &str = "keys: [BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=, CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=]";
+    const MOVED: &str = "keys: [CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=, BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=]";
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::start("key rotation", tokens).await else { return };
+        for (from, to) in [(OLD, APPENDED), (APPENDED, MOVED), (MOVED, NEW)] {
+            fleet.gateways[0].reload(from, to).await;
+            let cookie = fleet.log_in(0).await;
+            let redeemed = fleet.issuer.count(Endpoint::Token);
+            fleet.let_the_token_expire().await;
+
+            let answers = join_all((0..8).map(|n| fleet.get(n % 2, "/app", &cookie))).await;
+
+            let statuses: Vec<_> = answers.iter().map(|answer| answer.status().as_u16()).collect();
+            assert_eq!(statuses, [200; 8], "{tokens}: {to}");
+            assert_eq!(fleet.issuer.count(Endpoint::Token) - redeemed, 1, "{tokens}: {to}");
+            fleet.gateways[1].reload(from, to).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_logout_at_a_gateway_without_the_key_is_no_logout() {
+    for tokens in [SEALED, SERVER] {
+        let Some(fleet) = Fleet::start("foreign logout", tokens).await else { return };
+        fleet.gateways[0]
+            .reload("keys: [Bw", "keys: [CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=, Bw")
+            .await;
+        let cookie = fleet.log_in(0).await;
+
+        let foreign = fleet.post(1, "/auth/logout", &cookie).await;
+
+        assert_eq!(foreign.status(), StatusCode::SERVICE_UNAVAILABLE, "{tokens}");
+        assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "{tokens}");
+        let own = fleet.post(0, "/auth/logout", &cookie).await;
+        assert_eq!(own.status(), StatusCode::OK, "{tokens}");
+        fleet.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+    }
+}
+
+#[tokio::test]
 async fn a_refresh_token_that_is_not_rotated_is_redeemed_again_once() {
     for tokens in [SEALED, SERVER] {
         let Some(fleet) = Fleet::with("no rotation", tokens, LIFE, false).await else { return };
