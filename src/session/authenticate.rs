@@ -17,15 +17,14 @@ use super::cookies::deferred_cookies::DeferredCookies;
 use super::logout::ended_sessions::EndReason;
 use super::logout::session_watch::SessionWatch;
 use super::refresh::decision::RefreshNeed;
-use super::refresh::refresh_results::{RefreshOutcome, RefreshUrgency};
-use super::refresh::refresher::MAX_REFRESHES_BEHIND;
+use super::refresh::renewal::Freshness;
 use super::registry::RetainedState;
 use super::settings::Csrf;
 use super::store::loaded_session::LoadedSession;
 use super::store::state::SessionState;
 use super::store::storage::{PresentedCookies, StoredSession};
 use crate::base::clock::Timestamp;
-use crate::observe::metrics::{AuthResult, LogoutKind, RefreshResult};
+use crate::observe::metrics::{AuthResult, LogoutKind};
 use crate::token::lifetime::is_due;
 use crate::token::{Principal, TokenError};
 
@@ -242,6 +241,9 @@ impl Sessions {
         let redeemable = loaded.state.refresh_token_if_valid(now).is_some();
         let has_due_forward = loaded.is_forward_due(before, now);
         if now >= loaded.forward_ends() && !(redeemable && has_due_forward) {
+            if redeemable && loaded.state.is_id_token_owed {
+                return Err(Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new()));
+            }
             // The upstream is told who the user is by an ID token, and a new one comes only with a login.
             self.expire(&loaded).await;
             return Err(self.over(held));
@@ -281,136 +283,6 @@ impl Sessions {
         self.renew(loaded, held, freshness, max_staleness).await
     }
 
-    /// Refreshes a session whose access token is about to expire, or is not valid any more.
-    async fn renew(
-        &self,
-        loaded: Arc<LoadedSession>,
-        held: StoredSession,
-        mut freshness: Freshness,
-        max_staleness: Option<Duration>,
-    ) -> Result<ResumedSession, SessionError> {
-        let unavailable = |retry_after| Reason::Unavailable { retry_after };
-        let started = self.clock.now();
-        let (latest, missing) = loop {
-            let (latest, missing) =
-                self.latest_of(&loaded, held, freshness.need(), started).await?;
-            if !Arc::ptr_eq(&latest, &loaded) {
-                break (latest, missing);
-            }
-            // No new tokens: a valid access token continues to serve.
-            freshness = match freshness {
-                Freshness::Serves(principal) => {
-                    return Ok(ResumedSession { loaded, principal, renewed: false });
-                }
-                Freshness::Unknown if self.clock.now() < loaded.state.ends => {
-                    match self.verify_held(&loaded, max_staleness).await {
-                        Ok(principal) => {
-                            return Ok(ResumedSession { loaded, principal, renewed: false });
-                        }
-                        Err(TokenError::Unavailable { retry_after }) => {
-                            return Err(unavailable(retry_after).with(Vec::new()));
-                        }
-                        Err(error) => Freshness::of(error),
-                    }
-                }
-                Freshness::Unknown => Freshness::Lost(RefreshNeed::Ended),
-                Freshness::Lost(_) => return Err(missing.with(Vec::new())),
-            };
-        };
-        if !self.storage.fits(&latest, held) {
-            return self.serve_old_tokens(loaded, &latest, held, max_staleness).await;
-        }
-        // Tokens that have just been issued serve this request, even if they end at once.
-        if self.clock.now() >= latest.state.ends && latest.state.received < started {
-            let cookies = self.write(&latest, held).await;
-            return Err(missing.with(cookies));
-        }
-        match self.verify(&latest, max_staleness).await {
-            // The subject whose revocation had refused the token before, which only the issuer knew the subject of.
-            Ok(principal) if latest.is_over_as(&principal, &self.retained.ended) => {
-                self.end(&latest, LogoutKind::Revoked).await;
-                Err(self.over(held))
-            }
-            Ok(_) if self.clock.now() >= latest.forward_ends() => {
-                // The refresh has brought no ID token that the upstream could be told the user by.
-                self.expire(&latest).await;
-                Err(self.over(held))
-            }
-            Ok(principal) => Ok(ResumedSession { loaded: latest, principal, renewed: true }),
-            Err(TokenError::Unavailable { retry_after }) => {
-                // The tokens are new all the same: their cookie must not be lost.
-                let cookies = self.write(&latest, held).await;
-                Err(unavailable(retry_after).with(cookies))
-            }
-            Err(error) => {
-                let session = &*self.settings.name;
-                tracing::warn!(session, %error, "Refused the access token of a refresh; the session ends.");
-                self.end(&latest, LogoutKind::Revoked).await;
-                Err(self.over(held))
-            }
-        }
-    }
-
-    /// Returns the latest state of a session: itself if there can be no other now; and the reason why there is no later
-    /// one. The request needs it since `started`.
-    async fn latest_of(
-        &self,
-        loaded: &Arc<LoadedSession>,
-        held: StoredSession,
-        need: RefreshNeed,
-        started: Timestamp,
-    ) -> Result<(Arc<LoadedSession>, Reason), SessionError> {
-        let before = loaded.state.jitter(self.settings.refresh_before);
-        let patience =
-            if need == RefreshNeed::Serves { RefreshUrgency::Low } else { RefreshUrgency::High };
-        let mut latest = Arc::clone(loaded);
-        // A late request may be more than one refresh behind.
-        for _ in 0..MAX_REFRESHES_BEHIND {
-            // A refused access token does not mean that its successor is refused.
-            let need = if Arc::ptr_eq(&latest, loaded) { need } else { RefreshNeed::Serves };
-            match self.refresher.redeem(&latest, need, patience).await {
-                RefreshOutcome::Renewed(next) => latest = next,
-                RefreshOutcome::Over => return Err(self.over(held)),
-                // The browser's cookies may be valid, and later than the ones presented: they stay.
-                RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
-                RefreshOutcome::Unavailable => break,
-                RefreshOutcome::StoreUnavailable => return Ok((latest, Reason::StoreUnavailable)),
-            }
-            // No tokens can be newer than those issued for this request.
-            if latest.state.received >= started || !latest.state.is_due(before, self.clock.now()) {
-                break;
-            }
-        }
-        Ok((latest, Reason::Unavailable { retry_after: RETRY_AFTER }))
-    }
-
-    /// Serves a session whose new tokens, in `latest`, do not fit into cookies, with the tokens that its browser holds,
-    /// while they are valid; then the session ends.
-    pub(super) async fn serve_old_tokens(
-        &self,
-        loaded: Arc<LoadedSession>,
-        latest: &Arc<LoadedSession>,
-        held: StoredSession,
-        max_staleness: Option<Duration>,
-    ) -> Result<ResumedSession, SessionError> {
-        if latest.report_too_large() {
-            let session = &*self.settings.name;
-            tracing::error!(
-                session,
-                "The tokens of a refresh do not fit into cookies; the session ends with its old ones. \
-                 Write `tokens: server`, or have fewer claims in them."
-            );
-            self.metrics.refreshed(RefreshResult::TooLarge);
-        }
-        if self.clock.now() < loaded.state.ends
-            && let Ok(principal) = self.verify(&loaded, max_staleness).await
-        {
-            return Ok(ResumedSession { loaded, principal, renewed: false });
-        }
-        self.end(latest, LogoutKind::Expired).await;
-        Err(Reason::TooLarge.with(self.clear(held)))
-    }
-
     /// Verifies the access token like any other, or trusts it as received.
     pub(super) async fn verify(
         &self,
@@ -431,7 +303,7 @@ impl Sessions {
 
     /// Verifies a token that came with a request. One whose key was known and has been removed is of no use
     /// any more: the refresh token brings another.
-    async fn verify_held(
+    pub(super) async fn verify_held(
         &self,
         loaded: &LoadedSession,
         max_staleness: Option<Duration>,
@@ -471,6 +343,9 @@ impl Sessions {
             verified = verifier.verify(token, now, max_staleness).await;
         }
         let principal = verified?;
+        if loaded.state.is_of_another(&principal.claims) {
+            return Err(TokenError::Subject);
+        }
         loaded.note_verified();
         Ok(loaded.named(principal))
     }
@@ -487,7 +362,7 @@ impl Sessions {
     }
 
     /// Ends a session that is too old by its cookie, unless that is an old copy and the session may live on.
-    async fn expire(&self, loaded: &Arc<LoadedSession>) {
+    pub(super) async fn expire(&self, loaded: &Arc<LoadedSession>) {
         if self.is_last(loaded).await {
             self.end(loaded, LogoutKind::Expired).await;
         }
@@ -535,7 +410,7 @@ impl Sessions {
         }
     }
 
-    fn over(&self, held: StoredSession) -> SessionError {
+    pub(super) fn over(&self, held: StoredSession) -> SessionError {
         Reason::Expired.with(self.clear(held))
     }
 
@@ -547,35 +422,6 @@ impl Sessions {
     /// The interval at which the last use is recorded: short enough for the idle timeout.
     fn touch_every(&self) -> Duration {
         (self.settings.idle_timeout / 10).min(Duration::from_secs(60))
-    }
-}
-
-/// The validity of the access token of a session that is to be refreshed.
-enum Freshness {
-    /// Valid for this principal.
-    Serves(Arc<Principal>),
-    /// Not expired; not verified.
-    Unknown,
-    /// Not valid.
-    Lost(RefreshNeed),
-}
-
-impl Freshness {
-    /// Returns the validity of a token that was refused with `error`.
-    fn of(error: TokenError) -> Self {
-        Self::Lost(if error == TokenError::Expired {
-            RefreshNeed::Ended
-        } else {
-            RefreshNeed::Refused
-        })
-    }
-
-    /// Returns the urgency of a refresh.
-    const fn need(&self) -> RefreshNeed {
-        match self {
-            Self::Serves(_) | Self::Unknown => RefreshNeed::Serves,
-            Self::Lost(need) => *need,
-        }
     }
 }
 

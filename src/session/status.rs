@@ -56,11 +56,10 @@ impl Sessions {
                 Ok(self.described(&left.loaded, &left.principal))
             }
             RefreshOutcome::Renewed(loaded) => {
+                let ResumedSession { loaded, principal, .. } =
+                    self.take_up(loaded, held, None).await?;
                 let cookies = self.write(&loaded, held).await;
-                match self.verify(&loaded, None).await {
-                    Ok(principal) => Ok(with_cookies(self.described(&loaded, &principal), cookies)),
-                    Err(_) => Err(UNAVAILABLE.with(cookies)),
-                }
+                Ok(with_cookies(self.described(&loaded, &principal), cookies))
             }
             RefreshOutcome::Over => Err(Reason::Expired.with(self.clear(held))),
             RefreshOutcome::Doubtful => Err(Reason::Expired.with(Vec::new())),

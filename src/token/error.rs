@@ -44,6 +44,9 @@ pub enum TokenError {
     /// A required claim is missing.
     #[error("the token lacks a required claim")]
     Claim,
+    /// `sub` names another subject than the session has ("OpenID Connect Core" §12.2).
+    #[error("the token belongs to another subject than its session")]
+    Subject,
     /// The token is bound to a key or certificate, and the request does not prove possession of that (RFC 9449, 8705).
     #[error("the token is bound to a key that the request does not prove")]
     Unproven,
@@ -75,7 +78,7 @@ impl TokenError {
             Self::Issuer => AuthResult::Issuer,
             Self::Audience => AuthResult::Audience,
             Self::Type => AuthResult::Type,
-            Self::Claim => AuthResult::Claim,
+            Self::Claim | Self::Subject => AuthResult::Claim,
             Self::Unproven => AuthResult::Credentials,
             Self::Inactive => AuthResult::Inactive,
             Self::Revoked => AuthResult::Revoked,

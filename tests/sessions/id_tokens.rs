@@ -7,7 +7,7 @@ use http::StatusCode;
 use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::{self, Discovery, Endpoints};
-use northgate::session::Reason;
+use northgate::session::{Forward, Reason};
 use serde_json::{Value, json};
 
 use crate::code::{code, parameter};
@@ -73,6 +73,66 @@ async fn the_id_token_of_a_refresh_counts_only_if_it_is_verified() {
         assert_eq!(user.principal.subject.as_deref(), Some("alice"), "{id_token}");
         gate.advance(700);
     }
+}
+
+#[tokio::test]
+async fn a_session_whose_forwarded_id_token_cannot_be_verified_for_now_waits_for_its_key() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.forward = Forward::IdToken;
+    });
+    let mut browser = Browser::default();
+    gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
+    gate.advance(301);
+    let is_away = |reason| matches!(reason, Reason::Unavailable { .. });
+    let id_token = |header| gate.issuer.sign(Algorithm::Es256, header, admin(&gate));
+
+    // An outage is no request without `Authorization`, which an upstream could take for one without a user.
+    let away = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.inject(Endpoint::Token, away, 1);
+    assert!(is_away(gate.ask(&mut browser).await.unwrap_err().reason));
+    // The issuer has a new key, which cannot be fetched.
+    gate.advance(6);
+    let unknown = tokens(&id_token(json!({ "typ": "JWT", "kid": "new" })));
+    gate.issuer.inject(Endpoint::Token, unknown, 1);
+    assert!(is_away(gate.ask(&mut browser).await.unwrap_err().reason));
+    let calls = gate.issuer.count(Endpoint::Token);
+    assert!(is_away(gate.ask(&mut browser).await.unwrap_err().reason));
+    assert_eq!(gate.issuer.count(Endpoint::Token), calls, "not with each request");
+    gate.advance(6);
+    gate.issuer.inject(Endpoint::Token, tokens(&id_token(json!({ "typ": "JWT" }))), 1);
+    let user = gate.ask(&mut browser).await.unwrap();
+
+    assert!(user.forward.is_some());
+    assert_eq!(gate.issuer.count(Endpoint::Revocation), 0);
+}
+
+#[tokio::test]
+async fn a_refresh_whose_token_is_introspected_as_another_subjects_ends_the_session() {
+    let gate = Gate::with(code);
+    let about = |sub: &str| {
+        let end = NOW.as_secs() + 6000;
+        let claims = json!({
+            "active": true, "iss": gate.issuer.url(), "sub": sub, "aud": API, "exp": end,
+        });
+        let body = claims.to_string().into();
+        Fault::Answer { status: StatusCode::OK, content_type: "application/json", body }
+    };
+    let mut browser = Browser::default();
+    gate.issuer.inject(Endpoint::Introspection, about("alice"), 1);
+    gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
+    gate.advance(700);
+    let mut other = json!({ "token_type": "Bearer", "expires_in": 600, "refresh_token": "s" });
+    other["access_token"] = "mallorys".into();
+    let body = other.to_string().into();
+    let other = Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
+    gate.issuer.inject(Endpoint::Token, other, 1);
+    gate.issuer.inject(Endpoint::Introspection, about("mallory"), u32::MAX);
+
+    let refused = gate.ask(&mut browser).await.unwrap_err();
+
+    assert_eq!(refused.reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
 }
 
 #[tokio::test]

@@ -140,6 +140,7 @@ impl PendingRevocation {
                     id_token: None,
                     scope: None,
                     userinfo: None,
+                    subject: None,
                     ..SessionState::clone(state)
                 };
                 (TOKENS, state.to_bytes())

@@ -4,3 +4,4 @@ pub(crate) mod decision;
 pub(crate) mod refresh_events;
 pub(crate) mod refresh_results;
 pub(crate) mod refresher;
+pub(super) mod renewal;

@@ -35,6 +35,7 @@ use crate::session::store::redis::{RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
 use crate::session::store::state::SessionState;
 use crate::store::Unavailable;
+use crate::token::TokenError;
 use crate::token::jwt::id_token::RelyingParty;
 
 /// Redeems refresh tokens at one issuer, as one client.
@@ -413,10 +414,15 @@ impl TokenRefresher {
                 RefreshOutcome::Over
             }
             Ok(mut tokens) => {
-                if !self.has_verified_id_token(&loaded.state, &tokens).await {
+                let is_verified = self.has_verified_id_token(&loaded.state, &tokens).await;
+                if is_verified != Ok(true) {
                     tokens.id_token = None;
                 }
-                let state = SessionState { home: self.me(), ..loaded.state.renewed(tokens) };
+                let state = SessionState {
+                    home: self.me(),
+                    is_id_token_owed: is_verified.is_err(),
+                    ..loaded.state.renewed(tokens)
+                };
                 let renewed = LoadedSession::new(state, self.forward);
                 self.metrics.refreshed(RefreshResult::Ok);
                 RefreshOutcome::Renewed(Arc::new(renewed))
@@ -437,16 +443,24 @@ impl TokenRefresher {
 
     /// Whether the ID token that a refresh has brought takes the place of the one before: it must be as good ("OpenID
     /// Connect Core" §12.2). Without one at the login there is none later.
-    async fn has_verified_id_token(&self, before: &SessionState, tokens: &Tokens) -> bool {
-        let (Some(_), Some(token)) = (&before.id_token, &tokens.id_token) else { return false };
-        match self.relying_party.verify(&self.issuer, token, self.clock.now()).await {
-            Ok(_) => true,
-            Err(error) => {
-                let issuer = &*self.issuer.settings().name;
-                let lacking = RelyingParty::lacking(token);
-                tracing::warn!(issuer, %error, lacking, "Rejected the ID token of a refresh; the session keeps the one before.");
-                false
-            }
+    ///
+    /// # Errors
+    ///
+    /// The error if the issuer's keys are not known for now, so that the ID token was not judged.
+    async fn has_verified_id_token(
+        &self,
+        before: &SessionState,
+        tokens: &Tokens,
+    ) -> Result<bool, TokenError> {
+        let (Some(_), Some(token)) = (&before.id_token, &tokens.id_token) else { return Ok(false) };
+        let verified = self.relying_party.verify(&self.issuer, token, self.clock.now()).await;
+        let Err(error) = verified else { return Ok(true) };
+        let issuer = &*self.issuer.settings().name;
+        let lacking = RelyingParty::lacking(token);
+        tracing::warn!(issuer, %error, lacking, "Rejected the ID token of a refresh; the session keeps the one before.");
+        match error {
+            TokenError::Unavailable { .. } | TokenError::UnknownKey => Err(error),
+            _ => Ok(false),
         }
     }
 

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use serde_json::{Map, Value};
 
 use super::refresh_origin::RefreshOrigin;
-use super::state::{ABOUT_THE_LOGIN, SessionState};
+use super::state::{ABOUT_THE_LOGIN, AUTH_TIME, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
@@ -140,7 +140,13 @@ impl LoadedSession {
                 self.state.userinfo.as_deref().and_then(|text| serde_json::from_str(text).ok());
             let more: Map<String, Value> = more.unwrap_or_default();
             for (name, value) in more {
-                claims.entry(name).or_insert(value);
+                if name != AUTH_TIME {
+                    claims.entry(name).or_insert(value);
+                } else if value.is_null() {
+                    claims.remove(AUTH_TIME);
+                } else {
+                    claims.insert(name, value);
+                }
             }
             claims
         })
@@ -152,11 +158,14 @@ impl LoadedSession {
     }
 
     /// Whether the forwarded ID token expires in less than `before`, and a refresh may bring another: the last one may
-    /// have brought none.
+    /// have brought none. One whose key could not be fetched is asked for again after [`OWED_RETRY_DELAY`].
     pub(crate) fn is_forward_due(&self, before: Duration, now: Timestamp) -> bool {
+        let SessionState { received, is_id_token_owed, .. } = self.state;
+        let may_bring = received < self.forward_ends
+            || is_id_token_owed && now.since(received) >= OWED_RETRY_DELAY;
         self.forward_ends < Timestamp::MAX
-            && self.state.received < self.forward_ends
-            && is_due(self.state.received, self.forward_ends, before, now)
+            && may_bring
+            && is_due(received, self.forward_ends, before, now)
     }
 
     /// Returns the principal as reported by the token endpoint, for access tokens
@@ -304,6 +313,8 @@ impl LoadedSession {
     }
 }
 
+/// The time after which a session whose forwarded ID token has ended is refreshed again for one that can be verified.
+const OWED_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Claims that say something about the token that has them, and not about the person.
 const ABOUT_THE_TOKEN: [&str; 16] = [
     "iss",

@@ -1,5 +1,6 @@
 //! Session storage: encrypted cookies, process memory, or Redis.
 
+mod encoded_state;
 pub(crate) mod loaded_session;
 pub(crate) mod lookup;
 pub(crate) mod redis;

@@ -86,6 +86,16 @@ impl Store {
         }
     }
 
+    /// Whether Redis has the session `id` and it does not open here, or whether that cannot be known now.
+    pub(crate) async fn is_sealed_elsewhere(&self, id: Id) -> bool {
+        let Some(SharedStore { sharing, .. }) = &self.shared else { return false };
+        match sharing.find(id).await {
+            Ok(SharedLookup::Sealed(text)) => sharing.open(id, text).is_none(),
+            Ok(SharedLookup::Over | SharedLookup::Nothing) => false,
+            Err(Unavailable) => true,
+        }
+    }
+
     /// Whether other instances store the same sessions.
     pub(crate) const fn is_shared(&self) -> bool {
         self.shared.is_some()

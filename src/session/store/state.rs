@@ -11,7 +11,6 @@ use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
@@ -43,9 +42,13 @@ pub(crate) struct SessionState {
     pub(crate) scope: Option<String>,
     /// Whether the ID token of the login tells who the user is, and the access token is opaque to the gateway.
     pub(crate) is_opaque: bool,
-    /// Claims that the ID token lacks, a JSON object: those that the userinfo endpoint had at the login, and those about
-    /// the login that only earlier ID tokens had.
+    /// Whether the last refresh has brought an ID token whose key could not be fetched: the session has the one before.
+    pub(crate) is_id_token_owed: bool,
+    /// Claims besides those of the ID token, a JSON object: those that the userinfo endpoint had at the login, and what
+    /// earlier ID tokens have told about the login.
     pub(crate) userinfo: Option<String>,
+    /// The subject of the access token, if only the issuer can tell it.
+    pub(crate) subject: Option<String>,
 }
 
 impl SessionState {
@@ -65,7 +68,9 @@ impl SessionState {
             id_token: tokens.id_token,
             scope: tokens.scope,
             is_opaque: false,
+            is_id_token_owed: false,
             userinfo: None,
+            subject: None,
         }
     }
 
@@ -86,6 +91,9 @@ impl SessionState {
             Some(later) => self.besides(later),
             None => self.userinfo.clone(),
         };
+        let subject = self.subject.clone().or_else(|| {
+            subject_of(&self.access_token).filter(|_| subject_of(&tokens.access_token).is_none())
+        });
         Self {
             id: self.id,
             since: self.since,
@@ -99,12 +107,15 @@ impl SessionState {
             id_token: tokens.id_token.or_else(|| self.id_token.clone()),
             scope: tokens.scope.or_else(|| self.scope.clone()),
             is_opaque: self.is_opaque,
+            is_id_token_owed: false,
             userinfo,
+            subject,
         }
     }
 
-    /// Returns what is known of the user besides the claims of the ID token `later`: how and when the user has logged in
-    /// stays true, even if the ID token of a refresh does not repeat it.
+    /// Returns what is known of the user besides the claims of the ID token `later`: how the user has logged in stays true,
+    /// even if the ID token of a refresh does not repeat it, and when, whatever that says ("OpenID Connect Core" §12.2): a
+    /// refresh is no login.
     fn besides(&self, later: &Secret<String>) -> Option<String> {
         let known = self.userinfo.clone();
         let (Some(before), Some(after)) =
@@ -112,16 +123,20 @@ impl SessionState {
         else {
             return known;
         };
+        let claims = known.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let mut claims: Map<String, Value> = claims.unwrap_or_default();
+        let is_dated = claims.contains_key(AUTH_TIME);
         let lost: Vec<_> = ABOUT_THE_LOGIN
             .into_iter()
-            .filter(|name| !after.contains_key(*name))
-            .filter_map(|name| Some((name.to_owned(), before.get(name)?.clone())))
+            .filter(|name| match *name {
+                AUTH_TIME => !is_dated && before.get(AUTH_TIME) != after.get(AUTH_TIME),
+                name => before.contains_key(name) && !after.contains_key(name),
+            })
+            .map(|name| (name.to_owned(), before.get(name).cloned().unwrap_or_default()))
             .collect();
         if lost.is_empty() {
             return known;
         }
-        let claims = known.and_then(|text| serde_json::from_str(&text).ok());
-        let mut claims: Map<String, Value> = claims.unwrap_or_default();
         claims.extend(lost);
         Some(Value::Object(claims).to_string())
     }
@@ -170,18 +185,20 @@ impl SessionState {
 
     /// Whether `tokens` belong to another subject: a refresh must not change it ("OpenID Connect Core" §12.2).
     pub(crate) fn belongs_to_other_subject(&self, tokens: &Tokens) -> bool {
-        let differ = |before: Option<&Secret<String>>, after: Option<&Secret<String>>| {
-            let subject = |token: Option<&Secret<String>>| {
-                payload(token?)?.remove("sub").filter(|sub| !sub.is_null())
-            };
-            match (subject(before), subject(after)) {
-                (Some(before), Some(after)) => before != after,
-                _ => false,
-            }
+        let differ = |before: Option<String>, after: Option<String>| {
+            before.zip(after).is_some_and(|(before, after)| before != after)
         };
+        let of_id_token = |token: &Option<Secret<String>>| token.as_ref().and_then(subject_of);
         // The two kinds may name one subject differently, but each does so in the same way every time.
-        differ(self.id_token.as_ref(), tokens.id_token.as_ref())
-            || differ(Some(&self.access_token), Some(&tokens.access_token))
+        let before = self.subject.clone().or_else(|| subject_of(&self.access_token));
+        differ(of_id_token(&self.id_token), of_id_token(&tokens.id_token))
+            || differ(before, subject_of(&tokens.access_token))
+    }
+
+    /// Whether the access token, whose verified claims these are, belongs to another subject than that of the login.
+    pub(crate) fn is_of_another(&self, claims: &Map<String, Value>) -> bool {
+        let Some(own) = &self.subject else { return false };
+        claims.get("sub").and_then(Value::as_str).is_some_and(|sub| sub != own)
     }
 
     /// Returns `before` less up to a tenth, constant for one session: users who
@@ -204,89 +221,11 @@ impl SessionState {
     pub(crate) fn is_due(&self, before: Duration, now: Timestamp) -> bool {
         is_due(self.received, self.ends, before, now)
     }
-
-    /// Encodes the state for sealing.
-    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let texts = [
-            Some(self.access_token.expose()),
-            self.refresh_token.as_ref().map(Secret::expose),
-            self.id_token.as_ref().map(Secret::expose),
-            self.scope.as_ref(),
-            self.userinfo.as_ref(),
-        ];
-        let length: usize = texts.iter().flatten().map(|text| text.len()).sum();
-        // The capacity suffices: a reallocation would leave an unwiped copy behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + TEXT_FIELDS * 4 + length));
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&self.id.0);
-        for time in [self.since, self.seen, self.received, self.ends, self.refresh_ends] {
-            bytes.extend_from_slice(&time.as_nanos().to_be_bytes());
-        }
-        bytes.extend_from_slice(&self.home.to_be_bytes());
-        bytes.push(u8::from(self.is_opaque));
-        for text in texts {
-            // An impossible length marks an absent text, as opposed to an empty one.
-            let len = text.map_or(ABSENT, |text| u32::try_from(text.len()).unwrap_or(ABSENT));
-            bytes.extend_from_slice(&len.to_be_bytes());
-            bytes.extend_from_slice(text.map(String::as_bytes).unwrap_or_default());
-        }
-        bytes
-    }
-
-    /// Decodes the output of [`SessionState::to_bytes`]; `None` for other bytes.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (version, mut rest) = bytes.split_first()?;
-        // Sessions of an earlier release go on.
-        let has_identity = match *version {
-            VERSION => true,
-            VERSION_WITHOUT_IDENTITY => false,
-            _ => return None,
-        };
-        let id = Id(*take(&mut rest)?);
-        let [since, seen, received, ends, refresh_ends] = {
-            let mut times = [Timestamp::MAX; 5];
-            for time in &mut times {
-                *time = Timestamp::from_nanos(u64::from_be_bytes(*take(&mut rest)?));
-            }
-            times
-        };
-        let home = u64::from_be_bytes(*take(&mut rest)?);
-        let is_opaque = match has_identity.then(|| take::<1>(&mut rest)) {
-            None | Some(Some([0])) => false,
-            Some(Some([1])) => true,
-            Some(_) => return None,
-        };
-        let mut text = || {
-            let len = u32::from_be_bytes(*take(&mut rest)?);
-            if len == ABSENT {
-                return Some(None);
-            }
-            let (text, after) = rest.split_at_checked(len as usize)?;
-            rest = after;
-            Some(Some(core::str::from_utf8(text).ok()?.to_owned()))
-        };
-        let state = Self {
-            id,
-            since,
-            seen,
-            received,
-            ends,
-            refresh_ends,
-            home,
-            access_token: text()??.into(),
-            refresh_token: text()?.map(Secret::from),
-            id_token: text()?.map(Secret::from),
-            scope: text()?,
-            is_opaque,
-            userinfo: if has_identity { text()? } else { None },
-        };
-        rest.is_empty().then_some(state)
-    }
 }
 
 /// The secret id of a session, not guessable.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub(crate) struct Id([u8; 16]);
+pub(crate) struct Id(pub(super) [u8; 16]);
 
 impl Id {
     /// Returns a new random id.
@@ -317,30 +256,25 @@ impl fmt::Debug for Id {
     }
 }
 
-fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
-    let (taken, after) = rest.split_first_chunk()?;
-    *rest = after;
-    Some(taken)
+/// Returns the subject that a token names, if it is a JWT; it is not verified here.
+pub(crate) fn subject_of(token: &Secret<String>) -> Option<String> {
+    Some(payload(token)?.get("sub")?.as_str()?.to_owned())
 }
 
 /// Claims about the login itself, which an ID token that a refresh brings may lack ("OpenID Connect Core" §12.2).
-pub(crate) const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", "auth_time"];
-const VERSION: u8 = 3;
-const VERSION_WITHOUT_IDENTITY: u8 = 2;
-const HEAD_LEN: usize = 1 + 16 + 6 * 8 + 1;
-const TEXT_FIELDS: usize = 5;
-const ABSENT: u32 = u32::MAX;
-
+pub(crate) const ABOUT_THE_LOGIN: [&str; 3] = ["acr", "amr", AUTH_TIME];
+/// The time of the login, which stays the same in every ID token; null in [`SessionState::userinfo`] if it is not known.
+pub(crate) const AUTH_TIME: &str = "auth_time";
 /// The time for which requests with the old tokens get the new ones after a browser was given these.
 pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use proptest::option;
-    use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::loaded_session::LoadedSession;
     use super::*;
+    use crate::session::settings::Forward;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -475,12 +409,26 @@ mod tests {
         };
 
         let (first, about) = with(&state, r#"{"acr":"silver"}"#);
-        let (second, again) = with(&first, "{}");
+        let (second, again) = with(&first, r#"{"auth_time":2}"#);
 
         assert_eq!(about, json!({ "name": "Alice", "auth_time": 1, "amr": ["otp"] }));
         let all = json!({ "name": "Alice", "auth_time": 1, "amr": ["otp"], "acr": "silver" });
         assert_eq!(again, all, "the latest word counts");
         assert_eq!(second.renewed(tokens(None, None)).userinfo, second.userinfo);
+    }
+
+    #[test]
+    fn a_refresh_is_no_login_whatever_its_id_token_says() {
+        let about = |claims: &str| Tokens { id_token: Some(jwt(claims)), ..tokens(None, None) };
+        for (before, known) in [(r#"{"auth_time":1}"#, Some(&json!(1))), ("{}", None)] {
+            let login = SessionState::begin(about(before), NOON);
+
+            let renewed = login.renewed(about(r#"{"auth_time":2}"#)).renewed(about("{}"));
+            let renewed = renewed.renewed(about(r#"{"auth_time":3}"#));
+
+            let loaded = LoadedSession::new(renewed, Forward::None);
+            assert_eq!(loaded.person().get("auth_time"), known, "{before}");
+        }
     }
 
     fn jwt(claims: &str) -> Secret<String> {
@@ -505,45 +453,5 @@ mod tests {
         assert_eq!(state.over_at(idle, absolute), NOON.plus_secs(30));
         state.seen = NOON.plus_secs(90);
         assert_eq!(state.over_at(idle, absolute), NOON.plus_secs(100));
-    }
-
-    #[test]
-    fn trailing_bytes_are_rejected() {
-        let bytes = SessionState::begin(tokens(Some(1), None), NOON).to_bytes();
-        for end in 0..bytes.len() {
-            assert!(SessionState::from_bytes(&bytes[..end]).is_none());
-        }
-        assert!(SessionState::from_bytes(&[&bytes[..], b"x"].concat()).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn an_encoded_state_decodes(
-            times: [u64; 5],
-            home: u64,
-            access in "\\PC*",
-            refresh in option::of("\\PC*"),
-            id in option::of("\\PC*"),
-            scope in option::of("\\PC*"),
-            is_opaque: bool,
-            userinfo in option::of("\\PC*"),
-        ) {
-            let [since, seen, received, ends, refresh_ends] = times.map(Timestamp::from_nanos);
-            let state = SessionState {
-                id: Id::new(),
-                since, seen, received, ends, refresh_ends, home,
-                access_token: access.into(),
-                refresh_token: refresh.map(Secret::from),
-                id_token: id.map(Secret::from),
-                scope, is_opaque, userinfo,
-            };
-            prop_assert_eq!(SessionState::from_bytes(&state.to_bytes()), Some(state));
-        }
-
-        #[test]
-        fn any_bytes_decode_or_are_rejected(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = SessionState::from_bytes(&bytes);
-            let _ = SessionState::from_bytes(&[&[VERSION][..], &bytes].concat());
-        }
     }
 }

@@ -328,6 +328,19 @@ impl SessionStorage {
         cookie.texts().any(|text| ring.is_of_unknown_key(&text))
     }
 
+    /// Whether a request presents a session that does not open here, because it is sealed by a key that another instance has.
+    pub(crate) async fn is_sealed_elsewhere(&self, presented: &PresentedCookies<'_>) -> bool {
+        let StorageKind::Server { store, .. } = &self.kind else {
+            return self.is_of_unknown_key(presented);
+        };
+        for id in ids(presented) {
+            if store.is_sealed_elsewhere(id).await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Whether `name` names a cookie of this session or a part of one.
     pub(crate) fn owns(&self, name: &[u8]) -> bool {
         match &self.kind {
