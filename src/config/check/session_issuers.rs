@@ -37,7 +37,9 @@ impl Check<'_> {
                     auth_method.credential.session().is_some_and(|used| **used == *name.value)
                 })
             };
-            self.wishes(keys, || methods().map(|(_, auth_method)| auth_method));
+            self.wishes(keys, session.scopes.contains("openid"), || {
+                methods().map(|(_, auth_method)| auth_method)
+            });
             let map = file.issuers.get();
             let written = map.and_then(|map| {
                 map.value.iter().find(|(key, _)| key.value == *session.issuer).map(|(_, keys)| keys)
@@ -121,10 +123,11 @@ impl Check<'_> {
     }
 
     /// Warns of parameters that ask for a certain login where no route verifies it: a user can take them out of the
-    /// address.
+    /// address. Without an ID token `max_age` is refused, since nothing would verify it.
     fn wishes<'w, W: Iterator<Item = &'w AuthMethod>>(
         &mut self,
         keys: &file::Session,
+        has_id_token: bool,
         methods: impl Fn() -> W,
     ) {
         for (name, value) in
@@ -135,6 +138,10 @@ impl Check<'_> {
                     if value.value.parse::<u64>().is_err() {
                         let message = format!("{} is no number of seconds", value.shown());
                         self.fault(Code::C103, value.at, message, "write max_age: \"300\"");
+                    }
+                    if !has_id_token {
+                        let message = "only an ID token tells when a user has logged in, and without the scope `openid` there is none";
+                        self.fault(Code::C106, name.at, message, "write the scope openid as well");
                     }
                     continue;
                 }

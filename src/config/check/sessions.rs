@@ -325,6 +325,10 @@ impl Check<'_> {
                 ),
             );
         }
+        if let Some(at) = keys.prefix.get().filter(|at| at.value.len() > MAX_PREFIX_LEN) {
+            let wrong = "is too long: browsers drop cookies whose names and values are long";
+            self.wrong(at, InvalidValue::new(wrong, "write up to 64 characters"));
+        }
         let secure = keys.secure.or(true);
         let host_prefix = prefix.eq_ignore_ascii_case("__Host-");
         let secure_prefix = host_prefix || prefix.eq_ignore_ascii_case("__Secure-");
@@ -463,6 +467,8 @@ impl Check<'_> {
 /// The hosts on which a session is used; `None` is any.
 type Hosts = Vec<Option<HostPattern>>;
 
+/// Characters of `cookie.prefix`: browsers drop cookies of more than 4,096 bytes (RFC 6265bis §5.6), and parts take 3,800.
+const MAX_PREFIX_LEN: usize = 64;
 /// The paths of the gateway's own documents: its JWK set and its metadata.
 const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-protected-resource"];
 
