@@ -53,7 +53,7 @@ impl Sessions {
         }
         if path == &*paths.logout {
             return match (reads, posts) {
-                (true, _) => self.pages.logout(&paths.logout),
+                (true, _) => self.pages.logout(&paths.logout, self.end_session_endpoint().as_ref()),
                 (_, true) => self.log_out(request).await,
                 _ => method_not_allowed("GET, HEAD, POST"),
             };

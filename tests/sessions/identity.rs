@@ -9,7 +9,7 @@ use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::code::{code, parameter};
+use crate::code::{code, location, parameter};
 use crate::fault_injection::{Endpoint, Fault};
 use crate::issuer_pages::walk;
 use crate::support::{Browser, Gate};
@@ -276,6 +276,47 @@ async fn an_access_token_that_nothing_can_verify_is_no_outage() {
     let response = gate.log_in_with(&mut Browser::default(), json!({ "refresh_token": "r" })).await;
 
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
+}
+
+#[tokio::test]
+async fn a_second_load_of_a_callback_that_fails_leaves_the_session_of_the_first() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.userinfo = true;
+    });
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    let mut second = browser.clone();
+    gate.come_back(&mut browser, &back).await;
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.inject(Endpoint::UserInfo, fault, 1);
+
+    let response = gate.come_back(&mut second, &back).await;
+
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    gate.advance(700);
+    gate.ask(&mut browser).await.expect("its tokens are not revoked");
+}
+
+#[tokio::test]
+async fn a_second_load_of_a_callback_that_has_failed_logs_in_anew() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.userinfo = true;
+    });
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    let mut second = browser.clone();
+    let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
+    gate.issuer.inject(Endpoint::UserInfo, fault, 1);
+    gate.come_back(&mut browser, &back).await;
+
+    let response = gate.come_back(&mut second, &back).await;
+
+    assert_eq!(location(&response).path(), "/authorize");
     gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }
 

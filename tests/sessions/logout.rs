@@ -6,10 +6,13 @@ use http::header::{LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use northgate::base::body::Body;
 use northgate::base::clock::{Clock, Timestamp};
+use northgate::base::secret::Secret;
 use northgate::dev::issuer::DevIssuerConfig;
 use northgate::session::{Csrf, Reason, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
+use url::Url;
 
+use crate::code::code;
 use crate::support::{Browser, Gate, HOME, NOW, json};
 
 const STORAGES: [TokenStorage; 3] =
@@ -332,5 +335,38 @@ async fn logging_out_ends_every_session_that_the_request_presents() {
         assert_eq!(response.status(), StatusCode::SEE_OTHER, "{tokens:?}");
         let copy = gate.present(&earlier).await.unwrap_err();
         assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
+    }
+}
+
+/// Browsers hold the redirects after a form to its page's `form-action`.
+#[tokio::test]
+async fn the_form_of_the_logout_page_may_lead_to_the_issuer() {
+    let gate = Gate::with(code);
+    let mut browser = Browser::default();
+    gate.depart(&mut browser, "/auth/login").await;
+    let request = browser.get("/auth/logout").body(Body::empty()).unwrap();
+
+    let response = gate.serve(&mut browser, request).await;
+
+    let policy = response.headers()["content-security-policy"].to_str().unwrap();
+    let issuer = Url::parse(gate.issuer.url()).unwrap().origin().ascii_serialization();
+    assert!(policy.ends_with(&format!("form-action 'self' https: {issuer}")), "{policy}");
+}
+
+#[tokio::test]
+async fn a_logout_at_a_gateway_without_the_key_is_no_logout() {
+    for tokens in [TokenStorage::SealedCookies, TokenStorage::PlainCookies] {
+        let gate = Gate::with(|settings| settings.tokens = tokens);
+        let mut browser = gate.alice().await;
+        let without = gate.another(|settings| settings.keys = vec![Secret::new([8; 32])]);
+        let logout = |browser: &Browser| browser.post("/auth/logout").body(Body::empty()).unwrap();
+
+        let response = without.serve(logout(&browser), HOME, true).await;
+
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{tokens:?}");
+        assert!(!response.headers().contains_key(SET_COOKIE), "{tokens:?}: they end it elsewhere");
+        let request = logout(&browser);
+        gate.serve(&mut browser, request).await;
+        assert_eq!(gate.issuer.count(Endpoint::Revocation), 2, "{tokens:?}");
     }
 }

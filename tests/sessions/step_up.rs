@@ -290,3 +290,49 @@ async fn demands_that_another_session_sealed_are_ignored() {
 
     assert_eq!(parameter(&away, "acr_values"), None);
 }
+
+#[tokio::test]
+async fn a_stronger_login_whose_code_is_refused_ends_on_a_page_and_not_in_a_loop() {
+    let gate = Gate::with(code);
+    let mut browser = gate.alice_by_password().await;
+    gate.advance(1);
+    let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
+    let away = gate.depart(&mut browser, url.to_str().unwrap()).await;
+    let back = walk(&away, "allow").await;
+    let refused = Fault::Answer {
+        status: StatusCode::BAD_REQUEST,
+        content_type: "application/json",
+        body: json!({ "error": "invalid_grant" }).to_string().into(),
+    };
+    gate.issuer.inject(Endpoint::Token, refused, 1);
+
+    let response = gate.come_back(&mut browser, &back).await;
+
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(text(response).await.contains("did not accept the code"));
+    let rejected = r#"northgate_session_logins_total{session="web",result="rejected"}"#;
+    assert_eq!(gate.counted(rejected), 1);
+}
+
+#[tokio::test]
+async fn a_stronger_login_is_as_recent_as_the_configured_max_age_demands() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.authorize_parameters = vec![("max_age".into(), "60".into())];
+    });
+    let mut browser = Browser::default();
+    gate.log_in_claiming(&mut browser, strong(), json!({})).await;
+    let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
+    // The link can be passed on.
+    let mut stranger = Browser::default();
+    let away = gate.depart_unpushed(&mut stranger, url.to_str().unwrap()).await;
+    let back = walk(&away, "allow").await;
+    let old = json!({ "acr": "gold", "auth_time": NOW.as_secs() - 200 });
+    gate.issuer.inject(Endpoint::Token, answer_claiming(&gate, &away, old, json!({})), 1);
+
+    let response = gate.come_back(&mut stranger, &back).await;
+
+    assert_eq!(parameter(&away, "max_age").as_deref(), Some("60"));
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(gate.ask(&mut stranger).await.is_err(), "it was logged in");
+}

@@ -24,6 +24,7 @@ use crate::base::secret::Secret;
 use crate::observe::metrics::LoginResult;
 use crate::session::Sessions;
 use crate::session::authenticate::{RETRY_AFTER, ResumedSession};
+use crate::session::logout::ended_sessions::EndReason;
 use crate::session::pages::Problem;
 use crate::session::response::{retry_after, see_other, with_cookies};
 use crate::session::settings::SameSite;
@@ -89,8 +90,10 @@ impl Sessions {
             }
             Err(CallbackError::Transient) => login.intent.restarts < MAX_TRANSIENT_RESTARTS,
             Err(CallbackError::Refused) => {
-                // A callback that was loaded twice: the first has logged in.
-                if let Ok((_, cookies)) = self.load(&head).await {
+                // A callback that was loaded twice: the first has logged in. A session from before this login has not.
+                if let Ok((resumed, cookies)) = self.load(&head).await
+                    && login.has_led_to(&resumed)
+                {
                     let response = with_cookies(self.redirect_after_login(&login), cookies);
                     return with_cookies(response, self.logins.clear_finished(&pending));
                 }
@@ -189,7 +192,8 @@ impl Sessions {
             if !level.acr.is_empty() {
                 request_parameters.push(("acr_values".into(), level.acr_values()));
             }
-            if let Some(max_age) = level.max_age {
+            // A step-up asks for no older login than any other does.
+            if let Some(max_age) = level.max_age.into_iter().chain(settings.max_age()).min() {
                 request_parameters.push(("max_age".into(), max_age.as_secs().to_string()));
             }
         }
@@ -230,19 +234,23 @@ impl Sessions {
         };
         let redeemed = self.redeem(code, login).await?;
         let mut state = redeemed.state.clone();
-        let person = match self.identify(&mut state, login).await {
-            Ok(person) => person,
-            Err(problem) => {
-                redeemed.take();
-                self.discard(state);
-                return Err(CallbackError::Failed(LoginResult::Error, problem));
-            }
+        let begun = match self.identify(&mut state, login).await {
+            Ok(person) => self.begin(state, person, &head.headers).await,
+            Err(problem) => Err(problem),
         };
-        let new_session = self.begin(state, person, &head.headers).await;
-        redeemed.take();
-        let new_session =
-            new_session.map_err(|problem| CallbackError::Failed(LoginResult::Error, problem))?;
-        let NewSession { loaded, principal, cookies } = new_session;
+        let NewSession { loaded, principal, cookies } = begun.map_err(|problem| {
+            // Another request with the same code may have begun the session.
+            if redeemed.give_up() {
+                self.discard(redeemed.state.clone());
+            }
+            CallbackError::Failed(LoginResult::Error, problem)
+        })?;
+        if !redeemed.begin() {
+            // Another request, which has failed, revokes the tokens.
+            self.retained.ended.end(&loaded.name, EndReason::Over);
+            self.storage.forget(loaded.state.id).await;
+            return Err(CallbackError::Transient);
+        }
         let response = match &login.intent.step_up {
             None => self.redirect_after_login(login),
             Some(step_up) if step_up.is_met_by(&principal, self.clock.now()) => {
@@ -384,6 +392,15 @@ impl Sessions {
         let mut url = self.settings.public_url.clone();
         url.set_path(&self.settings.paths.callback);
         url.into()
+    }
+}
+
+impl LoginTransaction {
+    /// Whether a session may be that of this login: no earlier one, and none that lacks what the login is for.
+    fn has_led_to(&self, ResumedSession { loaded, principal, .. }: &ResumedSession) -> bool {
+        let since = loaded.state.since;
+        let step_up = self.intent.step_up.as_ref();
+        since >= self.began() && step_up.is_none_or(|step_up| step_up.is_met_by(principal, since))
     }
 }
 

@@ -3,12 +3,11 @@
 //! Users reload a page that is slow to come. An issuer takes a code once, and may take a second use for theft
 //! (RFC 6749 §4.1.2). So requests with one code share one call (a flight, on the control runtime: no disconnect cancels
 //! it), and its session is retained for a while: the response of the first request may have reached no browser. Tokens
-//! that no request has taken by then are revoked.
+//! with which no request has begun a session by then are revoked.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -64,35 +63,45 @@ impl Sessions {
             Err(_) => return Err(RedemptionError::Late),
         };
         let loaded = LoadedSession::new(redeemed.state.clone(), self.settings.forward);
-        match loaded.end_reason(&self.retained.ended) {
-            Some(_) => Err(RedemptionError::Over),
-            None => Ok(redeemed),
+        if loaded.end_reason(&self.retained.ended).is_some() || redeemed.is_given_up() {
+            return Err(RedemptionError::Over);
         }
+        Ok(redeemed)
     }
 }
 
-/// The session that a code has begun.
+/// The session that the tokens for one code are for, which all requests with the code share.
 #[derive(Debug)]
 pub(crate) struct RedeemedCode {
     pub(crate) state: SessionState,
-    /// Whether a request has taken the session, or has revoked its tokens.
-    is_taken: AtomicBool,
+    /// Whether a request has begun the session (`true`), or its tokens are revoked (`false`): the first one decides.
+    is_begun: OnceLock<bool>,
 }
 
 impl RedeemedCode {
-    fn new(state: SessionState) -> Self {
-        Self { state, is_taken: AtomicBool::new(false) }
+    const fn new(state: SessionState) -> Self {
+        Self { state, is_begun: OnceLock::new() }
     }
 
-    /// Records that a request answers with the session, or has revoked its tokens.
-    pub(crate) fn take(&self) {
-        self.is_taken.store(true, Relaxed);
+    /// Begins the session; returns `false` if it was given up.
+    pub(crate) fn begin(&self) -> bool {
+        *self.is_begun.get_or_init(|| true)
     }
 
-    /// Waits for `patience`, and returns itself if no request has taken the session by then: its user agent has hung up.
+    /// Gives the session up; returns whether the caller is to revoke its tokens: no request has begun it, or has given it
+    /// up before.
+    pub(crate) fn give_up(&self) -> bool {
+        self.is_begun.set(false).is_ok()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.is_begun.get() == Some(&false)
+    }
+
+    /// Waits for `patience`, and returns itself if no request has begun the session by then: its user agent has hung up.
     async fn abandoned(self: Arc<Self>, patience: Duration) -> Option<Arc<Self>> {
         tokio::time::sleep(patience).await;
-        (!self.is_taken.load(Relaxed)).then_some(self)
+        self.give_up().then_some(self)
     }
 }
 
@@ -105,7 +114,7 @@ pub(crate) enum RedemptionError {
     Unavailable,
     /// The issuer has not responded yet. The call continues.
     Late,
-    /// The session that an earlier request began has ended.
+    /// The session that an earlier request began has ended, or it was given up.
     Over,
 }
 

@@ -42,7 +42,7 @@ impl Sessions {
         state.id_token = state.id_token.take().map(|token| self.relying_party.opened(token));
         if has_id_token {
             self.check_id_token(state, Some(&login.nonce())).await?;
-            self.check_age(state, login)?;
+            self.check_age(state)?;
         } else {
             state.id_token = None;
         }
@@ -96,12 +96,9 @@ impl Sessions {
     }
 
     /// Checks that the user has logged in as recently as the configured `max_age` demands ("OpenID Connect Core"
-    /// §3.1.3.7, item 13). That of a step-up is checked when its session has begun.
-    fn check_age(&self, state: &SessionState, login: &LoginTransaction) -> Result<(), Problem> {
-        let Some(max_age) = self.settings.max_age().filter(|_| login.intent.step_up.is_none())
-        else {
-            return Ok(());
-        };
+    /// §3.1.3.7, item 13), whatever a step-up demands besides: that is checked when its session has begun.
+    fn check_age(&self, state: &SessionState) -> Result<(), Problem> {
+        let Some(max_age) = self.settings.max_age() else { return Ok(()) };
         let level = AuthenticationLevel {
             acr: Box::default(),
             max_age: Some(max_age.saturating_add(CLOCK_SKEW)),

@@ -29,7 +29,7 @@ use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::{Csrf, Identity, ReturnTo};
 use crate::session::store::loaded_session::LoadedSession;
-use crate::session::store::state::SessionState;
+use crate::session::store::state::{SessionState, subject_of};
 use crate::session::store::storage::StorageError;
 use crate::session::{Sessions, authenticate};
 use crate::token::{Principal, TokenError};
@@ -158,12 +158,13 @@ impl Sessions {
         state.id_token = state.id_token.take().map(|token| self.relying_party.opened(token));
         // With an error the guard revokes the tokens.
         self.check_id_token(&state, None).await?;
-        let new_session = self.begin(state, Person::default(), headers).await;
+        let new_session = self.begin(state, Person::default(), headers).await?;
         granted.take();
-        new_session
+        Ok(new_session)
     }
 
-    /// Begins a new session in `state`, and ends the one that the browser had before.
+    /// Begins a new session in `state`, and ends the one that the browser had before. If that fails, its tokens are left to
+    /// the caller.
     pub(in crate::session) async fn begin(
         &self,
         state: SessionState,
@@ -206,12 +207,18 @@ impl Sessions {
         }
         let principal = verified.map_err(|error| {
             tracing::error!(session, %error, "Rejected the access token of a login; the login failed.");
-            self.revoke_tokens(&loaded);
             match error {
                 TokenError::Unavailable { .. } => Problem::Unavailable,
                 _ => Problem::Unusable,
             }
         })?;
+        if !loaded.state.is_opaque
+            && subject_of(&loaded.state.access_token).is_none()
+            && let Some(Value::String(subject)) = principal.claims.get("sub")
+        {
+            let state = SessionState { subject: Some(subject.clone()), ..loaded.state.clone() };
+            loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
+        }
         if loaded.state.is_opaque {
             tracing::info!(
                 session,
@@ -233,17 +240,14 @@ impl Sessions {
         self.strip_cookies(&mut others);
         let others = others.get_all(COOKIE).iter().map(|field| field.len() + 2).sum();
         let cookies = self.storage.begin(&loaded, presented.held().beside(others)).await;
-        let mut cookies = cookies.map_err(|error| {
-            self.revoke_tokens(&loaded);
-            match error {
-                StorageError::TooLarge(error) => {
-                    tracing::error!(session, %error, "The session of a login does not fit into cookies; use `tokens: server`, or fewer claims.");
-                    Problem::TooLarge
-                }
-                StorageError::Away(error) => {
-                    tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
-                    Problem::StoreUnavailable
-                }
+        let mut cookies = cookies.map_err(|error| match error {
+            StorageError::TooLarge(error) => {
+                tracing::error!(session, %error, "The session of a login does not fit into cookies; use `tokens: server`, or fewer claims.");
+                Problem::TooLarge
+            }
+            StorageError::Away(error) => {
+                tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
+                Problem::StoreUnavailable
             }
         })?;
         // An earlier session that cannot be loaded now expires by its own times.
@@ -255,7 +259,6 @@ impl Sessions {
             if let Err(error) = self.retained.ended.saved().await {
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
                 self.storage.forget(loaded.state.id).await;
-                self.revoke_tokens(&loaded);
                 return Err(Problem::StoreUnavailable);
             }
         }

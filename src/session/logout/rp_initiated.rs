@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::json;
+use url::Url;
 
 use super::deferred_logout::end_unseen;
 use super::ended_sessions::EndReason;
@@ -54,6 +55,11 @@ impl Sessions {
                 Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
                 Err(error) if error.reason == Reason::StoreUnavailable => {
                     return self.log_out_later(&presented).await;
+                }
+                Err(_) if self.is_sealed_elsewhere(&presented).await => {
+                    let title =
+                        "The session could not be ended: this gateway does not have its key.";
+                    return pending_logout(title, false);
                 }
                 // A session that does not open has ended already.
                 Err(_) => {}
@@ -125,9 +131,13 @@ impl Sessions {
         } else {
             "The session could not be ended: its store cannot be reached."
         };
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        let response = problem(status, "logout-pending", title, json!({ "pending": is_pending }));
-        retry_after(response, u64::from(RETRY_AFTER))
+        pending_logout(title, is_pending)
+    }
+
+    /// Whether the session is one that another instance can open and end, and this one cannot: the operator has not given it
+    /// the key yet.
+    async fn is_sealed_elsewhere(&self, presented: &PresentedCookies<'_>) -> bool {
+        !self.settings.keys.is_empty() && self.storage.is_sealed_elsewhere(presented).await
     }
 
     /// Ends the session `id` when Redis is reachable again; returns `false` if too many are pending.
@@ -145,13 +155,18 @@ impl Sessions {
         is_pending
     }
 
-    /// Returns the URL at which the issuer ends its own session with this browser
-    /// (OpenID Connect RP-Initiated Logout §2); a password grant has none there.
-    fn end_session(&self, loaded: &LoadedSession) -> Option<HeaderValue> {
+    /// Returns the endpoint at which the issuer ends its own session with a browser (OpenID Connect RP-Initiated Logout §2),
+    /// if logouts lead there; a password grant has no session there.
+    pub(crate) fn end_session_endpoint(&self) -> Option<Url> {
         if !self.settings.end_session || self.settings.flow == Flow::Password {
             return None;
         }
-        let mut url = self.issuer.metadata().endpoints.end_session.clone()?;
+        self.issuer.metadata().endpoints.end_session.clone()
+    }
+
+    /// Returns the URL at which the issuer ends the session of `loaded` with this browser.
+    fn end_session(&self, loaded: &LoadedSession) -> Option<HeaderValue> {
+        let mut url = self.end_session_endpoint()?;
         let after = self.settings.public_url.join(&self.settings.after_logout).ok()?;
         {
             let mut query = url.query_pairs_mut();
@@ -166,6 +181,14 @@ impl Sessions {
         }
         HeaderValue::from_str(url.as_str()).ok()
     }
+}
+
+/// Responds to a logout that has not ended the session, whose cookies stay; `is_pending` is whether it will end without
+/// another request.
+fn pending_logout(title: &str, is_pending: bool) -> Response<Body> {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let response = problem(status, "logout-pending", title, json!({ "pending": is_pending }));
+    retry_after(response, u64::from(RETRY_AFTER))
 }
 
 /// Bytes of a URL that every server takes.

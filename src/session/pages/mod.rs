@@ -8,7 +8,8 @@ use askama::Template;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
+use url::Url;
 
 use super::response::html;
 use crate::base::body::Body;
@@ -47,9 +48,18 @@ impl Pages {
         self.render(problem.map_or(StatusCode::OK, Problem::status), &page)
     }
 
-    /// Returns the page that confirms a logout, since a link must not log out.
-    pub(super) fn logout(&self, action: &str) -> Response<Body> {
-        self.render(StatusCode::OK, &LogoutPage { style: &self.style, action })
+    /// Returns the page that confirms a logout, since a link must not log out. Its form may lead to the `end_session`
+    /// endpoint of the issuer, and on to origins that only the issuer knows.
+    pub(super) fn logout(&self, action: &str, end_session: Option<&Url>) -> Response<Body> {
+        let page = LogoutPage { style: &self.style, action };
+        let mut response = self.render(StatusCode::OK, &page);
+        if let (Some(url), Ok(policy)) = (end_session, self.policy.to_str()) {
+            let policy = format!("{policy} https: {}", url.origin().ascii_serialization());
+            if let Ok(policy) = HeaderValue::from_str(&policy) {
+                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            }
+        }
+        response
     }
 
     /// Returns the page for a failed login, with a link to try again.
@@ -305,7 +315,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_operators_style_replaces_the_built_in_one_unless_it_breaks_out() {
-        let page = |style| text(Pages::new(Some(style), [].into_iter()).logout("/auth/logout"));
+        let page =
+            |style| text(Pages::new(Some(style), [].into_iter()).logout("/auth/logout", None));
 
         assert!(page("body { color: red }").await.contains("<style>body { color: red }</style>"));
         assert!(!page("</style><script>").await.contains("<script>"));

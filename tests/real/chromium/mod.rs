@@ -35,6 +35,16 @@ async fn a_person_logs_in_sees_the_account_and_logs_out() {
 
     browser.click("form[action='/auth/logout'] button");
     browser.wait_for("document.querySelector('#session')?.innerText.includes('Logged out')");
+
+    // From the gateway's own page too, whose policy names where its form may lead.
+    browser.click("#session a.button");
+    browser.fill("input[name=username]", "alice");
+    browser.fill("input[name=password]", "wonderland");
+    browser.click("form button");
+    browser.wait_for("document.querySelector('#session strong')?.innerText === 'Alice Liddell'");
+    browser.open(&format!("{shop}/auth/logout"));
+    browser.click("form button");
+    browser.wait_for("document.querySelector('#session')?.innerText.includes('Logged out')");
 }
 
 #[tokio::test]
