@@ -12,6 +12,7 @@ use super::cookies::seal::KeyRing;
 use super::login::code_redemptions::CodeRedemptions;
 use super::login::issuer_observations::IssuerObservations;
 use super::login::kept_forms::KeptForms;
+use super::login::unseen_sessions::UnseenSessions;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::pending_revocations::RevocationJournal;
 use super::logout::session_watch::SessionWatchers;
@@ -129,7 +130,7 @@ impl SessionRegistry {
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
             self.revocations.subscribe_with_backlog(&listener);
             let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
-            RetainedState { ring: OnceLock::new(), by, ending }
+            RetainedState { ring: OnceLock::new(), by, unseen: UnseenSessions::new(), ending }
         })
     }
 
@@ -145,6 +146,8 @@ pub(super) struct RetainedState {
     ring: OnceLock<Arc<KeyRing>>,
     /// The namespace of used logout tokens: session, issuer and client.
     pub(super) by: Arc<str>,
+    /// Sessions whose browsers do not show them when their next login ends.
+    pub(super) unseen: UnseenSessions,
     pub(super) ending: Arc<EndedState>,
 }
 

@@ -3,9 +3,11 @@
 use crate::fault_injection::{Endpoint, Fault};
 use http::{Method, StatusCode};
 use northgate::base::scopes::Scopes;
-use northgate::session::{Csrf, Reason, Store, TokenStorage};
+use northgate::session::{Csrf, Reason, SameSite, Store, TokenStorage};
 use serde_json::json;
 
+use crate::code::code;
+use crate::issuer_pages::walk;
 use crate::support::{Browser, Gate};
 
 const STORAGES: [TokenStorage; 3] =
@@ -155,4 +157,27 @@ async fn a_plain_session_without_a_refresh_token_ignores_a_foreign_cookie_of_tha
     browser.jar.insert("__Host-refresh_token".into(), "foreign".into());
 
     assert!(gate.present(&browser).await.is_ok());
+}
+
+/// A callback comes from the issuer's site, and browsers send no strict cookie with it.
+#[tokio::test]
+async fn a_login_replaces_the_session_whose_strict_cookie_the_callback_does_not_show() {
+    let gate = Gate::with(|settings| {
+        code(settings);
+        settings.cookie.same_site = SameSite::Strict;
+    });
+    let mut browser = Browser::default();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    gate.come_back(&mut browser, &back).await;
+    let before = browser.clone();
+    let away = gate.depart(&mut browser, "/auth/login").await;
+    let back = walk(&away, "allow").await;
+    browser.jar.retain(|name, _| name.contains(".login"));
+
+    gate.come_back(&mut browser, &back).await;
+
+    assert!(gate.ask(&mut browser).await.is_ok());
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }

@@ -60,7 +60,8 @@ impl Sessions {
         }
         let target = target.map(|target| target.as_str().into());
         let pending = self.logins.read(&request.headers, now);
-        let intent = LoginIntent { restarts: 0, rounds, target, step_up };
+        let replaces = self.unseen_session(request).await;
+        let intent = LoginIntent { restarts: 0, rounds, target, step_up, replaces };
         with_cookies(self.begin_login(&pending, intent).await, refreshed)
     }
 
@@ -235,7 +236,7 @@ impl Sessions {
         let redeemed = self.redeem(code, login).await?;
         let mut state = redeemed.state.clone();
         let begun = match self.identify(&mut state, login).await {
-            Ok(person) => self.begin(state, person, &head.headers).await,
+            Ok(person) => self.begin(state, person, &head.headers, login.intent.replaces).await,
             Err(problem) => Err(problem),
         };
         let NewSession { loaded, principal, cookies } = begun.map_err(|problem| {

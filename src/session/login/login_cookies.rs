@@ -81,7 +81,7 @@ impl LoginCookies {
             associated_data(&parts.map(str::as_bytes))
         };
         Self {
-            associated_data: bound("login v4"),
+            associated_data: bound("login v5"),
             target_data: bound("target"),
             rounds_data: bound("rounds"),
             step_up_data: bound("step-up"),

@@ -17,6 +17,7 @@ use super::login_requirements::StepUp;
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
 use crate::base::secret::Secret;
+use crate::session::store::state::Id;
 
 /// One pending login.
 pub(crate) struct LoginTransaction {
@@ -39,6 +40,8 @@ pub(crate) struct LoginIntent {
     pub(crate) target: Option<Box<str>>,
     /// The demands of a route that it has to meet, if any.
     pub(crate) step_up: Option<StepUp>,
+    /// The session that it replaces, if the callback does not show it.
+    pub(crate) replaces: Option<Id>,
 }
 
 impl LoginIntent {
@@ -107,13 +110,15 @@ impl LoginTransaction {
 
     /// Encodes it for sealing.
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let LoginIntent { restarts, rounds, target, step_up } = &self.intent;
+        let LoginIntent { restarts, rounds, target, step_up, replaces } = &self.intent;
         let step_up = step_up.as_ref().map(StepUp::to_bytes).unwrap_or_default();
         let target = target.as_deref().unwrap_or_default();
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + target.len()));
         bytes.extend_from_slice(&self.seed);
         bytes.extend_from_slice(&self.began.as_nanos().to_be_bytes());
         bytes.extend_from_slice(&[*restarts, *rounds, u8::from(self.is_protected)]);
+        bytes.push(u8::from(replaces.is_some()));
+        bytes.extend(replaces.iter().flat_map(|id| id.0));
         // The configuration bounds the number of values.
         bytes.extend_from_slice(&(step_up.len() as u16).to_be_bytes());
         bytes.extend_from_slice(&step_up);
@@ -126,6 +131,12 @@ impl LoginTransaction {
         let (seed, rest) = bytes.split_first_chunk()?;
         let (began, rest) = rest.split_first_chunk()?;
         let ([restarts, rounds, is_protected], rest) = rest.split_first_chunk()?;
+        let (has_replaced, rest) = rest.split_first()?;
+        let (replaces, rest) = match has_replaced {
+            0 => (None, rest),
+            1 => rest.split_first_chunk().map(|(id, rest)| (Some(Id(*id)), rest))?,
+            _ => return None,
+        };
         let (len, rest) = rest.split_first_chunk()?;
         let (step_up, target) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
         let step_up = match step_up {
@@ -146,6 +157,7 @@ impl LoginTransaction {
                 rounds: *rounds,
                 target: (!target.is_empty()).then(|| target.into()),
                 step_up,
+                replaces,
             },
         })
     }
@@ -168,7 +180,7 @@ pub(crate) fn restarts(state: &str) -> Option<(u8, &str)> {
 
 /// The time in which a login must finish.
 pub(crate) const TRANSACTION_LIFETIME: Duration = Duration::from_secs(600);
-const HEAD_LEN: usize = 32 + 8 + 3 + 2;
+const HEAD_LEN: usize = 32 + 8 + 3 + 17 + 2;
 
 #[cfg(test)]
 mod tests {

@@ -12,3 +12,4 @@ pub(crate) mod own_pages;
 pub(crate) mod password_login;
 pub(crate) mod return_to;
 pub(crate) mod step_up;
+pub(crate) mod unseen_sessions;

@@ -12,7 +12,7 @@ use http::header::{CONTENT_TYPE, COOKIE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::login_identity::Person;
@@ -29,7 +29,7 @@ use crate::session::pages::{Login, Problem};
 use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
 use crate::session::settings::{Csrf, Identity, ReturnTo};
 use crate::session::store::loaded_session::LoadedSession;
-use crate::session::store::state::{SessionState, subject_of};
+use crate::session::store::state::{Id, SessionState, subject_of};
 use crate::session::store::storage::StorageError;
 use crate::session::{Sessions, authenticate};
 use crate::token::{Principal, TokenError};
@@ -158,18 +158,19 @@ impl Sessions {
         state.id_token = state.id_token.take().map(|token| self.relying_party.opened(token));
         // With an error the guard revokes the tokens.
         self.check_id_token(&state, None).await?;
-        let new_session = self.begin(state, Person::default(), headers).await?;
+        let new_session = self.begin(state, Person::default(), headers, None).await?;
         granted.take();
         Ok(new_session)
     }
 
-    /// Begins a new session in `state`, and ends the one that the browser had before. If that fails, its tokens are left to
-    /// the caller.
+    /// Begins a new session in `state`, and ends the one that the browser had before, which may be `unseen`. If that fails,
+    /// its tokens are left to the caller.
     pub(in crate::session) async fn begin(
         &self,
         state: SessionState,
         person: Person,
         headers: &HeaderMap,
+        unseen: Option<Id>,
     ) -> Result<NewSession, Problem> {
         let presented = self.presented_cookies(headers);
         let has_identity = person.is_verified;
@@ -252,9 +253,12 @@ impl Sessions {
         })?;
         // An earlier session that cannot be loaded now expires by its own times.
         let earlier = self.storage.open_all(&presented).await.unwrap_or_default();
-        if !earlier.is_empty() {
+        if !earlier.is_empty() || unseen.is_some() {
             for earlier in &earlier {
                 self.replace(earlier, &loaded).await;
+            }
+            if let Some(unseen) = unseen {
+                self.replace_unseen(unseen, &loaded).await;
             }
             if let Err(error) = self.retained.ended.saved().await {
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
@@ -270,7 +274,7 @@ impl Sessions {
     }
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
-    async fn replace(&self, earlier: &Arc<LoadedSession>, loaded: &LoadedSession) {
+    pub(super) async fn replace(&self, earlier: &Arc<LoadedSession>, loaded: &LoadedSession) {
         // The response to another request with the same authorization code has brought it.
         if earlier.name == loaded.name || self.is_left_behind(earlier).await {
             return;

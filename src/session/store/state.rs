@@ -225,7 +225,7 @@ impl SessionState {
 
 /// The secret id of a session, not guessable.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub(crate) struct Id(pub(super) [u8; 16]);
+pub(crate) struct Id(pub(crate) [u8; 16]);
 
 impl Id {
     /// Returns a new random id.
