@@ -48,7 +48,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
+fn logged_in(runtime: &Runtime) -> (Arc<Sessions>, Parts, DevIssuerHandle) {
     let (clock, metrics, control) = (Clock::system(), Metrics::default(), runtime.handle().clone());
     let loopback = ([127, 0, 0, 1], 0).into();
     let options = DevIssuerConfig {
@@ -76,6 +76,7 @@ fn logged_in(runtime: &Runtime) -> (Sessions, Parts, DevIssuerHandle) {
     settings.scopes = Scopes::parse("openid profile offline_access orders:read");
     let kept = SessionRegistry::new(revocations, Arc::default());
     let session = Sessions::new(settings, issuer, Some(verifier), clock, &metrics, control, &kept);
+    let session = Arc::new(session);
     let request = Request::post("/auth/login")
         .header("content-type", "application/x-www-form-urlencoded")
         .body(Body::from("username=alice&password=wonderland"))

@@ -239,7 +239,13 @@ impl Writer {
                 standing.push(record);
             }
         }
-        let too_many = standing.len().saturating_sub(self.kind.most);
+        let mut too_many = standing.len().saturating_sub(self.kind.most);
+        // First those that withdraw others: a record that comes back is done once more, and one that is dropped never is.
+        standing.retain(|record| {
+            let goes = too_many > 0 && record.is_withdrawal();
+            too_many -= usize::from(goes);
+            !goes
+        });
         if too_many > 0 {
             tracing::error!(
                 journal = self.kind.name,

@@ -75,6 +75,8 @@ pub struct Exchange {
     pub cookies: Vec<HeaderValue>,
     /// A session whose new cookies are set as well, in its state at the time of the response.
     pub renewal: Option<DeferredCookies>,
+    /// A flag for a request that may come back if none of it has reached an upstream.
+    pub arrival: Option<Rc<Cell<bool>>>,
     /// The login page that a user agent is redirected to instead of a 401.
     pub login: Option<LoginRedirect>,
     /// Whether the client presents its token with a `DPoP` proof: challenges then use that scheme.
@@ -173,6 +175,7 @@ impl Exchange {
             received: Rc::default(),
             cookies: Vec::new(),
             renewal: None,
+            arrival: None,
             login: None,
             speaks_dpop: false,
             token_is_elsewhere: false,

@@ -70,7 +70,7 @@ use crate::limit;
 use crate::observe::log::AccessLog;
 use crate::observe::metrics::{Rejected, RouteMetrics};
 use crate::revocation_sync::RevocationSync;
-use crate::session::Sessions;
+use crate::session::{ResumedForm, Sessions};
 use crate::token::IssuerVerifier;
 use crate::upstream::{self, ExtraHeaders, IdlePool, InvalidResponse, Upstream, UpstreamError};
 
@@ -430,11 +430,12 @@ impl Gateway {
         let (mut head, mut body) = request.into_parts();
         let resumed =
             if snapshot.keeps_forms { snapshot.resume_form(&mut head).await } else { None };
-        if let Some((_, form)) = &resumed {
+        if let Some(form) = &resumed {
             body = form.content();
         }
         let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
         exchange.interim = interim;
+        exchange.arrival = resumed.as_ref().map(ResumedForm::arrival);
         let opens_tunnel = head.extensions.get::<OpensTunnel>().is_some();
         let mut outcome =
             match InFlightPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
@@ -454,8 +455,8 @@ impl Gateway {
                 Rejection::UnknownProtocol
             });
         }
-        if let Some((session, form)) = resumed {
-            exchange.settle_form(&session, form, outcome.is_err());
+        if let Some(form) = resumed {
+            exchange.settle_form(form, outcome.is_err());
         }
         let response = outcome.unwrap_or_else(|rejection| exchange.reject(&rejection));
         exchange.set_deferred_cookies().await;

@@ -357,8 +357,13 @@ impl Sessions {
             let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
             self.control.spawn(async move { revoker.revoke(&loaded.state).await });
         }
-        self.storage.forget(loaded.state.id).await;
-        self.refresher.end_everywhere(loaded).await;
+        let (storage, refresher) = (Arc::clone(&self.storage), Arc::clone(&self.refresher));
+        let loaded = Arc::clone(loaded);
+        let told = async move {
+            storage.forget(loaded.state.id).await;
+            refresher.end_everywhere(&loaded).await;
+        };
+        self.run_to_end(told).await;
     }
 
     /// Ends a session that is too old by its cookie, unless that is an old copy and the session may live on.

@@ -1,6 +1,7 @@
 //! Routes requests to the endpoints of a session.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use serde_json::json;
@@ -20,7 +21,7 @@ impl Sessions {
     /// `address` is the client's, and `secure` is whether the client used TLS,
     /// both as reported by trusted proxies.
     pub async fn serve(
-        &self,
+        self: &Arc<Self>,
         request: Request<Body>,
         address: IpAddr,
         secure: bool,
@@ -54,7 +55,7 @@ impl Sessions {
         if path == &*paths.logout {
             return match (reads, posts) {
                 (true, _) => self.pages.logout(&paths.logout, self.end_session_endpoint().as_ref()),
-                (_, true) => self.log_out(request).await,
+                (_, true) => self.log_out(request, address).await,
                 _ => method_not_allowed("GET, HEAD, POST"),
             };
         }

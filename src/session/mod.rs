@@ -22,6 +22,7 @@ pub mod fuzz;
 pub mod navigation;
 mod pages;
 mod response;
+mod run_to_end;
 mod status;
 
 use self::cookies::cookie;
@@ -146,9 +147,10 @@ impl Sessions {
             control: control.clone(),
             clock: clock.clone(),
             under_way: registry.under_way(),
-            pending: core::sync::atomic::AtomicUsize::default(),
+            repeats: Arc::clone(&retained.repeats),
             kept,
         });
+        retained.repeats.continue_with(&revoker);
         let relying_party = RelyingParty::new(&settings.client.id, verifier.as_deref());
         let relying_party = Arc::new(relying_party);
         let refresher = Arc::new(TokenRefresher {
@@ -169,10 +171,9 @@ impl Sessions {
         let republisher = refresher.republish_after_outage(&control);
         let storage = SessionStorage::new(&settings, seal, Arc::clone(&ring), store);
         let storage = Arc::new(storage);
-        let successor = revoker
-            .kept
-            .is_some()
-            .then(|| take_over_pending(&storage, &revoker, &retained.ended, &control));
+        let successor = revoker.kept.is_some().then(|| {
+            take_over_pending(&storage, &revoker, &retained.ended, &retained.unseen, &control)
+        });
         let origins = settings.return_to.iter().filter_map(|place| match place {
             ReturnTo::Origin(origin) => Some(&**origin),
             ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,

@@ -16,6 +16,8 @@ use super::login::unseen_sessions::UnseenSessions;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::pending_revocations::RevocationJournal;
 use super::logout::session_watch::SessionWatchers;
+use super::logout::token_revocation::RepeatedRevocations;
+use super::logout::unseen_logouts::UnseenLogouts;
 use super::refresh::refresh_events::{self, MalformedEvent};
 use super::refresh::refresh_results::RefreshResults;
 use super::settings::{self, Settings, TokenStorage};
@@ -123,6 +125,8 @@ impl SessionRegistry {
                 ended: Arc::new(EndedSessions::new(self.revocations.clone())),
                 watchers: Arc::default(),
                 logins: logins(),
+                repeats: Arc::default(),
+                unseen: Arc::default(),
                 forms: KeptForms::new(),
                 codes: CodeRedemptions::new(control.clone(), self.under_way.clone()),
                 sessions: OnceLock::new(),
@@ -162,6 +166,10 @@ pub(super) struct EndedState {
     pub(super) watchers: Arc<SessionWatchers>,
     /// Data about the issuer learned from the logins of all sessions of this client.
     pub(super) logins: Arc<IssuerObservations>,
+    /// Revocations at the issuer that are to be repeated.
+    pub(super) repeats: Arc<RepeatedRevocations>,
+    /// Logouts of sessions that only Redis has, until it responds.
+    pub(super) unseen: Arc<UnseenLogouts>,
     /// Forms whose users have to log in again.
     pub(super) forms: KeptForms,
     /// Authorization codes that are being redeemed, or were a moment ago.
@@ -186,7 +194,14 @@ impl EndedState {
         what: RevocationTarget,
         at: Timestamp,
     ) -> usize {
-        self.ended.revoke_before(Revocation { issuer: Some(Arc::clone(namespace)), what }, at)
+        let revoke = |issuer: &Arc<str>, what| {
+            self.ended.revoke_before(Revocation { issuer: Some(Arc::clone(issuer)), what }, at)
+        };
+        if *namespace != self.issuer {
+            return revoke(namespace, what);
+        }
+        // The configuration may rename an issuer: cookies, which are bound to its `iss`, outlive that.
+        revoke(namespace, what.clone()) + revoke(&self.identifier, what)
     }
 
     /// Returns the tenant whose sessions are meant by a revocation for `issuer`; `None` means all of them.

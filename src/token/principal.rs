@@ -68,6 +68,11 @@ impl Principal {
         claim_at(&self.claims, path)
     }
 
+    /// Returns `iss`, if the token or its introspection response has one: it stays when the configuration renames an issuer.
+    pub fn iss(&self) -> Option<&str> {
+        self.claims.get("iss")?.as_str()
+    }
+
     /// Returns the identity header fields of the kind with this `mark`, a digest of all settings that
     /// decide about them; `write` encodes them the first time.
     ///

@@ -88,7 +88,11 @@ impl Upstream {
                                 metrics: Arc::clone(&self.metrics),
                             };
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
+                            let before = options.begin_exchange();
                             let reply = Box::pin(exchange.run(place, load, body)).await;
+                            if reply.as_ref().is_err_and(|lost| !lost.sent) {
+                                options.was_unsent(before);
+                            }
                             return self.over_http2(reply, endpoint, tried, began);
                         }
                     }
@@ -127,8 +131,12 @@ impl Upstream {
             }
         };
         let host = self.host_for(request, &endpoint);
+        let before = options.begin_exchange();
         let reply = connection.exchange(request, host, sending, wait, since).await;
         let reply = reply.map_err(|lost| {
+            if !lost.sent {
+                options.was_unsent(before);
+            }
             // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
             let stale = is_reused && lost.failure == UpstreamError::Reset;
             if matches!(lost.failure, UpstreamError::Invalid(_)) {

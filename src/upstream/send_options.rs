@@ -1,5 +1,6 @@
 //! The settings and the content of one request.
 
+use core::cell::Cell;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,23 @@ pub struct SendOptions<'a> {
     pub has_fallback: bool,
     /// The hash of the value that selects the endpoint, where the upstream balances by hash.
     pub key: Option<u64>,
+    /// A flag to be set as soon as something of the request may have reached an endpoint; `None` for most requests.
+    pub arrival: Option<&'a Cell<bool>>,
+}
+
+impl SendOptions<'_> {
+    /// Records that something of the request may arrive from now on, even if the exchange is cancelled; returns whether
+    /// that was so before.
+    pub(super) fn begin_exchange(&self) -> bool {
+        self.arrival.is_some_and(|arrival| arrival.replace(true))
+    }
+
+    /// Takes back what [`SendOptions::begin_exchange`] has recorded, of an exchange that is known to have sent nothing.
+    pub(super) fn was_unsent(&self, before: bool) {
+        if let Some(arrival) = self.arrival {
+            arrival.set(before);
+        }
+    }
 }
 
 /// The content of a request, until it is sent.

@@ -311,6 +311,36 @@ fn a_silent_upstream_times_out() {
     );
 }
 
+#[test]
+fn a_request_has_arrived_only_if_something_of_it_was_sent() {
+    let (released, gone) = std::sync::mpsc::channel();
+    let service = serve(move |listener| {
+        let mut connection = accept(&listener);
+        head(&mut connection);
+        drop((connection, listener));
+        released.send(()).expect("the test waits");
+    });
+
+    run(
+        async |client| {
+            let send = async || {
+                let (head, ()) = Request::post("/").body(()).expect("valid").into_parts();
+                let outgoing =
+                    OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
+                let arrival = core::cell::Cell::new(false);
+                let options = SendOptions { arrival: Some(&arrival), ..client.options() };
+                let content = RequestContent::new("a=1".into());
+                let failed = client.upstream.send(&outgoing, content, options).await;
+                (failed.err().map(|failed| failed.failure), arrival.get())
+            };
+            assert_eq!(send().await, (Some(UpstreamError::Reset), true));
+            gone.recv().expect("released");
+            assert_eq!(send().await, (Some(UpstreamError::Connect), false));
+        },
+        vec![service],
+    );
+}
+
 struct Client {
     upstream: Upstream,
     idle: IdlePool,
@@ -351,6 +381,7 @@ impl Client {
             retries: None,
             has_fallback: false,
             key: None,
+            arrival: None,
         }
     }
 

@@ -143,6 +143,30 @@ fn a_reload_forgives_nothing() {
 }
 
 #[test]
+fn a_revocation_at_one_issuer_holds_when_the_configuration_renames_it() {
+    let (issuer, service) = (start_issuer(), Upstream::polite());
+    let file = |name: &str| {
+        let rest = rest(&issuer, &service, "");
+        let lines = rest.lines().filter(|line| !line.contains("twin")).collect::<Vec<_>>();
+        format!(
+            "version: 1\nlisten: [{{ address: \"127.0.0.1:0\" }}]\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+             server: {{ workers: 1 }}\n{}\n",
+            lines.join("\n").replace("main", name)
+        )
+    };
+    let (before, after) = (file("main"), file("idp"));
+    let gateway = Gateway::of(issuer.clock.clone(), &before).ready();
+    let world = World { gateway, service, issuer };
+    let (revoked, other) = (world.alice("t1"), world.alice("t2"));
+    assert_eq!(world.form("jti=t1&issuer=main").status, 200);
+
+    world.gateway.replace(&after).expect("a good file");
+
+    assert_eq!(world.get("/jwt", &revoked).status, 401);
+    assert_eq!(world.get("/jwt", &other).status, 200);
+}
+
+#[test]
 fn a_revocation_may_be_remembered_for_longer_than_a_day() {
     let world = World::start("");
     let life = Duration::from_secs(10 * 86_400);

@@ -386,6 +386,26 @@ async fn a_logout_token_whose_sub_is_null_names_the_session_by_its_sid() {
     assert!(gate.present(&alice).await.is_err());
 }
 
+#[tokio::test]
+async fn an_ended_session_stays_ended_when_the_configuration_renames_its_issuer() {
+    for claims in [json!({ "sub": null }), json!({ "sid": null })] {
+        let mut gate = Gate::start();
+        let ended = gate.alice().await;
+        let mut claims = claims;
+        if claims["sub"].is_null() {
+            claims["sid"] = json!(sid(&gate, &ended).await);
+        }
+        assert_eq!(tell(&gate, &sign(&gate, json!({}), claims.clone())).await.0, StatusCode::OK);
+        gate.advance(1);
+        let later = gate.alice().await;
+
+        gate.reload(|settings| settings.issuer = "idp".into());
+
+        assert_eq!(gate.present(&ended).await.unwrap_err().reason, Reason::Expired, "{claims}");
+        assert!(gate.present(&later).await.is_ok(), "{claims}");
+    }
+}
+
 /// The `sid` of alice's session.
 async fn sid(gate: &Gate, browser: &Browser) -> String {
     let signed = gate.present(browser).await.unwrap();

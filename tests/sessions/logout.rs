@@ -8,7 +8,8 @@ use northgate::base::body::Body;
 use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::DevIssuerConfig;
-use northgate::session::{Csrf, Reason, Store, TokenStorage};
+use northgate::issuer::ClientAuth;
+use northgate::session::{Csrf, Reason, Settings, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
 use url::Url;
 
@@ -89,6 +90,37 @@ async fn the_user_is_logged_out_here_even_if_the_issuer_is_unavailable() {
 
     assert_eq!(browser, Browser::default());
     assert!(gate.present(&before).await.is_err());
+}
+
+#[tokio::test]
+async fn a_corrected_client_secret_reaches_the_revocations_that_are_repeated() {
+    let secret = |text: &'static str| {
+        move |settings: &mut Settings| settings.client.auth = ClientAuth::Basic(text.into())
+    };
+    let mut gate = Gate::with(|settings| settings.tokens = TokenStorage::PlainCookies);
+    let mut browser = gate.alice().await;
+    let (_, token) = browser.jar.iter().find(|(name, _)| name.contains("access")).unwrap();
+    let token = token.clone();
+    gate.reload(secret("wrong"));
+    let request = browser.post("/auth/logout").body(Body::empty()).unwrap();
+    gate.serve(&mut browser, request).await;
+
+    gate.reload(secret("gateway-web-secret"));
+
+    gate.issuer.wait_for_calls(Endpoint::Revocation, 4).await;
+    let url = format!("{}/introspect", gate.issuer.url());
+    let answer = reqwest::Client::new()
+        .post(url)
+        .basic_auth("gateway", Some("gateway-secret"))
+        .form(&[("token", &token)]);
+    let is_revoked = async || {
+        let answer = answer.try_clone().unwrap().send().await.unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["active"] == false
+    };
+    // The responses to the calls may be on their way.
+    while !is_revoked().await {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

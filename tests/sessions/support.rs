@@ -29,7 +29,7 @@ use url::Url;
 
 /// All participants, on one manual clock.
 pub(crate) struct Gate {
-    pub(crate) session: Sessions,
+    pub(crate) session: Arc<Sessions>,
     pub(crate) issuer: TestIssuer,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
@@ -101,7 +101,7 @@ impl Gate {
     }
 
     /// Another session of the same configuration, with `change`.
-    pub(crate) fn another(&self, change: impl FnOnce(&mut Settings)) -> Sessions {
+    pub(crate) fn another(&self, change: impl FnOnce(&mut Settings)) -> Arc<Sessions> {
         let mut settings = self.session.settings().clone();
         change(&mut settings);
         let Self { asked, verifier, clock, metrics, kept, .. } = self;
@@ -225,9 +225,10 @@ fn session(
     clock: &Clock,
     metrics: &Metrics,
     kept: &SessionRegistry,
-) -> Sessions {
+) -> Arc<Sessions> {
     let (issuer, verifier) = (Arc::clone(issuer), Some(Arc::clone(verifier)));
-    Sessions::new(settings, issuer, verifier, clock.clone(), metrics, Handle::current(), kept)
+    let (clock, control) = (clock.clone(), Handle::current());
+    Arc::new(Sessions::new(settings, issuer, verifier, clock, metrics, control, kept))
 }
 
 /// Verifies an access token by the operator's rules.

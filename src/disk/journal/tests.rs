@@ -105,6 +105,21 @@ async fn the_oldest_records_are_dropped_beyond_the_maximum() {
 }
 
 #[tokio::test]
+async fn withdrawals_push_out_no_record() {
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
+    let (journal, _) = open(directory.path(), &clock);
+    let _ = journal.append(record("owed", 60));
+    for number in 0..3_000 {
+        let _ = journal.append(record(&number.to_string(), 60).withdrawal(NOON));
+    }
+    journal.wait_for_all().await.unwrap();
+
+    let (_, found) = open(copy(directory.path()).path(), &clock);
+
+    assert_eq!((found.len(), found.first()), (FEW.most, Some(&record("owed", 60))));
+}
+
+#[tokio::test]
 async fn failed_records_are_an_error_and_are_written_when_the_directory_recovers() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let state = directory.path().join("state");

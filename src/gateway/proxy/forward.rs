@@ -174,6 +174,7 @@ impl Forward {
         }
         let began = now.uptime;
         let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
+        let arrival = exchange.arrival.clone();
         let options = SendOptions {
             idle: &gateway.idle,
             wait,
@@ -181,6 +182,7 @@ impl Forward {
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
             key,
+            arrival: arrival.as_deref(),
         };
         let interim = RefCell::default();
         let wanted = exchange.interim.as_ref().is_some_and(|sink| sink.is_open());

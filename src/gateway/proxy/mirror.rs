@@ -68,8 +68,15 @@ impl Mirror {
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
             let wait = upstream.settings().timeout;
             let (retries, has_fallback) = (None, false);
-            let options =
-                SendOptions { idle: &idle, wait, began: now.uptime, retries, has_fallback, key };
+            let options = SendOptions {
+                idle: &idle,
+                wait,
+                began: now.uptime,
+                retries,
+                has_fallback,
+                key,
+                arrival: None,
+            };
             let sent = upstream.send(&request, RequestContent::new(content.into()), options).await;
             upstream.metrics().mirrored(sent.is_ok());
             // A stream may last for days, and its copy has no reader.

@@ -14,14 +14,15 @@ impl Snapshot {
     }
 
     /// Returns the names by which revocations find the tokens of the issuers with this name in the configuration, or this
-    /// `iss`: the name, and where the `iss` tells users apart, each `iss` that is meant.
+    /// `iss`: the name, and each `iss` that is meant.
     pub fn issuers_named(&self, name: &str) -> Vec<Arc<str>> {
         let of = |verifier: &Arc<IssuerVerifier>| -> Vec<Arc<str>> {
             let settings = verifier.issuer().settings();
             let own = || Arc::clone(&settings.name);
             match (*settings.name == *name, settings.is_named(name), &verifier.rules().namespace) {
                 (false, false, _) => vec![],
-                (_, _, None) => vec![own()],
+                // The `iss` outlives another name in the configuration, and tokens may be known by the name alone.
+                (_, _, None) => vec![own(), Arc::clone(&settings.issuer)],
                 // Another entry with this `iss` has the same users, and their tokens end as well.
                 (true, ..) => settings.identifiers().map(Arc::from).chain([own()]).collect(),
                 (false, true, Some(_)) => vec![name.into()],

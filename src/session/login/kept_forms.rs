@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
@@ -40,6 +40,8 @@ pub(crate) struct KeptForm {
 /// The forms of one session configuration, bounded in number, size and time.
 pub(crate) struct KeptForms {
     forms: Cache<FormId, Arc<KeptForm>>,
+    /// The forms of each subject, the oldest first.
+    by_subject: Cache<Option<Arc<str>>, Vec<FormId>>,
     /// The time until which one may be waiting, in nanoseconds: requests look for cookies only until then.
     until: AtomicU64,
 }
@@ -47,7 +49,9 @@ pub(crate) struct KeptForms {
 impl KeptForms {
     pub(crate) fn new() -> Self {
         let weight = |_: &FormId, form: &Arc<KeptForm>| {
-            u32::try_from(form.content.len() + form.target.len() + 256).unwrap_or(u32::MAX)
+            let fields: usize = form.fields.values().map(HeaderValue::len).sum();
+            let len = form.content.len() + form.target.len() + form.url.len() + fields + 512;
+            u32::try_from(len).unwrap_or(u32::MAX)
         };
         let forms = Cache::builder()
             .weigher(weight)
@@ -55,13 +59,19 @@ impl KeptForms {
             .eviction_policy(EvictionPolicy::lru())
             .time_to_live(LIFETIME)
             .build();
-        Self { forms, until: AtomicU64::new(0) }
+        let by_subject = Cache::builder()
+            .max_capacity(MAX_SUBJECTS)
+            .eviction_policy(EvictionPolicy::lru())
+            .time_to_live(LIFETIME)
+            .build();
+        Self { forms, by_subject, until: AtomicU64::new(0) }
     }
 
-    /// Keeps a form, and returns the name under which it can be taken once.
+    /// Keeps a form, and returns the name under which it can be taken once. The oldest of many forms of one subject makes
+    /// room for it, and none of another's.
     pub(crate) fn keep(&self, form: KeptForm, clock: &Clock) -> FormId {
         let id = random();
-        self.forms.insert(id, Arc::new(form));
+        self.insert(id, Arc::new(form));
         self.until.fetch_max(clock.now().plus(LIFETIME).as_nanos(), Relaxed);
         id
     }
@@ -74,7 +84,23 @@ impl KeptForms {
 
     /// Puts back a form that was taken but not sent.
     pub(crate) fn put_back(&self, id: FormId, form: Arc<KeptForm>) {
+        self.insert(id, form);
+    }
+
+    fn insert(&self, id: FormId, form: Arc<KeptForm>) {
+        let subject = form.subject.clone();
         self.forms.insert(id, form);
+        let mut excess = Vec::new();
+        self.by_subject.entry(subject).and_upsert_with(|known| {
+            let mut ids = known.map(moka::Entry::into_value).unwrap_or_default();
+            ids.retain(|known| *known != id && self.forms.contains_key(known));
+            ids.push(id);
+            excess = ids.drain(..ids.len().saturating_sub(MAX_FORMS_OF_SUBJECT)).collect();
+            ids
+        });
+        for id in &excess {
+            self.forms.invalidate(id);
+        }
     }
 
     /// Returns a form without taking it.
@@ -106,6 +132,10 @@ impl fmt::Debug for KeptForms {
 pub(crate) const MAX_FORM: usize = 256 << 10;
 /// Bytes of all kept forms of one session configuration; the least used make room.
 const MAX_BYTES: u64 = 64 << 20;
+/// Forms of one subject: those of a few tabs.
+const MAX_FORMS_OF_SUBJECT: usize = 4;
+/// Subjects whose forms are counted.
+const MAX_SUBJECTS: u64 = 100_000;
 /// As long as a login may take.
 const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -117,21 +147,40 @@ mod tests {
     fn a_form_is_taken_once() {
         let (forms, clock) = (KeptForms::new(), Clock::manual(Timestamp::from_secs(1)));
         assert!(!forms.is_any_waiting(&clock));
-        let form = KeptForm {
-            method: Method::POST,
-            host: "www.example.com".into(),
-            target: "/orders".into(),
-            url: "https://www.example.com/orders".into(),
-            fields: HeaderMap::new(),
-            content: Bytes::from_static(b"a=b"),
-            subject: None,
-        };
 
-        let id = forms.keep(form, &clock);
+        let id = forms.keep(form_of("alice"), &clock);
 
         assert!(forms.is_any_waiting(&clock) && forms.get(&id).is_some());
         assert!(forms.take(&id).is_some() && forms.take(&id).is_none());
         clock.advance(LIFETIME);
         assert!(!forms.is_any_waiting(&clock));
+    }
+
+    #[test]
+    fn forms_of_one_subject_push_out_none_of_another() {
+        let (forms, clock) = (KeptForms::new(), Clock::manual(Timestamp::from_secs(1)));
+        let alices = forms.keep(form_of("alice"), &clock);
+
+        let bobs: Vec<_> = (0..300).map(|_| forms.keep(form_of("bob"), &clock)).collect();
+
+        assert!(forms.get(&alices).is_some());
+        let kept = |id: &&FormId| forms.get(id).is_some();
+        assert_eq!(bobs.iter().filter(kept).count(), MAX_FORMS_OF_SUBJECT);
+        assert!(forms.get(&bobs[299]).is_some(), "the newest");
+        let taken = forms.take(&bobs[299]).unwrap();
+        forms.put_back(bobs[299], taken);
+        assert_eq!(bobs.iter().filter(kept).count(), MAX_FORMS_OF_SUBJECT);
+    }
+
+    fn form_of(subject: &str) -> KeptForm {
+        KeptForm {
+            method: Method::POST,
+            host: "www.example.com".into(),
+            target: "/orders".into(),
+            url: "https://www.example.com/orders".into(),
+            fields: HeaderMap::new(),
+            content: Bytes::from(vec![b'a'; MAX_FORM - 1024]),
+            subject: Some(subject.into()),
+        }
     }
 }

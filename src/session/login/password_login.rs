@@ -281,7 +281,6 @@ impl Sessions {
         }
         let latest = self.refresher.latest(earlier).await;
         let is_new = self.retained.ended.end(&earlier.name, EndReason::Replaced);
-        self.storage.forget(earlier.state.id).await;
         // Revoked once, and not if the authorization server issued the same tokens again, or others for the same session:
         // servers that end their session with its refresh token would end the new one too.
         let shares = |latest: &LoadedSession| {
@@ -290,6 +289,8 @@ impl Sessions {
         if let Some(latest) = latest.filter(|latest| is_new && !shares(latest)) {
             self.revoke_tokens(&latest);
         }
+        let (storage, id) = (Arc::clone(&self.storage), earlier.state.id);
+        self.run_to_end(async move { storage.forget(id).await }).await;
     }
 
     /// Revokes the tokens of `loaded` at the authorization server, in the background.

@@ -4,8 +4,11 @@
 //! by a sealed parameter of the login's URL, and comes back to the page, or to
 //! the form, that the route has refused.
 
+use core::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, ORIGIN, RANGE, REFERER,
 };
@@ -19,6 +22,7 @@ use super::own_pages::as_written;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::session::cookies::origin::{SEC_FETCH_SITE, authority};
+use crate::session::registry::RetainedState;
 use crate::session::settings::OnUnauthenticated;
 use crate::session::{LoginRedirect, Sessions, is_shown, navigation};
 use crate::token::authentication_level::AuthenticationLevel;
@@ -60,7 +64,8 @@ impl Sessions {
                 target: target.into(),
                 url: url.into(),
                 fields: fields_of_form(&head.headers),
-                content,
+                // Without the room that reading it has taken besides.
+                content: Bytes::copy_from_slice(&content),
                 subject,
             };
             step_up.form = Some(self.retained.forms.keep(form, &self.clock));
@@ -167,35 +172,56 @@ impl Sessions {
             return None;
         }
         let form = self.retained.forms.take(&released.id)?;
-        let cookies = self.logins.forget_form(&head.headers, &released);
-        head.method = form.method.clone();
+        let (retained, cookies) =
+            (Arc::clone(&self.retained), self.logins.forget_form(&head.headers, &released));
+        let form =
+            ResumedForm { id: released.id, form, retained, has_arrived: Rc::default(), cookies };
+        let KeptForm { method, fields, content, .. } = &*form.form;
+        head.method = method.clone();
         for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE].iter().chain(&OF_THE_FORM) {
             head.headers.remove(field);
         }
-        head.headers.extend(form.fields.clone());
-        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(form.content.len()));
-        Some(ResumedForm { id: released.id, form, cookies })
-    }
-
-    /// Keeps a form again that was not sent after all: the request for it was refused before.
-    pub fn put_back_form(&self, resumed: ResumedForm) {
-        self.retained.forms.put_back(resumed.id, resumed.form);
+        head.headers.extend(fields.clone());
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(content.len()));
+        Some(form)
     }
 }
 
-/// A form in place of the request that came back for it.
+/// A form in place of the request that came back for it. On drop it is kept again, unless it may have arrived: a request
+/// that is refused, or whose client leaves, before any upstream got it can come back once more.
 #[derive(Debug)]
 pub struct ResumedForm {
     id: FormId,
     form: Arc<KeptForm>,
-    /// The `Set-Cookie` fields that forget the form, once it is sent.
-    pub cookies: Vec<HeaderValue>,
+    retained: Arc<RetainedState>,
+    has_arrived: Rc<Cell<bool>>,
+    /// The `Set-Cookie` fields that forget the form.
+    cookies: Vec<HeaderValue>,
 }
 
 impl ResumedForm {
     /// Returns the content of the form.
     pub fn content(&self) -> Body {
         Body::from(self.form.content.clone())
+    }
+
+    /// Returns a flag to be set as soon as something of the form may have reached an upstream.
+    pub fn arrival(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.has_arrived)
+    }
+
+    /// Forgets the form, which is done with; returns the `Set-Cookie` fields that have its browser forget it too.
+    pub fn forget(mut self) -> Vec<HeaderValue> {
+        self.has_arrived.set(true);
+        core::mem::take(&mut self.cookies)
+    }
+}
+
+impl Drop for ResumedForm {
+    fn drop(&mut self) {
+        if !self.has_arrived.get() {
+            self.retained.forms.put_back(self.id, Arc::clone(&self.form));
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! OpenID Connect Back-Channel Logout 1.0: the issuer reports that a user has
 //! logged out there. The user's browser takes no part.
 
+use std::sync::Arc;
+
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
@@ -20,9 +22,17 @@ use crate::token::{RevocationTarget, TokenError};
 
 impl Sessions {
     /// Handles a logout token. The sessions it names have ended at all instances when the response is sent.
-    pub(crate) async fn handle(&self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let refused = match self.accept(&head, body).await {
+        let accepted = match read(&head, body).await {
+            None => Err(LogoutTokenError::Form),
+            Some(token) => {
+                // A sender that leaves after its token was marked as used could not send it again.
+                let this = Arc::clone(self);
+                self.run_to_end(async move { this.accept(&token).await }).await
+            }
+        };
+        let refused = match accepted {
             Ok(()) => return uncached(StatusCode::OK, Body::empty()),
             Err(refused) => refused,
         };
@@ -38,8 +48,7 @@ impl Sessions {
         json(refused.status(), &body)
     }
 
-    async fn accept(&self, head: &Parts, body: Body) -> Result<(), LogoutTokenError> {
-        let token = read(head, body).await.ok_or(LogoutTokenError::Form)?;
+    async fn accept(&self, token: &Secret<String>) -> Result<(), LogoutTokenError> {
         let logout =
             self.relying_party.check_logout(&self.issuer, token.expose(), self.clock.now());
         let Logout { session, subject, namespace, at, id } = logout.await?;

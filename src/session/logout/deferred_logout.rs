@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use super::ended_sessions::EndedSessions;
 use super::pending_revocations::PendingEntry;
 use super::token_revocation::TokenRevoker;
+use super::unseen_logouts::{UnseenLogout, UnseenLogouts};
 use crate::base::abort_on_drop::AbortOnDrop;
 use crate::session::store::state::Id;
 use crate::session::store::storage::SessionStorage;
@@ -18,13 +19,15 @@ pub(crate) fn take_over_pending(
     storage: &Arc<SessionStorage>,
     revoker: &Arc<TokenRevoker>,
     ended: &Arc<EndedSessions>,
+    unseen: &Arc<UnseenLogouts>,
     control: &Handle,
 ) -> AbortOnDrop {
     let (storage, published) = (Arc::clone(storage), Arc::clone(ended));
-    let again = Arc::clone(revoker);
+    let (again, unseen) = (Arc::clone(revoker), Arc::clone(unseen));
     let task = Arc::clone(revoker).take_over(move |id, entry| {
-        // If too many are pending a later process takes it.
-        end_unseen(&storage, &again, &published, id, Some(entry));
+        let permit = unseen.admit(None);
+        permit
+            .is_some_and(|permit| end_unseen(&storage, &again, &published, id, Some(entry), permit))
     });
     AbortOnDrop(control.spawn(task).abort_handle())
 }
@@ -37,6 +40,7 @@ pub(super) fn end_unseen(
     ended: &Arc<EndedSessions>,
     id: Id,
     entry: Option<PendingEntry>,
+    permit: UnseenLogout,
 ) -> bool {
     let (revoker, published) = (Arc::clone(revoker), Arc::clone(ended));
     let what = RevocationTarget::GatewaySession(id.alias().into());
@@ -49,6 +53,7 @@ pub(super) fn end_unseen(
                 revoker.revoke(&loaded.state).await;
             }
             revoker.done(entry).await;
+            drop(permit);
         }
         .boxed()
     })

@@ -7,3 +7,4 @@ pub(crate) mod pending_revocations;
 pub(crate) mod rp_initiated;
 pub(crate) mod session_watch;
 pub(crate) mod token_revocation;
+pub(crate) mod unseen_logouts;

@@ -93,6 +93,14 @@ impl PendingRevocations {
         }
     }
 
+    /// Gives back an entry that cannot be done now: [`PendingRevocations::take`] returns it again. Those in Redis stay
+    /// with this instance while it runs.
+    pub(crate) fn give_back(&self, entry: &PendingEntry) {
+        if let PendingEntry::Disk(record) = entry {
+            self.journal.give_back(record);
+        }
+    }
+
     /// Whether an entry is still to be done: another process that drains beside this one may have done it.
     pub(crate) fn is_open(&self, entry: &PendingEntry) -> bool {
         match entry {
@@ -220,6 +228,12 @@ impl RevocationJournal {
         if let Some(journal) = self.0.journal.get().filter(|_| was_open) {
             // If that is lost, the next process tells the issuer once more.
             let _ = journal.append(record.withdrawal(now));
+        }
+    }
+
+    fn give_back(&self, record: &Record) {
+        if let Some(is_taken) = self.0.open.lock().ignore_poison().get_mut(record) {
+            *is_taken = false;
         }
     }
 

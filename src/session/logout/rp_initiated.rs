@@ -1,5 +1,6 @@
 //! Logout by the user: at the gateway at once, and at the issuer if it offers that.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -12,7 +13,7 @@ use super::ended_sessions::EndReason;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::LogoutKind;
-use crate::session::authenticate::{RETRY_AFTER, Reason};
+use crate::session::authenticate::{RETRY_AFTER, Reason, SessionError};
 use crate::session::cookies::origin::RequestOrigin;
 use crate::session::login::return_to::ReturnTarget;
 use crate::session::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
@@ -23,26 +24,61 @@ use crate::session::store::storage::PresentedCookies;
 use crate::session::{Flow, Sessions};
 
 impl Sessions {
-    /// Ends the session of `request`. Without a session the response is the same.
-    pub(crate) async fn log_out(&self, request: Request<Body>) -> Response<Body> {
+    /// Ends the session of `request`, which came from `address`. Without a session the response is the same.
+    pub(crate) async fn log_out(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        address: IpAddr,
+    ) -> Response<Body> {
         let (head, _) = request.into_parts();
         // Before any cookie is read: another site's page must not even cause them to be cleared.
         if self.is_cross_site_request(&head) {
             return self.refusal(Reason::Csrf.with(Vec::new()));
         }
+        let is_page = wants_html(&head.headers);
+        // A page that navigates away cancels its requests.
+        let this = Arc::clone(self);
+        let ended = self.run_to_end(async move { this.end_presented(&head, address).await });
+        let LoggedOut { next, cookies } = match ended.await {
+            Ok(logged_out) => logged_out,
+            Err(LogoutError::Refused(error)) => return self.refusal(error),
+            Err(LogoutError::NotSaved) => {
+                // The cookies stay: a second request ends the session for good.
+                let title = "You are logged out, but a restart of the gateway would undo that. Please try again.";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                return retry_after(problem(status, "not-kept", title, json!({})), 1);
+            }
+            Err(LogoutError::Pending(pending)) => return pending.response(),
+            Err(LogoutError::SealedElsewhere) => {
+                let title = "The session could not be ended: this gateway does not have its key.";
+                return pending_logout(title, false);
+            }
+        };
+        let response = if is_page {
+            let after = ReturnTarget::trusted(&self.settings.after_logout);
+            see_other(next.unwrap_or_else(|| after.location()))
+        } else {
+            let next = next.as_ref().and_then(|url| url.to_str().ok());
+            json(StatusCode::OK, &json!({ "logged_in": false, "end_session": next }))
+        };
+        with_cookies(response, cookies)
+    }
+
+    /// Ends the sessions that a request presents.
+    async fn end_presented(&self, head: &Parts, address: IpAddr) -> Result<LoggedOut, LogoutError> {
         let presented = self.presented_cookies(&head.headers);
         let mut next = None;
         if !presented.is_empty() {
             // The logout page has no script to repeat a token: the same origin is proof enough.
             let rule = match self.settings.csrf {
                 Csrf::Token
-                    if self.own_origin.request_origin(&head) == RequestOrigin::SameOrigin =>
+                    if self.own_origin.request_origin(head) == RequestOrigin::SameOrigin =>
                 {
                     Csrf::Strict
                 }
                 rule => rule,
             };
-            match self.open_under(rule, &head, &presented).await {
+            match self.open_under(rule, head, &presented).await {
                 Ok(loaded) => {
                     next =
                         self.log_out_of(&loaded).await.and_then(|latest| self.end_session(&latest));
@@ -52,36 +88,27 @@ impl Sessions {
                         self.log_out_of(other).await;
                     }
                 }
-                Err(error) if error.reason == Reason::Csrf => return self.refusal(error),
+                Err(error) if error.reason == Reason::Csrf => {
+                    return Err(LogoutError::Refused(error));
+                }
                 Err(error) if error.reason == Reason::StoreUnavailable => {
-                    return self.log_out_later(&presented).await;
+                    let pending = self.log_out_later(&presented, address).await;
+                    return Err(LogoutError::Pending(pending));
                 }
                 Err(_) if self.is_sealed_elsewhere(&presented).await => {
-                    let title =
-                        "The session could not be ended: this gateway does not have its key.";
-                    return pending_logout(title, false);
+                    return Err(LogoutError::SealedElsewhere);
                 }
                 // A session that does not open has ended already.
                 Err(_) => {}
             }
         }
         if !presented.is_empty() && self.retained.ended.saved().await.is_err() {
-            // The cookies stay: a second request ends the session for good.
-            let title = "You are logged out, but a restart of the gateway would undo that. Please try again.";
-            let response = problem(StatusCode::SERVICE_UNAVAILABLE, "not-kept", title, json!({}));
-            return retry_after(response, 1);
+            return Err(LogoutError::NotSaved);
         }
         let mut cookies = self.clear(presented.held());
         // A login that follows is no sign that the one before was in vain.
         cookies.extend(self.logins.forget_completed(&head.headers));
-        let response = if wants_html(&head.headers) {
-            let after = ReturnTarget::trusted(&self.settings.after_logout);
-            see_other(next.unwrap_or_else(|| after.location()))
-        } else {
-            let next = next.as_ref().and_then(|url| url.to_str().ok());
-            json(StatusCode::OK, &json!({ "logged_in": false, "end_session": next }))
-        };
-        with_cookies(response, cookies)
+        Ok(LoggedOut { next, cookies })
     }
 
     /// Ends a session and its tokens, and returns its latest state; `None` if the cookie is an old copy.
@@ -112,26 +139,22 @@ impl Sessions {
             && self.own_origin.request_origin(head) == RequestOrigin::CrossOrigin
     }
 
-    /// Responds to a logout of a session that only Redis has, while Redis is unavailable: the session ends, and its
-    /// tokens are revoked, when Redis is reachable again. Until then the cookie stays. With a state directory a restarted
-    /// gateway knows the end of the session and publishes it.
-    async fn log_out_later(&self, presented: &PresentedCookies<'_>) -> Response<Body> {
+    /// Logs out of a session that only Redis has, while Redis is unavailable: the session ends, and its tokens are
+    /// revoked, when Redis is reachable again. Until then the cookie stays. With a state directory a restarted gateway
+    /// knows the end of the session and publishes it.
+    async fn log_out_later(
+        &self,
+        presented: &PresentedCookies<'_>,
+        address: IpAddr,
+    ) -> PendingLogout {
         // Of several ids, such as one of an earlier `Domain`, Redis alone knows which is a session's.
         let ids = self.storage.ids(presented);
         let mut pending = 0;
         for id in &ids {
-            pending += usize::from(self.end_later(*id).await);
+            pending += usize::from(self.end_later(*id, address).await);
         }
         let is_pending = pending > 0 && pending == ids.len();
-        let is_saved = self.retained.ended.saved().await.is_ok();
-        let title = if is_pending && !is_saved {
-            "The session has not ended everywhere yet, and a restart of the gateway would undo the logout. Please try again."
-        } else if is_pending {
-            "The session has not ended everywhere yet: it ends as soon as its store can be reached."
-        } else {
-            "The session could not be ended: its store cannot be reached."
-        };
-        pending_logout(title, is_pending)
+        PendingLogout { is_pending, is_saved: self.retained.ended.saved().await.is_ok() }
     }
 
     /// Whether the session is one that another instance can open and end, and this one cannot: the operator has not given it
@@ -141,16 +164,20 @@ impl Sessions {
     }
 
     /// Ends the session `id` when Redis is reachable again; returns `false` if too many are pending.
-    async fn end_later(&self, id: Id) -> bool {
+    async fn end_later(&self, id: Id, address: IpAddr) -> bool {
         let (name, ended): (Arc<str>, _) = (id.alias().into(), &self.retained.ended);
         if ended.find(&name, Timestamp::MAX, [], None).is_some() {
             return true;
         }
+        // Before anything is kept: strangers can make up ids.
+        let Some(permit) = self.retained.unseen.admit(Some(address)) else { return false };
         let entry = self.revoker.keep_unseen(id).await;
-        let is_pending = end_unseen(&self.storage, &self.revoker, ended, id, entry);
+        let is_pending = end_unseen(&self.storage, &self.revoker, ended, id, entry.clone(), permit);
         if is_pending {
             self.metrics.logout(LogoutKind::User);
             ended.record_pending(&name);
+        } else {
+            self.revoker.done(entry).await;
         }
         is_pending
     }
@@ -180,6 +207,47 @@ impl Sessions {
             url.query_pairs_mut().append_pair("id_token_hint", token.expose());
         }
         HeaderValue::from_str(url.as_str()).ok()
+    }
+}
+
+/// The end of the sessions that a request presented.
+struct LoggedOut {
+    /// The URL of the logout at the issuer.
+    next: Option<HeaderValue>,
+    /// The `Set-Cookie` fields of the response.
+    cookies: Vec<HeaderValue>,
+}
+
+/// The reason why a request is not answered as a logout.
+enum LogoutError {
+    /// Another site's page may have sent the request.
+    Refused(SessionError),
+    /// The sessions have ended, but a restart would undo that.
+    NotSaved,
+    /// The store of the sessions cannot be reached.
+    Pending(PendingLogout),
+    /// Another instance can open the session, and this one cannot.
+    SealedElsewhere,
+}
+
+/// The logout of sessions whose store cannot be reached.
+struct PendingLogout {
+    /// Whether all of them end as soon as it can be.
+    is_pending: bool,
+    /// Whether that survives a restart.
+    is_saved: bool,
+}
+
+impl PendingLogout {
+    fn response(&self) -> Response<Body> {
+        let title = if self.is_pending && !self.is_saved {
+            "The session has not ended everywhere yet, and a restart of the gateway would undo the logout. Please try again."
+        } else if self.is_pending {
+            "The session has not ended everywhere yet: it ends as soon as its store can be reached."
+        } else {
+            "The session could not be ended: its store cannot be reached."
+        };
+        pending_logout(title, self.is_pending)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use futures_util::future::join;
 use tokio::runtime::Handle;
@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::pending_revocations::{PendingEntry, PendingRevocation, PendingRevocations};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::in_flight::InFlightCalls;
+use crate::base::lock::IgnorePoison;
 use crate::base::secret::Secret;
 use crate::issuer::Unavailable;
 use crate::issuer::{Client, Issuer, TokenHint};
@@ -29,13 +30,34 @@ pub(crate) struct TokenRevoker {
     pub(crate) clock: Clock,
     /// Calls that a shutdown waits for.
     pub(crate) under_way: InFlightCalls,
-    /// Revocations to be repeated because the issuer was unavailable.
-    pub(crate) pending: AtomicUsize,
+    /// Revocations to be repeated because the issuer was unavailable; outlives a reload.
+    pub(crate) repeats: Arc<RepeatedRevocations>,
     /// The same, kept for later processes; `None` if the session's key ends with this one.
     pub(crate) kept: Option<PendingRevocations>,
 }
 
+/// The revocations to be repeated, whatever configuration they began under.
+#[derive(Debug, Default)]
+pub(crate) struct RepeatedRevocations {
+    count: AtomicUsize,
+    /// The revoker of the current configuration.
+    current: Mutex<Weak<TokenRevoker>>,
+}
+
+impl RepeatedRevocations {
+    /// Has revocations repeated by `revoker` from now on: as its client, at its endpoint.
+    pub(crate) fn continue_with(&self, revoker: &Arc<TokenRevoker>) {
+        *self.current.lock().ignore_poison() = Arc::downgrade(revoker);
+    }
+}
+
 impl TokenRevoker {
+    /// Returns the revoker of the current configuration; this one, if there is none any more.
+    fn current(self: &Arc<Self>) -> Arc<Self> {
+        let current = self.repeats.current.lock().ignore_poison().upgrade();
+        current.unwrap_or_else(|| Arc::clone(self))
+    }
+
     /// Revokes the access token at all instances, at once.
     pub(crate) fn end(&self, state: &SessionState) {
         if let Some(verifier) = &self.verifier {
@@ -48,8 +70,9 @@ impl TokenRevoker {
     /// The user is logged out in any case. While the issuer is unavailable the call is repeated, by a later process or
     /// another instance if need be.
     pub(crate) async fn revoke(self: &Arc<Self>, state: &SessionState) {
-        self.end(state);
-        self.revoke_at_issuer(state).await;
+        let current = self.current();
+        current.end(state);
+        current.revoke_at_issuer(state).await;
     }
 
     /// Revokes both tokens at the issuer alone: the server may give an unused access token to the next login again.
@@ -61,8 +84,8 @@ impl TokenRevoker {
         let mut left = Unrevoked::ALL;
         let Err(error) = self.revoke_tokens(state, &mut left).await else { return };
         let issuer = &*self.issuer.settings().name;
-        if self.pending.fetch_add(1, Relaxed) >= MAX_PENDING {
-            self.pending.fetch_sub(1, Relaxed);
+        if self.repeats.count.fetch_add(1, Relaxed) >= MAX_PENDING {
+            self.repeats.count.fetch_sub(1, Relaxed);
             tracing::error!(
                 issuer,
                 most = MAX_PENDING,
@@ -95,23 +118,27 @@ impl TokenRevoker {
     }
 
     /// Goes on with revocations that processes before this one, or instances that are gone, have left; never
-    /// returns. Sessions that only Redis has are passed to `end_unseen`.
+    /// returns. Sessions that only Redis has are passed to `end_unseen`, which returns `false` if too many are pending.
     pub(crate) async fn take_over(
         self: Arc<Self>,
-        end_unseen: impl Fn(Id, PendingEntry) + Send + Sync,
+        end_unseen: impl Fn(Id, PendingEntry) -> bool + Send + Sync,
     ) {
         let Some(kept) = &self.kept else { return };
         loop {
-            let most = MAX_PENDING.saturating_sub(self.pending.load(Relaxed));
+            let most = MAX_PENDING.saturating_sub(self.repeats.count.load(Relaxed));
             for (entry, revocation) in kept.take(most).await {
                 match revocation {
                     PendingRevocation::Tokens(_) if !self.enabled => self.done(Some(entry)).await,
                     PendingRevocation::Tokens(state) => {
-                        self.pending.fetch_add(1, Relaxed);
+                        self.repeats.count.fetch_add(1, Relaxed);
                         let repeat = Arc::clone(&self).repeat(*state, Unrevoked::ALL, Some(entry));
                         self.control.spawn(repeat);
                     }
-                    PendingRevocation::Session(id) => end_unseen(id, entry),
+                    PendingRevocation::Session(id) => {
+                        if !end_unseen(id, entry.clone()) {
+                            kept.give_back(&entry);
+                        }
+                    }
                 }
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -160,15 +187,18 @@ impl TokenRevoker {
         loop {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
+            // The operator may have corrected what the issuer refuses.
+            let current = self.current();
             if self.clock.now() >= until
                 || !is_open()
-                || self.revoke_tokens(&state, &mut left).await.is_ok()
+                || !current.enabled
+                || current.revoke_tokens(&state, &mut left).await.is_ok()
             {
                 break;
             }
         }
         self.done(entry).await;
-        self.pending.fetch_sub(1, Relaxed);
+        self.repeats.count.fetch_sub(1, Relaxed);
     }
 
     /// Returns until when a revocation is worth repeating: until both tokens have ended, but no

@@ -22,7 +22,7 @@ pub struct RevocationEvent {
 /// The tokens or session that a revocation covers.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Revocation {
-    /// The configured name of the issuer whose tokens are meant, or of one tenant its `iss`; `None` means every issuer's.
+    /// The configured name of the issuer whose tokens are meant, or its `iss`, as of one tenant; `None` means every issuer's.
     pub issuer: Option<Arc<str>>,
     /// The tokens or session.
     pub what: RevocationTarget,
@@ -63,7 +63,10 @@ impl RevocationTarget {
 impl Revocation {
     /// Whether the revocation covers `principal`'s token, whatever its age.
     pub(super) fn names(&self, principal: &Principal) -> bool {
-        let is_of = |issuer: &Arc<str>| [&principal.issuer, &principal.namespace].contains(&issuer);
+        let is_of = |issuer: &Arc<str>| {
+            [&principal.issuer, &principal.namespace].contains(&issuer)
+                || principal.iss() == Some(&**issuer)
+        };
         if !self.issuer.as_ref().is_none_or(is_of) {
             return false;
         }

@@ -324,7 +324,8 @@ impl RevocationList {
             principal.unsigned_digest.map(RevocationTarget::Token),
         ];
         let Principal { issuer, namespace, .. } = principal;
-        let issuers = [None, Some(Arc::clone(issuer)), Some(Arc::clone(namespace))];
+        let iss = principal.iss().map(Arc::from);
+        let issuers = [None, Some(Arc::clone(issuer)), Some(Arc::clone(namespace)), iss];
         let mut moved_event = None;
         let found = names.into_iter().flatten().any(|what| {
             issuers.iter().any(|issuer| {

@@ -142,6 +142,43 @@ async fn a_logout_of_an_unknown_session_is_pending_while_redis_is_unreachable() 
 }
 
 #[tokio::test]
+async fn logouts_of_made_up_sessions_are_few_while_redis_is_unreachable() {
+    let Some(fleet) = Fleet::with_tokens_of(LONG, "made up", SERVER).await else { return };
+    let cookie = fleet.log_in(0).await;
+    let (name, _) = cookie.split_once('=').expect("a cookie");
+    fleet.redis.fall_silent();
+
+    let made_up: Vec<_> = (0..60).map(|n| format!("{name}=AAAAAAAAAAAAAAAAAAA{n:02}A")).collect();
+    let logouts = made_up.iter().map(async |cookie| {
+        let logout = fleet.post(1, "/auth/logout", cookie).await;
+        assert_eq!(logout.status(), StatusCode::SERVICE_UNAVAILABLE);
+        logout.json::<Value>().await.expect("JSON")["pending"] == json!(true)
+    });
+
+    let pending = join_all(logouts).await.into_iter().filter(|is_pending| *is_pending).count();
+    assert_eq!(pending, 50);
+}
+
+#[tokio::test]
+async fn a_logout_whose_client_leaves_while_redis_is_silent_revokes_all_the_same() {
+    let Some(fleet) = Fleet::with_tokens_of(LONG, "left logout", SEALED).await else { return };
+    let cookie = fleet.log_in(0).await;
+    assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK);
+    let revoked = fleet.issuer.count(Endpoint::Revocation);
+    fleet.redis.fall_silent();
+
+    let ended = is_over(&fleet, 0, &cookie);
+    tokio::select! {
+        _ = fleet.post(0, "/auth/logout", &cookie) => {}
+        // The client closes its connection.
+        () = ended => {}
+    }
+
+    fleet.redis.speak_again();
+    fleet.issuer.wait_for_calls(Endpoint::Revocation, revoked + 2).await;
+}
+
+#[tokio::test]
 async fn a_pending_logout_is_not_lost_with_its_instance() {
     let state = tempfile::tempdir().expect("a folder");
     let Some(mut fleet) = Fleet::with_tokens_of(LONG, "owed and killed", SERVER).await else {
