@@ -28,3 +28,4 @@ pub mod strict_json;
 pub mod trailers;
 pub mod watched_body;
 pub mod weak_map;
+pub mod websocket;

@@ -5,9 +5,10 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Response;
-use http::header::{HOST, UPGRADE};
+use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderValue, Response};
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use super::Upstream;
 use super::attempts::AttemptedEndpoints;
@@ -18,13 +19,14 @@ use super::endpoint_set::EndpointSet;
 use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
 use super::health::EndpointState;
-use super::http1::{self, BodyKind, Connection, Tunnel};
+use super::http1::{self, BodyKind, Connection};
 use super::http2::{self, Acquired, PoolSettings};
 use super::long_lived_response::is_endless;
 use super::pooled_body::{Held, PooledBody};
 use super::send_options::SendOptions;
 use super::settings::HostHeader;
 use super::tls_connectors::Offer;
+use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::base::read_ahead::read_ahead;
 use crate::http1::{BodyWriter, Length};
@@ -51,9 +53,22 @@ impl Upstream {
         let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
         let (mut sending, mut opened) = (sending, None);
         let may_be_http2 = self.settings.http2.is_possible(endpoint.scheme());
-        // Only HTTP/1.1 has upgrades, and the endpoint may speak HTTP/2 alone: their failures do not count against it.
-        let mut blameless = may_be_http2 && request.head.headers.contains_key(UPGRADE);
-        if may_be_http2 && !blameless {
+        let upgrades = may_be_http2 && request.head.headers.contains_key(UPGRADE);
+        // Where streams take no WebSockets, only HTTP/1.1 has upgrades, and the endpoint may speak HTTP/2 alone: their
+        // failures do not count against it.
+        let mut blameless = upgrades;
+        if upgrades && let Some(key) = request.head.headers.get(SEC_WEBSOCKET_KEY) {
+            match Box::pin(self.websocket_place(&endpoint, tried, options, began)).await {
+                Some(Acquired::Http2(place)) => {
+                    let exchange = self.exchange(request, &endpoint, Some(key), wait, since);
+                    let reply = Box::pin(exchange.run(place, load, Body::empty())).await;
+                    return self.over_http2(reply, endpoint, tried, began);
+                }
+                Some(Acquired::Http1(stream)) => opened = stream,
+                None => {}
+            }
+        }
+        if may_be_http2 && !upgrades {
             sending = match sending.into_untouched() {
                 Err(sending) => sending,
                 Ok(body) => {
@@ -78,15 +93,7 @@ impl Upstream {
                             Box::new(BodyWriter::new(body))
                         }
                         Acquired::Http2(place) => {
-                            let exchange = http2::Exchange {
-                                request,
-                                host: self.host_for(request, &endpoint),
-                                scheme: endpoint.scheme(),
-                                wait,
-                                since,
-                                idle_timeout: self.settings.idle_timeout,
-                                metrics: Arc::clone(&self.metrics),
-                            };
+                            let exchange = self.exchange(request, &endpoint, None, wait, since);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
                             let before = options.begin_exchange();
                             let reply = Box::pin(exchange.run(place, load, body)).await;
@@ -112,7 +119,10 @@ impl Upstream {
                 blameless = false;
                 connection
             }
-            (None, Some(stream)) => self.http1_connection(stream, &endpoint),
+            (None, Some(stream)) => {
+                blameless &= !stream.selected_http1();
+                self.http1_connection(stream, &endpoint)
+            }
             (None, None) => {
                 match Box::pin(self.connection(&endpoint, load, tried, began, blameless)).await {
                     Ok((stream, at, permit)) => {
@@ -210,7 +220,7 @@ impl Upstream {
         &'a self,
         request: &OutgoingRequest<'_>,
         endpoint: &'a Endpoint,
-    ) -> Option<&'a http::HeaderValue> {
+    ) -> Option<&'a HeaderValue> {
         match &self.settings.host_header {
             HostHeader::Fixed(name) => Some(name),
             HostHeader::Preserve if request.head.headers.contains_key(HOST) => None,
@@ -263,12 +273,7 @@ impl Upstream {
         options: &SendOptions<'_>,
         began: Duration,
     ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
-        let settings = PoolSettings {
-            connect_timeout: self.settings.connect_timeout,
-            wait: options.wait,
-            keep_alive: self.settings.keep_alive,
-            metrics: &self.metrics,
-        };
+        let settings = self.pool_settings(options);
         let sharing = tried.sharing();
         let all = self.with_other_addresses(endpoint, load, tried);
         race(
@@ -296,6 +301,54 @@ impl Upstream {
         .map_err(|error| (error, Arc::clone(endpoint)))
     }
 
+    /// Returns the exchange of `request` with `endpoint` in HTTP/2; `websocket` is the key of an opening handshake.
+    fn exchange<'a, 'r>(
+        &'a self,
+        request: &'a OutgoingRequest<'r>,
+        endpoint: &'a Endpoint,
+        websocket: Option<&'a HeaderValue>,
+        wait: Duration,
+        since: Instant,
+    ) -> http2::Exchange<'a, 'r> {
+        http2::Exchange {
+            request,
+            host: self.host_for(request, endpoint),
+            scheme: endpoint.scheme(),
+            websocket,
+            wait,
+            since,
+            idle_timeout: self.settings.idle_timeout,
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    /// Finds a place for a WebSocket on a stream (RFC 8441); `None` if the endpoint takes none there, or at the moment: the
+    /// upgrade of HTTP/1.1 is tried then.
+    async fn websocket_place(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        tried: &AttemptedEndpoints,
+        options: &SendOptions<'_>,
+        began: Duration,
+    ) -> Option<Acquired> {
+        let settings = self.pool_settings(options);
+        let pool = options.idle.http2();
+        let acquired = pool.acquire(endpoint, &settings, tried.sharing(), began).await.ok()?;
+        match &acquired {
+            Acquired::Http2(place) if !place.takes_websocket() => None,
+            Acquired::Http2(_) | Acquired::Http1(_) => Some(acquired),
+        }
+    }
+
+    fn pool_settings<'a>(&'a self, options: &SendOptions<'_>) -> PoolSettings<'a> {
+        PoolSettings {
+            connect_timeout: self.settings.connect_timeout,
+            wait: options.wait,
+            keep_alive: self.settings.keep_alive,
+            metrics: &self.metrics,
+        }
+    }
+
     /// Turns the outcome of an attempt in HTTP/2 into that of any attempt.
     fn over_http2(
         &self,
@@ -305,13 +358,14 @@ impl Upstream {
         began: Duration,
     ) -> Result<Answered, Failed> {
         match reply {
-            Ok(http2::Reply { response, early }) => {
+            Ok(http2::Reply { response, tunnel, early }) => {
                 let now = self.clock.uptime();
                 self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
                 let content = ContentOutcome::of(&response, &self.passive, &endpoint, began);
                 let is_failed_call = content.is_failed_call(response.headers());
                 let response = response.map(|body| content.watch(body));
-                Ok(Answered { response, tunnel: None, endpoint, at: now, early, is_failed_call })
+                let tunnel = tunnel.map(Box::new);
+                Ok(Answered { response, tunnel, endpoint, at: now, early, is_failed_call })
             }
             Err(http2::SendError {
                 failure,

@@ -39,6 +39,7 @@ mod send_options;
 mod settings;
 mod tls_connectors;
 mod tls_records;
+mod tunnel;
 mod unbegun_requests;
 
 use core::fmt;
@@ -58,7 +59,6 @@ use self::endpoint_set::{EndpointSet, Member};
 pub use self::error::{InvalidResponse, UpstreamError};
 pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
 pub use self::health::EndpointState;
-pub use self::http1::Tunnel;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
 #[cfg(fuzzing)]
@@ -77,6 +77,7 @@ pub use self::settings::{
     Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
 use self::tls_connectors::TlsParts;
+pub use self::tunnel::Tunnel;
 pub use self::unbegun_requests::UnbegunPermit;
 use self::unbegun_requests::UnbegunRequests;
 use crate::base::clock::Clock;

@@ -15,9 +15,10 @@ use super::endpoint::{Dial, Endpoint};
 use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
 use super::health::{EndpointState, Outcome};
-use super::http1::{self, Tunnel};
+use super::http1;
 use super::load_balancer::Choice;
 use super::send_options::{RequestContent, SendOptions};
+use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::http1::BodyWriter;
 

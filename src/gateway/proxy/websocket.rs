@@ -3,7 +3,6 @@
 //! Without validation, an upstream that can be made to respond 101 would be a tunnel: only a server that has read the
 //! client's key can compute the accept value.
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
@@ -14,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::Body as _;
 
 use crate::base::body::Body;
+use crate::base::websocket::accept_value;
 use crate::gateway::Rejection;
 use crate::http1::OnUpgrade;
 
@@ -82,8 +82,7 @@ fn expected(headers: &HeaderMap) -> Result<Option<ExpectedAccept>, Rejection> {
     if !is_key || version != Some(b"13") {
         return Err(Rejection::BadRequest);
     }
-    let accept = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
-    Ok(Some(ExpectedAccept(STANDARD.encode(accept))))
+    Ok(Some(ExpectedAccept(accept_value(key))))
 }
 
 /// The `Sec-WebSocket-Accept` value that the upstream must return for one handshake.
@@ -107,7 +106,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
 }
 
 const WEBSOCKET: &[u8] = b"websocket";
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ mod request_target;
 mod responder;
 mod stall_timeout;
 pub(super) mod stream;
-mod upgraded_stream;
 mod websocket;
 
 /// Bytes of the client connection preface (RFC 9113 §3.4).

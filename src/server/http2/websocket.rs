@@ -15,12 +15,11 @@ use tokio::sync::oneshot;
 
 use super::request_content::MAX_TRAILERS;
 use super::responder::Responder;
-use super::upgraded_stream::UpgradedStream;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::{OpensTunnel, UnknownProtocol};
 use crate::http1::{OnUpgrade, Upgraded};
-use crate::http2::{ReceivedContent, ReceivedContents};
+use crate::http2::{ReceivedContent, ReceivedContents, UpgradedStream};
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// A stream that becomes a WebSocket if the response permits it.

@@ -29,9 +29,9 @@ use self::head::ParseOutcome;
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
-use super::endpoint::EndpointPermit;
 use super::handshake_error;
 use super::interim_responses::InterimResponses;
+use super::tunnel::Tunnel;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
@@ -90,38 +90,6 @@ impl SendError {
     /// Creates the error of a request of which nothing was sent.
     pub(super) const fn not_sent(failure: UpstreamError, sending: Box<BodyWriter>) -> Self {
         Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
-    }
-}
-
-/// A connection that was switched to another protocol (RFC 9110 §7.8).
-#[derive(Debug)]
-pub struct Tunnel {
-    /// The bytes received right behind the response.
-    early: Bytes,
-    stream: Stream,
-    /// The connection's place in the gauges.
-    _counted: Counted,
-    /// The permit of the request, which lasts as long as the tunnel.
-    _load: Option<EndpointPermit>,
-}
-
-impl Tunnel {
-    /// Holds the permit of its request until it ends.
-    pub(super) fn holding(self, load: EndpointPermit) -> Self {
-        Self { _load: Some(load), ..self }
-    }
-
-    /// Copies bytes both ways until both sides have ended.
-    ///
-    /// # Errors
-    ///
-    /// The first error of either side.
-    pub async fn join<T>(mut self, client: &mut T) -> io::Result<(u64, u64)>
-    where
-        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        tokio::io::AsyncWriteExt::write_all(client, &self.early).await?;
-        tokio::io::copy_bidirectional(client, &mut self.stream).await
     }
 }
 
@@ -304,7 +272,7 @@ impl Connection {
             return Err(SendError { failure, sent: true, stale: false, early: false, anew });
         }
         let Self { read, stream, counted, .. } = self;
-        let tunnel = Tunnel { early: read.freeze(), stream, _counted: counted, _load: None };
+        let tunnel = Tunnel::of_connection(read.freeze(), stream, counted);
         Ok(Reply { response, content: BodyKind::Tunnel(tunnel), early: false })
     }
 }

@@ -98,6 +98,11 @@ impl Connection {
         self.facts.accepts_streams() && self.max_streams() > 0
     }
 
+    /// Whether the upstream takes WebSockets on streams (RFC 8441 §3).
+    fn takes_websockets(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+
     /// Returns the number of requests so far.
     pub(super) fn requests(&self) -> usize {
         self.requests.get()
@@ -174,6 +179,13 @@ pub(super) struct StreamSlot {
     pub(super) connection: Rc<Connection>,
     /// Whether the connection was open and without a stream before: the upstream may be about to close it.
     pub(super) rested: bool,
+}
+
+impl StreamSlot {
+    /// Whether the upstream takes a WebSocket on this stream.
+    pub(super) fn takes_websocket(&self) -> bool {
+        self.connection.takes_websockets()
+    }
 }
 
 impl Drop for StreamSlot {

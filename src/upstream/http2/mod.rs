@@ -17,6 +17,7 @@ mod stream_error;
 mod tests;
 mod upload;
 
+use core::any::Any;
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
 use core::task::Poll;
@@ -24,8 +25,10 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use h2::RecvStream;
-use http::{HeaderValue, Request, Response};
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::header::{CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use self::connection::Connection;
@@ -38,18 +41,22 @@ use super::endpoint::EndpointPermit;
 use super::interim_responses::InterimResponses;
 use super::long_lived_response::is_endless;
 use super::settings::Scheme;
+use super::tunnel::Tunnel;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::header_fields::fields_bytes;
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http2::ReceivedContent;
+use crate::base::websocket::accept_value;
+use crate::http2::{ReceivedContent, UpgradedStream};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// The head of a response, with its body.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) response: Response<Body>,
+    /// The stream itself, if the upstream has opened a WebSocket on it.
+    pub(super) tunnel: Option<Tunnel>,
     /// Whether the upstream responded before the request had ended.
     pub(super) early: bool,
 }
@@ -81,6 +88,8 @@ pub(super) struct Exchange<'a, 'r> {
     /// The host, if not that of the request's head.
     pub(super) host: Option<&'a HeaderValue>,
     pub(super) scheme: Scheme,
+    /// The key of the opening handshake of a WebSocket, if the request is one.
+    pub(super) websocket: Option<&'a HeaderValue>,
     /// The maximum silence of the upstream, as in HTTP/1.1: waiting for the client's content is none.
     pub(super) wait: Duration,
     /// The beginning of the first silence.
@@ -108,7 +117,12 @@ impl Exchange<'_, '_> {
         let stream = StreamState::new(body, held);
         let _cut = CutUnlessAnswered(&stream);
         let length = stream.upload.size_hint().exact();
-        let request = match request::build(self.request, self.host, self.scheme, length) {
+        let request = if self.websocket.is_some() {
+            request::build_websocket(self.request, self.host, self.scheme)
+        } else {
+            request::build(self.request, self.host, self.scheme, length)
+        };
+        let request = match request {
             Ok(request) => request,
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
@@ -116,7 +130,12 @@ impl Exchange<'_, '_> {
         let (reads, written) = (connection.facts.reads(), connection.facts.written());
         let responding = self.response_to(request, &connection, &stream);
         match self.within_silence(&stream, responding).await {
-            Some(Ok(response)) => self.answered(&connection, &stream, response),
+            Some(Ok((response, sending))) => match (self.websocket, sending) {
+                (Some(key), Some(sending)) if response.status().is_success() => {
+                    opened(key, &connection, &stream, response, sending)
+                }
+                _ => self.answered(&connection, &stream, response),
+            },
             Some(Err(mut failure)) => {
                 let early = stream.upload.is_starved();
                 if failure.is_of_connection() && connection.facts.written() == written {
@@ -162,23 +181,26 @@ impl Exchange<'_, '_> {
         }
     }
 
-    /// Sends `request` on a stream of `connection`, and waits for the response head.
+    /// Sends `request` on a stream of `connection`, and waits for the response head. With it comes the other direction of a
+    /// WebSocket.
     async fn response_to(
         &self,
         request: Request<()>,
         connection: &Connection,
         stream: &Rc<StreamState>,
-    ) -> Result<Response<RecvStream>, StreamError> {
+    ) -> Result<(Response<RecvStream>, Option<SendStream<Bytes>>), StreamError> {
         // These fail if the connection has ended: nothing was sent.
         let mut sender = connection.sender().ready().await.map_err(|_| StreamError::Unsent)?;
-        let ended = stream.upload.is_end_stream();
+        let ended = self.websocket.is_none() && stream.upload.is_end_stream();
         let opened = sender.send_request(request, ended);
         let (mut response, sending) = opened.map_err(|_| StreamError::Unsent)?;
-        let mut sending = Some(sending).filter(|_| !ended);
+        let sending = Some(sending).filter(|_| !ended);
+        let (websocket, mut content) =
+            if self.websocket.is_some() { (sending, None) } else { (None, sending) };
         let mut interim = InterimResponses::new(self.request.interim);
         poll_fn(|cx| {
-            if let Some(sending) = sending.take() {
-                stream.send_content(sending, cx);
+            if let Some(content) = content.take() {
+                stream.send_content(content, cx);
             }
             while let Poll::Ready(Some(received)) = response.poll_informational(cx) {
                 let received = received.map_err(|error| StreamError::of(&error))?;
@@ -189,6 +211,7 @@ impl Exchange<'_, '_> {
             Pin::new(&mut response).poll(cx).map_err(|error| StreamError::of(&error))
         })
         .await
+        .map(|response| (response, websocket))
     }
 
     /// Awaits the response; `None` if the upstream neither reads nor responds for too long.
@@ -254,8 +277,35 @@ impl Exchange<'_, '_> {
                 metrics: Arc::clone(&self.metrics),
             })
         };
-        Ok(Reply { response: Response::from_parts(head, body), early })
+        Ok(Reply { response: Response::from_parts(head, body), tunnel: None, early })
     }
+}
+
+/// Opens the WebSocket that a success opens (RFC 8441 §5): for the client it is the 101 of HTTP/1.1 to its `key`.
+fn opened(
+    key: &HeaderValue,
+    connection: &Connection,
+    stream: &Rc<StreamState>,
+    mut response: Response<RecvStream>,
+    sending: SendStream<Bytes>,
+) -> Result<Reply, SendError> {
+    let accept = HeaderValue::try_from(accept_value(key.as_bytes().trim_ascii()));
+    let (Ok(()), Ok(accept)) = (response::check(&mut response), accept) else {
+        return Err(lost(stream, UpstreamError::Protocol, true, false, false));
+    };
+    stream.upload.settle();
+    let (mut head, received) = response.into_parts();
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    head.headers.remove(CONTENT_LENGTH);
+    head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    head.headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    let contents = &connection.facts.contents;
+    let none = HeaderMap::new();
+    let received = ReceivedContent::new(&none, received, response::MAX_TRAILERS, contents);
+    let held: Rc<dyn Any> = Rc::<StreamState>::clone(stream);
+    let (upgraded, abandoned) = UpgradedStream::new(sending, received, held);
+    let tunnel = Some(Tunnel::of_stream(upgraded, abandoned));
+    Ok(Reply { response: Response::from_parts(head, Body::empty()), tunnel, early: false })
 }
 
 /// Ends a stream without a response.

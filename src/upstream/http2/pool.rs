@@ -53,6 +53,13 @@ pub(in crate::upstream) struct Place {
     pub(super) pool: Rc<EndpointPool>,
 }
 
+impl Place {
+    /// Whether the upstream takes a WebSocket here (RFC 8441).
+    pub(in crate::upstream) fn takes_websocket(&self) -> bool {
+        self.slot.takes_websocket()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.pool.changed.notify_one();

@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use h2::ext::Protocol;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
@@ -60,6 +63,23 @@ pub(super) fn build(
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Builds the extended CONNECT that stands for the opening handshake of a WebSocket (RFC 8441 §5).
+///
+/// # Errors
+///
+/// As [`build`].
+pub(super) fn build_websocket(
+    outgoing: &OutgoingRequest<'_>,
+    host: Option<&HeaderValue>,
+    scheme: Scheme,
+) -> Result<Request<()>, UpstreamError> {
+    let mut request = build(outgoing, host, scheme, None)?;
+    *request.method_mut() = Method::CONNECT;
+    request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
     Ok(request)
 }
 

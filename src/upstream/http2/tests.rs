@@ -56,6 +56,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
             request: &request,
             host: None,
             scheme: Scheme::Http,
+            websocket: None,
             wait: limit,
             since: Instant::now(),
             idle_timeout: limit,

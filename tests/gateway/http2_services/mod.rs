@@ -7,6 +7,7 @@ mod grpc;
 mod hostile;
 mod interim;
 mod resent;
+mod websockets;
 
 use crate::support::Http2Service;
 

@@ -11,7 +11,7 @@ use std::thread;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::server::SendResponse;
+use h2::server::{Builder, SendResponse};
 use h2::{RecvStream, SendStream};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
@@ -44,6 +44,27 @@ impl Http2Service {
         F: Fn(Call) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
+        let mut builder = Builder::new();
+        builder.max_concurrent_streams(max_streams);
+        Self::with(builder, handle)
+    }
+
+    /// A service that takes extended CONNECT (RFC 8441).
+    pub(crate) fn taking_websockets<F, R>(handle: F) -> Self
+    where
+        F: Fn(Call) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let mut builder = Builder::new();
+        builder.enable_connect_protocol();
+        Self::with(builder, handle)
+    }
+
+    fn with<F, R>(builder: Builder, handle: F) -> Self
+    where
+        F: Fn(Call) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -57,7 +78,8 @@ impl Http2Service {
             while let Ok((stream, _)) = listener.accept().await {
                 opened.fetch_add(1, SeqCst);
                 let (handle, called) = (handle.clone(), Arc::clone(&called));
-                tokio::runtime::Handle::current().spawn(serve(stream, max_streams, called, handle));
+                let serving = serve(stream, builder.clone(), called, handle);
+                tokio::runtime::Handle::current().spawn(serving);
             }
         });
         Self { address, connections, calls, runtime: Some(runtime) }
@@ -86,13 +108,11 @@ impl Drop for Http2Service {
     }
 }
 
-async fn serve<F, R>(stream: TcpStream, max_streams: u32, called: Arc<AtomicUsize>, handle: F)
+async fn serve<F, R>(stream: TcpStream, builder: Builder, called: Arc<AtomicUsize>, handle: F)
 where
     F: Fn(Call) -> R,
     R: Future<Output = ()> + Send + 'static,
 {
-    let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(max_streams);
     let Ok(mut http2) = builder.handshake::<_, Bytes>(stream).await else { return };
     while let Some(Ok((request, respond))) = http2.accept().await {
         let (head, body) = request.into_parts();

@@ -10,53 +10,54 @@ use bytes::{Buf as _, Bytes};
 use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{ContentError, ReceivedContent};
 use crate::base::lock::IgnorePoison;
-use crate::http2::{ContentError, ReceivedContent};
-use crate::server::connection_timeouts::ActiveRequest;
 
-/// An upgraded stream, which keeps its connection active. It is reset if it is dropped before both sides have ended.
-pub(super) struct UpgradedStream {
+/// An upgraded stream, with what it holds. It is reset if it is dropped before both sides have ended.
+#[derive(Debug)]
+pub struct UpgradedStream<T> {
     sender: Arc<Mutex<Sender>>,
     received: ReceivedContent,
     /// Bytes that were received and not read.
     unread: Bytes,
-    _active: ActiveRequest,
+    _held: T,
 }
 
+#[derive(Debug)]
 struct Sender {
     stream: SendStream<Bytes>,
     /// Whether the end was sent.
     is_shut_down: bool,
-    /// Whether the client has ended its side.
-    client_ended: bool,
+    /// Whether the peer has ended its side.
+    peer_ended: bool,
 }
 
-impl UpgradedStream {
-    /// Returns the stream, and the moment at which a client that has ended its side resets the stream or is gone: nothing
+impl<T> UpgradedStream<T> {
+    /// Returns the stream, and the moment at which a peer that has ended its side resets the stream or is gone: nothing
     /// else is read that would tell. The same task must poll both, the stream first.
-    pub(super) fn new(
+    pub fn new(
         stream: SendStream<Bytes>,
         received: ReceivedContent,
-        active: ActiveRequest,
+        held: T,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let sender = Sender { stream, is_shut_down: false, client_ended: false };
+        let sender = Sender { stream, is_shut_down: false, peer_ended: false };
         let sender = Arc::new(Mutex::new(sender));
         let watched = Arc::clone(&sender);
         let abandoned = poll_fn(move |cx| {
             let mut sender = watched.lock().ignore_poison();
-            if sender.client_ended { sender.stream.poll_reset(cx).map(drop) } else { Poll::Pending }
+            if sender.peer_ended { sender.stream.poll_reset(cx).map(drop) } else { Poll::Pending }
         });
-        (Self { sender, received, unread: Bytes::new(), _active: active }, abandoned)
+        (Self { sender, received, unread: Bytes::new(), _held: held }, abandoned)
     }
 }
 
-/// Whether this is how clients end a tunnel.
+/// Whether this is how peers end a tunnel.
 fn is_cancel(error: &ContentError) -> bool {
     let ContentError::Stream(error) = error else { return false };
     matches!(error.reason(), Some(Reason::NO_ERROR | Reason::CANCEL))
 }
 
-impl AsyncRead for UpgradedStream {
+impl<T: Unpin> AsyncRead for UpgradedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -70,7 +71,7 @@ impl AsyncRead for UpgradedStream {
                     return Poll::Ready(Err(io::Error::other(error)));
                 }
                 Some(Err(_)) | None => {
-                    self.sender.lock().ignore_poison().client_ended = true;
+                    self.sender.lock().ignore_poison().peer_ended = true;
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -82,7 +83,7 @@ impl AsyncRead for UpgradedStream {
     }
 }
 
-impl AsyncWrite for UpgradedStream {
+impl<T: Unpin> AsyncWrite for UpgradedStream<T> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
