@@ -13,14 +13,14 @@ use crate::config::fault::{Code, Position};
 use crate::config::file::issuers::Issuer;
 use crate::config::file::limits::Limit;
 use crate::config::file::upstreams::Target;
-use crate::config::file::value::KeywordOr;
+use crate::config::file::value::{KeywordOr, Value};
 use crate::config::file::{File, routes as file};
 use crate::config::reserved_headers::{ReservedHeaders, is_forwarded_as, is_hop_by_hop};
 use crate::config::route::{Route, ValueMatch};
 use crate::config::server::Server;
 use crate::limit::KeyPart;
 use crate::observe::log::Access;
-use crate::upstream::{Address, Scheme};
+use crate::upstream::{Address, HashBy, Scheme};
 
 impl Check<'_> {
     /// Warns of keys that have no effect.
@@ -35,6 +35,7 @@ impl Check<'_> {
         let seen = Seen { server, reserved: ReservedHeaders::new(own) };
         for keys in file.routes.get().into_iter().flat_map(|list| &list.value.items) {
             self.unseen_fields(keys, &seen);
+            self.unseen_hash("split_by", &keys.split_by, &seen);
             self.without_service(keys);
             self.cors_of_other_routes(keys);
             self.of_other_methods(keys);
@@ -49,6 +50,9 @@ impl Check<'_> {
                 .any(|(_, keys)| keys.metered.or(false) || keys.metered.is_bad())
         {
             self.means_nothing(at, "metering", "without a limit that is `metered`");
+        }
+        for (_, keys) in entries(&file.upstreams) {
+            self.unseen_hash("hash_by", &keys.hash_by, &seen);
         }
         self.of_upstreams(file);
         self.of_issuers(file, server, routes);
@@ -85,6 +89,18 @@ impl Check<'_> {
                 let help = format!("the gateway says {}", crate::config::de::units::listed(only));
                 self.fault(Code::C110, value.at, message, help);
             }
+        }
+    }
+
+    /// Refuses a hash of a field that no request has when it is evaluated: all requests would be spread, without a word.
+    fn unseen_hash(&mut self, key: &str, by: &Value<HashBy>, seen: &Seen<'_>) {
+        let Some((at, HashBy::Header(name))) = by.get().map(|by| (by.at, &by.value.0)) else {
+            return;
+        };
+        if let Some((why, _)) = seen.why_not_hashed(name) {
+            let message = format!("`{key}` never sees {name}: {why}");
+            let help = "write ip for the client's address, claim:sub for the caller, or a field that clients send";
+            self.fault(Code::C106, at, message, help);
         }
     }
 
@@ -373,6 +389,14 @@ impl Seen<'_> {
         let Server { forwarded_headers, request_id_header, .. } = self.server;
         if name == request_id_header || is_forwarded_as(name, *forwarded_headers) {
             return None;
+        }
+        self.why_not_counted(name)
+    }
+
+    /// Returns why no request has this field when its value selects a target, and the fix.
+    fn why_not_hashed(&self, name: &HeaderName) -> Option<(&'static str, &'static str)> {
+        if is_hop_by_hop(name) {
+            return Some(("it is a hop-by-hop field and is removed", ""));
         }
         self.why_not_counted(name)
     }
