@@ -20,8 +20,8 @@ pub(super) struct EndpointSet {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
-    /// 1 to 1000.
-    pub(super) weight: u16,
+    /// The weight of the target, times that of its SRV record; at least 1.
+    pub(super) weight: u32,
     /// See [`Candidate::tier`].
     pub(super) tier: u32,
     /// The index of the target that it is an address of.
@@ -36,7 +36,7 @@ pub(super) struct Member {
 
 impl EndpointSet {
     pub(super) fn new(members: Vec<Member>) -> Self {
-        let weights: Vec<u16> = members.iter().map(|member| member.weight).collect();
+        let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
         Self { turns: round_robin_schedule(&weights), members: members.into() }
     }
 
@@ -54,7 +54,7 @@ impl EndpointSet {
             let load = endpoint.load();
             Candidate {
                 tier: member.tier,
-                weight: member.weight.into(),
+                weight: member.weight,
                 load,
                 open: !excluded(endpoint) && rules.admit(index, member),
                 full: load >= endpoint.capacity(),

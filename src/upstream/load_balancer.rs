@@ -53,29 +53,38 @@ impl Choice<'_> {
             (Balance::LeastRequests, _) => self.least_loaded(count, eligible),
             (Balance::RandomTwo, _) => self.less_loaded_of_two(count, eligible),
             // Without a value to hash, requests are spread.
-            (Balance::RoundRobin | Balance::Hash, _) => self.round_robin(eligible),
+            (Balance::RoundRobin | Balance::Hash, _) => self.round_robin(count, eligible),
         }
     }
 
     /// Returns the next endpoint of the round; in a slow start an endpoint passes a part of its turns on.
-    fn round_robin(&self, eligible: impl Fn(usize) -> Option<Candidate>) -> Option<usize> {
-        let round = || {
-            (0..self.turns.len())
-                .map(|i| usize::from(self.turns[self.turn.wrapping_add(i) % self.turns.len()]))
-        };
+    fn round_robin(
+        &self,
+        count: usize,
+        eligible: impl Fn(usize) -> Option<Candidate>,
+    ) -> Option<usize> {
+        let next = usize::from(*self.turns.get(self.turn.checked_rem(self.turns.len())?)?);
         let random = scatter(self.turn as u64);
         let chance = random % 100;
-        let takes = |&index: &usize| {
-            eligible(index).is_some_and(|candidate| chance < u64::from(candidate.share))
+        let takes = |index: usize| eligible(index).filter(|it| chance < u64::from(it.share));
+        // A turn that is passed on goes to any of the others: the next one of the round would have all of them.
+        let draw = |accepts: &dyn Fn(usize) -> Option<Candidate>| {
+            let others =
+                || (0..count).filter_map(|i| Some((i, u64::from(accepts(i)?.weight.max(1)))));
+            let total: u64 = others().map(|(_, weight)| weight).sum();
+            let mut rest = random.rotate_right(32).checked_rem(total)?;
+            let drawn = others().find(|&(_, weight)| {
+                let is_it = rest < weight;
+                rest = rest.saturating_sub(weight);
+                is_it
+            });
+            drawn.map(|(index, _)| index)
         };
-        let own = round().next().filter(takes);
-        own.or_else(|| {
-            // A turn that is passed on goes to any of the others: the next one of the round would have all of them.
-            let count = round().filter(takes).count() as u64;
-            let any = random.rotate_right(32).checked_rem(count)?;
-            round().filter(takes).nth(any as usize)
-        })
-        .or_else(|| round().find(|&index| eligible(index).is_some()))
+        Some(next)
+            .filter(|&index| takes(index).is_some())
+            .or_else(|| draw(&takes))
+            .or_else(|| Some(next).filter(|&index| eligible(index).is_some()))
+            .or_else(|| draw(&eligible))
     }
 
     /// Returns the endpoint with the fewest requests in flight for its weight; among equal ones, each in turn.
@@ -122,7 +131,8 @@ impl Choice<'_> {
 }
 
 /// Returns the endpoint of `key` by weighted rendezvous hashing: a change of the endpoints moves only the keys of those
-/// that came or went. An endpoint with more than 125 % of its share of all requests in flight passes on to the next.
+/// that came or went. An endpoint with more than 125 % of its share of all requests in flight passes on to the next, from
+/// [`MIN_BOUND`] requests on.
 fn consistent(
     count: usize,
     eligible: impl Fn(usize) -> Option<Candidate>,
@@ -134,7 +144,7 @@ fn consistent(
     });
     let has_room = |candidate: &Candidate| {
         let most = (load * drawn_weight(candidate) * MAX_LOAD_PERCENT).div_ceil(weight * 100);
-        u64::from(candidate.load) < most
+        u64::from(candidate.load) < most.max(MIN_BOUND)
     };
     let score = |candidate: &Candidate| {
         // A uniform number in (0, 1]: its logarithm makes the highest score as likely as the weight.
@@ -163,10 +173,10 @@ fn drawn_weight(candidate: &Candidate) -> u64 {
 
 /// Returns the order of a weighted round: every endpoint as often as its weight, spread evenly (smooth weighted round
 /// robin). A round is at most [`MAX_ROUND`] turns and one of each endpoint.
-pub(super) fn round_robin_schedule(weights: &[u16]) -> Box<[u16]> {
+pub(super) fn round_robin_schedule(weights: &[u32]) -> Box<[u16]> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u64 = weights.iter().map(|weight| u64::from(weight / divisor)).sum();
-    let scaled = |weight: u16| {
+    let scaled = |weight: u32| {
         let weight = u64::from(weight / divisor);
         if sum > MAX_ROUND { (weight * MAX_ROUND / sum).max(1) } else { weight }
     };
@@ -193,12 +203,15 @@ pub(super) fn scatter(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-const fn gcd(a: u16, b: u16) -> u16 {
+const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// The most of its share of the load that an endpoint takes before its keys move on, in percent.
 const MAX_LOAD_PERCENT: u64 = 125;
+/// The requests in flight up to which an endpoint keeps its keys whatever its share: a page whose parts are loaded at a time is
+/// no overload, and its session may be in the memory of one endpoint.
+const MIN_BOUND: u64 = 16;
 /// The maximum number of turns of a round.
 const MAX_ROUND: u64 = 4096;
 
@@ -213,11 +226,14 @@ mod tests {
         assert_eq!(*round_robin_schedule(&[1, 1]), [0, 1]);
         assert_eq!(*round_robin_schedule(&[500, 500]), [0, 1]);
         assert_eq!(*round_robin_schedule(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        let of_records = round_robin_schedule(&[30_000, 3_000]);
+        assert_eq!(of_records.iter().filter(|index| **index == 0).count(), 10);
+        assert_eq!(of_records.len(), 11);
     }
 
     #[test]
     fn a_round_is_bounded() {
-        let weights: Vec<u16> = (0..200).map(|i| 997 - i).collect();
+        let weights: Vec<u32> = (0..200).map(|i| 997 - i).collect();
 
         let round = round_robin_schedule(&weights);
 
@@ -258,6 +274,17 @@ mod tests {
 
         assert_eq!(received[..2], [0, 0]);
         assert!(received[2..].iter().all(|count| (3_000..3_700).contains(count)), "{received:?}");
+    }
+
+    #[test]
+    fn a_key_stays_at_its_endpoint_while_few_requests_are_in_flight() {
+        let mut all = vec![open(1); 10];
+        let home = choice(Balance::Hash, &all, 0, Some(7)).expect("one");
+
+        for load in 0..MIN_BOUND {
+            all[home].load = load as u32;
+            assert_eq!(choice(Balance::Hash, &all, 0, Some(7)), Some(home), "{load}");
+        }
     }
 
     #[test]
@@ -324,7 +351,7 @@ mod tests {
     }
 
     fn choice(balance: Balance, all: &[Candidate], turn: usize, key: Option<u64>) -> Option<usize> {
-        let weights: Vec<_> = all.iter().map(|candidate| candidate.weight as u16).collect();
+        let weights: Vec<_> = all.iter().map(|candidate| candidate.weight).collect();
         let turns = round_robin_schedule(&weights);
         let view = |index: usize| Candidate { identity: scatter(index as u64), ..all[index] };
         Choice { balance, turns: &turns, turn, key }.among(all.len(), view)

@@ -218,7 +218,7 @@ impl Upstream {
 }
 
 impl EndpointSet {
-    fn names(&self) -> Vec<(&str, u16, u32)> {
+    fn names(&self) -> Vec<(&str, u32, u32)> {
         let each = self.members.iter();
         each.map(|member| (member.endpoint.name(), member.weight, member.tier)).collect()
     }

@@ -238,9 +238,8 @@ impl Upstream {
                 let key = EndpointKey::new(&self.settings, address.scheme, authority, dial);
                 let endpoint = self.registry.endpoint(key, configured.tls.as_ref());
                 endpoint.retire(false);
-                let weight = u32::from(*weight) * u32::from(of_record);
                 Member {
-                    weight: u16::try_from(weight).unwrap_or(u16::MAX),
+                    weight: u32::from(*weight) * u32::from(of_record),
                     tier: rank.min(BACKUP_TIER - 1) + if *backup { BACKUP_TIER } else { 0 },
                     target: index,
                     identity: endpoint

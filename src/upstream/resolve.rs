@@ -81,6 +81,10 @@ impl NameResolver<'_> {
         let mut seen = HashSet::new();
         found.retain(|each| seen.insert((Arc::clone(&each.authority), each.address)));
         found.sort_by_key(|each| (each.rank, each.address));
+        if found.len() > MAX_ADDRESSES {
+            let (target, left_out) = (&found[0].authority, found.len() - MAX_ADDRESSES);
+            tracing::warn!(%target, left_out, "A name has more addresses than are used; the last ones receive no requests.");
+        }
         found.truncate(MAX_ADDRESSES);
         if found.is_empty() { Err(ResolveError(NO_ADDRESS.into())) } else { Ok(found) }
     }
@@ -196,7 +200,7 @@ impl NameResolver<'_> {
                 authority: Arc::clone(&authority),
                 address,
                 // A weight of 0 is to be chosen hardly ever (RFC 2782).
-                weight: (*weight).clamp(1, 1000),
+                weight: (*weight).max(1),
                 rank,
             }));
         }

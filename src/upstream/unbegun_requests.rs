@@ -18,10 +18,11 @@ pub(super) struct UnbegunRequests {
 pub struct UnbegunPermit(Arc<AtomicUsize>);
 
 impl UnbegunRequests {
-    /// Allows them a quarter of the connections of the upstream.
+    /// Allows them a quarter of the connections of the upstream, and at least one of several: of a single one, a client that sends
+    /// nothing would keep all others away.
     pub(super) fn of(settings: &Settings) -> Self {
         let connections = settings.targets.len().saturating_mul(settings.max_connections as usize);
-        Self { count: Arc::default(), max: connections / SHARE }
+        Self { count: Arc::default(), max: (connections / SHARE).max(usize::from(connections > 1)) }
     }
 
     /// Returns a permit; `None` if there are too many.
@@ -43,6 +44,18 @@ const SHARE: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_connections_have_one_for_a_request_that_has_not_begun_and_a_single_one_has_none() {
+        let target = super::super::Address::tcp(super::super::Scheme::Http, "a.test", 80);
+        let mut settings = Settings::new("a", vec![target.into()]);
+        let mut admits = |connections| {
+            settings.max_connections = connections;
+            UnbegunRequests::of(&settings).admit().is_some()
+        };
+
+        assert_eq!([1, 2, 3, 4].map(&mut admits), [false, true, true, true]);
+    }
 
     #[test]
     fn permits_are_bounded_and_returned() {
