@@ -77,9 +77,14 @@ impl CounterTable {
         now: u64,
         change: impl FnOnce(&mut Counter, Slot) -> R,
     ) -> R {
-        if !self.changed.load(Relaxed) {
-            self.changed.store(true, Relaxed);
-        }
+        // Noted under the lock: a save that does not see the change is followed by another.
+        let change = |cell: &mut Counter, slot| {
+            let result = change(cell, slot);
+            if !self.changed.load(Relaxed) {
+                self.changed.store(true, Relaxed);
+            }
+            result
+        };
         let mut shard = lock(&self.shard(key).0);
         if let Some(cell) = shard.cells.get_mut(&key) {
             *cell = cell.at(now);
@@ -108,7 +113,10 @@ impl CounterTable {
     /// Passes `change` the counter that `key` was given, if it still exists, and removes it if it is the default
     /// afterwards.
     pub(super) fn give_back(&self, key: u64, place: Slot, change: impl FnOnce(&mut Counter)) {
-        self.changed.store(true, Relaxed);
+        let change = |cell: &mut Counter| {
+            change(cell);
+            self.changed.store(true, Relaxed);
+        };
         if place == Slot::Overflow {
             return self.overflow.give_back(change);
         }
@@ -134,15 +142,17 @@ impl CounterTable {
 
     /// Removes the key's own counter; whether it had one. Its part of the shared counter stays.
     pub(super) fn remove(&self, key: u64, now: u64) -> bool {
-        self.changed.store(true, Relaxed);
-        let removed = lock(&self.shard(key).0).cells.remove(&key);
+        let removed = {
+            let mut shard = lock(&self.shard(key).0);
+            self.changed.store(true, Relaxed);
+            shard.cells.remove(&key)
+        };
         self.release(usize::from(removed.is_some()));
         removed.is_some_and(|cell| cell.until > now)
     }
 
     /// Removes every counter, the shared one included; returns the number of keys that had one.
     pub(super) fn clear(&self, now: u64) -> usize {
-        self.changed.store(true, Relaxed);
         let mut count = 0;
         for shard in &self.shards {
             let cells = core::mem::take(&mut lock(&shard.0).cells);
@@ -150,6 +160,7 @@ impl CounterTable {
             count += cells.values().filter(|cell| cell.until > now).count();
         }
         self.overflow.restore(Counter::default(), Vec::new());
+        self.changed.store(true, Relaxed);
         count
     }
 
@@ -499,6 +510,23 @@ mod tests {
         let overflow = cells.overflow().save(0).0.used;
         assert_eq!(cells.shards.iter().map(own).sum::<u64>() + overflow, 80_000);
         assert_eq!(cells.len(), 64);
+    }
+
+    #[test]
+    fn a_change_during_a_save_is_saved_by_the_next() {
+        let cells = table(1);
+        for key in [1, 1, 2] {
+            cells.with(key, 0, |cell, _| {
+                cells.take_changed();
+                *cell = Counter { until: LIFE, used: cell.used + 1 };
+            });
+            assert!(cells.take_changed(), "own and shared counters");
+        }
+        cells.give_back(1, Slot::Own, |cell| {
+            cells.take_changed();
+            cell.used -= 1;
+        });
+        assert!(cells.take_changed());
     }
 
     #[test]

@@ -62,7 +62,6 @@ impl Ledger {
         if units == 0 {
             return;
         }
-        self.changed.store(true, Relaxed);
         let mut entries = self.entries();
         if let Some((_, pending)) = entries.get_mut(&entry) {
             *pending += units;
@@ -72,6 +71,8 @@ impl Ledger {
             let (_, pending) = entries.entry(Entry { key: None, ..entry }).or_default();
             *pending += units;
         }
+        // Under the lock: a look that does not see the entry is followed by another.
+        self.changed.store(true, Relaxed);
     }
 
     /// Whether nothing waits to be collected.
@@ -98,5 +99,23 @@ impl Ledger {
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().ignore_poison()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_that_is_added_during_a_look_is_found_by_the_next() {
+        let ledger = Ledger::default();
+        let entry = Entry { key: Some(1), plan: None, window_end: None };
+
+        ledger.add(entry, 1, 10, || {
+            ledger.take_changed();
+            Arc::default()
+        });
+
+        assert!(ledger.take_changed());
     }
 }
