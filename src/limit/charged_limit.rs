@@ -9,6 +9,7 @@ use super::counter_table::Slot;
 use super::counters::Now;
 use super::limiter::{Balance, Limiter};
 use super::plans::PlanIndex;
+use super::shared::ChargedLease;
 use crate::observe::metrics::LimitMetrics;
 
 /// A limit that has admitted a request before its cost was known.
@@ -24,15 +25,13 @@ pub(super) struct ChargedLimit {
     pub(super) name: Option<Arc<Map<String, Value>>>,
     /// The end of the window that was charged, if there are windows and it is known here.
     pub(super) window_end: Option<u64>,
-    /// The generation of the counter in a shared store when it was charged; else zero.
-    pub(super) generation: u64,
-    /// The name of the counter in a shared store, if content of unknown size is charged there.
-    pub(super) shared_name: Box<str>,
+    /// The lease, if several gateways share the limit.
+    pub(super) lease: Option<ChargedLease>,
 }
 
 impl ChargedLimit {
     /// Adds `units` to the usage that is billed.
-    pub(super) fn meter(&self, cell: Option<Counter>, moment: Now, units: i64) {
+    pub(super) fn meter(&self, cell: Counter, moment: Now, units: i64) {
         self.bill(|| self.limiter.window_end(self.plan, cell, moment), units);
     }
 
@@ -43,10 +42,11 @@ impl ChargedLimit {
 
     /// Whether `cell` counts in the window that was charged: what the request did not cost is given back there alone.
     pub(super) fn counts_in(&self, cell: Counter, moment: Now) -> bool {
-        self.limiter.window_end(self.plan, Some(cell), moment) == self.window_end
+        self.limiter.window_end(self.plan, cell, moment) == self.window_end
     }
 
-    fn bill(&self, window_end: impl FnOnce() -> Option<u64>, units: i64) {
+    /// Adds `units` to the usage of the window with this end.
+    pub(super) fn bill(&self, window_end: impl FnOnce() -> Option<u64>, units: i64) {
         let name = || self.name.clone().unwrap_or_default();
         self.limiter.meter((self.key, self.plan), window_end, units, name);
     }
@@ -56,17 +56,17 @@ impl ChargedLimit {
         let limiter = &*self.limiter;
         let reserved = limiter.cost(0);
         let units = cost.cast_signed() - reserved.cast_signed();
-        if let Some(shared) = &limiter.shared {
+        if let (Some(shared), Some(charged)) = (&limiter.shared, &self.lease) {
             let now = shared.now(moment);
-            return shared.with(self.key, |lease, slot| {
-                if cost < reserved && !lease.counts_in(self.generation) {
+            return shared.with(charged.slot, now, |lease, slot| {
+                if cost < reserved && !lease.counts_in(charged.generation) {
                     self.credit(reserved - cost);
                     return limiter.shared_balance(self.plan, lease, now);
                 }
                 let exact = limiter.settings().store.is_exact();
-                let limit = limiter.amount(self.plan).whole();
-                shared.settle((lease, slot), now, (reserved, cost), limit, exact);
-                self.meter(None, moment, units);
+                let counter = (&charged.key, limiter.shape(self.plan, now));
+                shared.settle((lease, slot), now, (reserved, cost), counter, exact);
+                self.bill(|| limiter.shared_window_end(self.plan, lease, moment), units);
                 limiter.shared_balance(self.plan, lease, now)
             });
         }
@@ -76,7 +76,7 @@ impl ChargedLimit {
                 self.credit(reserved - cost);
             } else {
                 *cell = limiter.settle(self.plan, *cell, now, cost);
-                self.meter(Some(*cell), moment, units);
+                self.meter(*cell, moment, units);
             }
             limiter.left(self.plan, *cell, now)
         })

@@ -14,6 +14,7 @@ use super::ledger::{Ledger, Usage};
 use super::persistence::SavedCounters;
 use super::rate::{Kind, Window};
 use super::settings::Settings;
+use super::shared::SharedLimit;
 use crate::base::clock::{Clock, Timestamp};
 use crate::observe::metrics::Metrics;
 
@@ -48,7 +49,7 @@ pub(super) struct LimitCounters {
     /// Whether the counters are in a store that several gateways share.
     is_shared: bool,
     time: Time,
-    /// The position in the saved state; `None` for requests in flight and short rates, which are not saved.
+    /// The position in the saved state; `None` for requests in flight, rates and shared limits, which are not saved.
     saved_as: Option<SavedPosition>,
 }
 
@@ -70,6 +71,8 @@ impl LimitCounters {
                 }
             }
         };
+        // The store has the counters of a shared limit; a local one of the same name is another.
+        let longest = longest.filter(|_| !settings.store.is_shared());
         let saved_as =
             longest.map(|longest| SavedPosition { id: settings.id().to_string(), longest });
         let keys = metrics.limit_keys(&settings.name);
@@ -85,13 +88,15 @@ impl LimitCounters {
         }
     }
 
-    /// Removes every counter that has recovered, that is, equals a new one.
-    pub(super) fn sweep(&self, moment: Now) {
+    /// Removes every counter that has recovered, that is, equals a new one, and forgets the consumers without one; `shared` has
+    /// the leases of a limit that several gateways share.
+    pub(super) fn sweep(&self, shared: Option<&SharedLimit>, moment: Now) {
         let now = self.time(moment);
         self.cells.sweep(now);
-        if !self.is_shared {
-            self.consumers.retain(|key| self.cells.get(key, now).is_some());
-        }
+        self.consumers.retain(|key| match shared {
+            Some(shared) => shared.existing(key, |_| ()).is_some(),
+            None => self.cells.get(key, now).is_some(),
+        });
     }
 
     /// Returns `moment` in the limit's own time, in nanoseconds.
@@ -142,7 +147,8 @@ impl LimitCounters {
 
     /// Returns the usage to be billed, and forgets it if `collect`.
     pub(super) fn usage(&self, moment: Now, collect: bool) -> Vec<Usage> {
-        let began = self.began(moment);
+        // Of a shared limit the ends are in calendar time already.
+        let began = if self.is_shared { 0 } else { self.began(moment) };
         let seconds = |end: u64| end.saturating_add(began).saturating_add(NANOS / 2) / NANOS;
         let all = self.ledger.read(collect).into_iter();
         let usage = all.map(|(entry, key, units)| Usage {

@@ -60,8 +60,7 @@ impl LimitCheck {
             place: self.place,
             name,
             window_end: None,
-            generation: 0,
-            shared_name: Box::default(),
+            lease: None,
         }
     }
 
@@ -173,8 +172,10 @@ impl<'a, 's> Evaluation<'a, 's> {
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
         let request = SharedRequest { limiter, shared, plan, place: check.place, cost };
-        shared.with(key, |lease, slot| {
-            let course = request.course(lease, &self.tickets, self.settled, self.moment);
+        // Decided where the request holds its place, also if the key has got a lease of its own meanwhile.
+        let held = self.tickets.iter().find(|ticket| ticket.place == check.place).map(Ticket::slot);
+        shared.with(held.unwrap_or(LeaseSlot::Own(key)), now, |lease, slot| {
+            let course = request.course(lease, &mut self.tickets, self.settled, self.moment);
             if let SharedCourse::Refuse(result, wait) = course {
                 if limiter.settings().dry_run {
                     return self.pass_dry_run(check, others, refused);
@@ -187,7 +188,7 @@ impl<'a, 's> Evaluation<'a, 's> {
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             let refusal = self.ask(others, refused);
-            let name = || limiter.shared_name(self.subject);
+            let name = || shared.key(&limiter.shared_name(self.subject));
             if refusal.is_none() && self.asks {
                 self.tickets.extend(request.ticket(course, lease, slot, now, name));
                 return None;
@@ -197,8 +198,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                 self.admitted_shared(check, shared, (lease, slot), course);
                 let balance = limiter.shared_balance(plan, lease, now);
                 limiter.note_shared_consumer((key, plan), balance, cost, self.subject);
-                // A lease is found by its key alone.
-                self.begin_charging(check, (key, plan), Slot::Own, (None, lease.generation()));
+                self.begin_charging(check, (key, plan), Charged::Shared(slot, lease));
             }
             check.note(self.standing, |limiter| limiter.shared_balance(plan, lease, now));
             refusal
@@ -264,38 +264,44 @@ impl<'a, 's> Evaluation<'a, 's> {
         if limiter.is_concurrency() {
             self.standing.in_flight.push(InFlightPermit::new(&limiter.counts, key, slot));
         }
-        self.begin_charging(check, (key, plan), slot, (Some(charged), 0));
+        self.begin_charging(check, (key, plan), Charged::Own(slot, charged));
     }
 
-    /// Meters what was charged, and has costs charged that are known only afterwards. `cell` is the counter, unless
-    /// several gateways share it, and `generation` that of the counter which they do.
-    fn begin_charging(
-        &mut self,
-        check: &LimitCheck,
-        key: (u64, PlanIndex),
-        slot: Slot,
-        (cell, generation): (Option<Counter>, u64),
-    ) {
-        let limiter = &check.limiter;
-        let window_end = || limiter.window_end(key.1, cell, self.moment);
+    /// Meters what was charged, and has costs charged that are known only afterwards.
+    fn begin_charging(&mut self, check: &LimitCheck, key: (u64, PlanIndex), counter: Charged<'_>) {
+        let (limiter, moment) = (&check.limiter, self.moment);
+        let window_end = || match counter {
+            Charged::Own(_, cell) => limiter.window_end(key.1, cell, moment),
+            Charged::Shared(_, lease) => limiter.shared_window_end(key.1, lease, moment),
+        };
         let name = limiter.settings().metered.then(|| {
             let name = Arc::new(name_of(&limiter.settings().by, self.subject));
             let cost = limiter.cost(self.subject.request_size.unwrap_or(0)).cast_signed();
             limiter.meter(key, window_end, cost, || Arc::clone(&name));
             name
         });
+        let charged = |name| {
+            let (slot, lease) = match counter {
+                Charged::Own(slot, _) => (slot, None),
+                // Found by the lease.
+                Charged::Shared(slot, lease) => (Slot::Own, lease.charged(slot)),
+            };
+            ChargedLimit { window_end: window_end(), lease, ..check.charged(key, slot, name) }
+        };
         if self.subject.request_size.is_none() && !limiter.is_concurrency() {
-            let charged = check.charged(key, slot, name.clone());
-            let mut charged = ChargedLimit { window_end: window_end(), generation, ..charged };
-            if limiter.shared.is_some() && limiter.measures_bodies() {
-                charged.shared_name = limiter.shared_name(self.subject).into();
-            }
-            self.standing.metered.push(charged);
+            self.standing.metered.push(charged(name.clone()));
         }
         if limiter.settings().response_cost.is_some() {
-            let charged = check.charged(key, slot, name);
-            let charged = ChargedLimit { window_end: window_end(), generation, ..charged };
-            self.standing.unsettled.push(charged);
+            self.standing.unsettled.push(charged(name));
         }
     }
+}
+
+/// The counter that a request was charged to.
+#[derive(Clone, Copy)]
+enum Charged<'l> {
+    /// The process's own, after the request.
+    Own(Slot, Counter),
+    /// One that several gateways share.
+    Shared(LeaseSlot, &'l Lease),
 }

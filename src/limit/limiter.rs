@@ -15,7 +15,7 @@ use super::plans::PlanIndex;
 use super::rate::{Kind, Window};
 use super::registry::LimitRegistry;
 use super::settings::{Cost, Settings};
-use super::shared::{self, Lease, Shape, SharedLimit};
+use super::shared::{self, Lease, Shape, SharedLimit, to_epoch_nanos};
 use crate::observe::metrics::Metrics;
 
 /// A limit of one snapshot. Its counters are shared with the previous snapshot if the
@@ -232,18 +232,27 @@ impl Limiter {
         self.counts.consumers.note(key, plan, use_of_key, name);
     }
 
-    /// Returns the end of the window that `cell` counts in; `cell` is the counter, unless several gateways share it.
-    /// `None` without windows, or if the store alone knows.
-    pub(super) fn window_end(
+    /// Returns the end of the window that `cell` counts in; `None` without windows.
+    pub(super) fn window_end(&self, plan: PlanIndex, cell: Counter, moment: Now) -> Option<u64> {
+        self.rule(plan).window_end(cell, self.counts.time(moment))
+    }
+
+    /// Returns the end of the window of a limit that several gateways share, in calendar time; `None` without windows.
+    pub(super) fn shared_window_end(
         &self,
         plan: PlanIndex,
-        cell: Option<Counter>,
+        lease: &Lease,
         moment: Now,
     ) -> Option<u64> {
-        let is_calendar = matches!(&self.settings.kind, Kind::Quota(quota) if matches!(quota.window(), Window::Calendar(_)));
-        // A shared window that begins with the first request is known to the store alone.
-        let cell = cell.or(is_calendar.then(Counter::default))?;
-        self.rule(plan).window_end(cell, self.counts.time(moment))
+        match &self.settings.kind {
+            Kind::Quota(quota) => match quota.window() {
+                Window::Calendar(_) => self.window_end(plan, Counter::default(), moment),
+                // The store has begun it.
+                Window::Flexi => Some(to_epoch_nanos(lease.until())),
+                Window::Rolling => None,
+            },
+            Kind::Rate(_) | Kind::Concurrency(_) => None,
+        }
     }
 
     /// Adds what was charged to the usage that is billed, or takes back what was given back.

@@ -9,7 +9,7 @@ use super::decision::{Decision, Question};
 use super::limit_exceeded::{LimitExceeded, Limited, refuse};
 use super::limiter::Limiter;
 use super::rate::Kind;
-use super::shared::{SharedLimit, Ticket};
+use super::shared::{ChargedLease, SharedLimit, Ticket};
 use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::LimitResult;
 
@@ -87,8 +87,8 @@ impl Meter {
         for one in self.metered.extract_if(.., |one| bought(&one.limiter)) {
             let limiter = &one.limiter;
             one.credit(limiter.cost(0));
-            if let Some(shared) = &limiter.shared {
-                shared.refund(one.key, limiter.cost(0), one.generation);
+            if let (Some(shared), Some(lease)) = (&limiter.shared, &one.lease) {
+                shared.refund(lease.slot, limiter.cost(0), lease.generation);
                 continue;
             }
             let now = limiter.counts.time(moment);
@@ -122,8 +122,8 @@ impl Growth {
         if !limiter.measures_bodies() {
             return self.charge(others);
         }
-        if let Some(shared) = &limiter.shared {
-            return self.charge_shared(first, shared, others);
+        if let (Some(shared), Some(lease)) = (&limiter.shared, &first.lease) {
+            return self.charge_shared(first, (shared, lease), others);
         }
         let (moment, before, size) = (self.moment, self.before, self.size);
         let now = limiter.counts.time(moment);
@@ -142,7 +142,7 @@ impl Growth {
             if !self.asks && charged != *cell {
                 *cell = charged;
                 let units = limiter.cost(size) - limiter.cost(before);
-                first.meter(Some(charged), moment, units.cast_signed());
+                first.meter(charged, moment, units.cast_signed());
             }
             Ok(())
         })
@@ -152,21 +152,22 @@ impl Growth {
     fn charge_shared(
         &mut self,
         first: &ChargedLimit,
-        shared: &Arc<SharedLimit>,
+        (shared, charged): (&Arc<SharedLimit>, &ChargedLease),
         others: &[ChargedLimit],
     ) -> Result<(), Limited> {
-        let ChargedLimit { key, plan, place, .. } = *first;
+        let ChargedLimit { plan, place, .. } = *first;
         let limiter = &*first.limiter;
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.size) - limiter.cost(self.before);
         let request = SharedRequest { limiter, shared, plan, place, cost };
-        shared.with(key, |lease, slot| {
+        let held = self.tickets.iter().find(|ticket| ticket.place == place).map(Ticket::slot);
+        shared.with(held.unwrap_or(charged.slot), now, |lease, slot| {
             let course = match limiter.rule(plan) {
                 // A rate takes the rest of a body as debt, which the store is told.
                 Algorithm::Rate(_) => SharedCourse::Charge,
                 // Within a unit that is paid for.
                 _ if cost == 0 => SharedCourse::Charge,
-                _ => request.course(lease, &self.tickets, self.was_asked, self.moment),
+                _ => request.course(lease, &mut self.tickets, self.was_asked, self.moment),
             };
             if let SharedCourse::Refuse(result, wait) = course {
                 // A dry run counts what would have been admitted.
@@ -180,13 +181,17 @@ impl Growth {
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             self.charge(others)?;
-            let name = || first.shared_name.to_string();
+            if let Algorithm::Rate(_) = limiter.rule(plan) {
+                lease.identify(&charged.key, limiter.shape(plan, now));
+            }
+            let key = || Arc::clone(&charged.key);
             if self.asks {
-                self.tickets.extend(request.ticket(course, lease, slot, now, name));
+                self.tickets.extend(request.ticket(course, lease, slot, now, key));
                 return Ok(());
             }
-            request.charge(course, (lease, slot), now, &mut self.tickets, name);
-            first.meter(None, self.moment, cost.cast_signed());
+            request.charge(course, (lease, slot), now, &mut self.tickets, key);
+            let window_end = || limiter.shared_window_end(plan, lease, self.moment);
+            first.bill(window_end, cost.cast_signed());
             Ok(())
         })
     }

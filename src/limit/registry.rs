@@ -88,8 +88,9 @@ impl LimitRegistry {
     /// Removes every recovered counter, and the counters of unused limits that have all recovered; holds no lock for
     /// longer than microseconds.
     pub fn sweep(&self, moment: Now) {
-        for counts in self.all() {
-            counts.sweep(moment);
+        let all: Vec<_> = self.counts().iter().map(with_id).collect();
+        for (id, counts) in all {
+            counts.sweep(self.shared.get(&id).as_deref(), moment);
         }
         let mut limits = self.counts();
         let sweeps = 1 + limits.values().filter_map(|limit| limit.unused_since).max().unwrap_or(0);
@@ -190,6 +191,10 @@ impl LimitRegistry {
     fn earlier(&self) -> MutexGuard<'_, Option<RetainedLimit>> {
         self.earlier.lock().ignore_poison()
     }
+}
+
+fn with_id((id, limit): (&LimitId, &RegisteredLimit)) -> (LimitId, Arc<LimitCounters>) {
+    (id.clone(), Arc::clone(&limit.counts))
 }
 
 /// The counters of an earlier process that no limit has taken over yet.

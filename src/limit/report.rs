@@ -110,40 +110,37 @@ impl Limiter {
         else {
             return self.reset_own(target, moment);
         };
-        let (keys, is_partial) = self.shared_keys_of(shared, target);
-        let Some(keys) = keys else { return Reset::OtherKey };
+        let (counters, is_partial) = self.shared_counters_of(shared, target);
+        let Some(counters) = counters else { return Reset::OtherKey };
         let shape = self.shape(PlanIndex::DEFAULT, shared.now(moment));
-        let count = keys.len();
-        for (key, name) in keys {
-            if !store.reset(shared, key, name.as_deref(), shape).await {
+        let count = counters.iter().filter(|(slot, _)| *slot != LeaseSlot::Overflow).count();
+        for (slot, name) in counters {
+            if !store.reset(shared, slot, name.as_deref(), shape).await {
                 return Reset::StoreFailed;
             }
         }
         if is_partial { Reset::Partial(count) } else { Reset::Done(count) }
     }
 
-    /// Returns the keys that `target` names in a shared store, with their names there, and whether others may exist;
+    /// Returns the counters that `target` names in a shared store, with their names there, and whether others may exist;
     /// `None` as in [`Limiter::keys_of`].
-    fn shared_keys_of(
+    fn shared_counters_of(
         &self,
         shared: &SharedLimit,
         target: &ResetTarget,
-    ) -> (Option<Vec<SharedKey>>, bool) {
+    ) -> (Option<Vec<SharedCounter>>, bool) {
         if target.parts.is_empty() {
             let mut known = Vec::new();
-            shared.each(|slot, _| {
-                if let LeaseSlot::Own(key) = slot {
-                    known.push((key, None));
-                }
-            });
+            shared.each(|slot, _| known.push((slot, None)));
             return (Some(known), true);
         }
         if let Some(keys) = self.keys_of(target) {
-            return (Some(keys.into_iter().map(|(key, name)| (key, Some(name))).collect()), false);
+            let named = keys.into_iter().map(|(key, name)| (LeaseSlot::Own(key), Some(name)));
+            return (Some(named.collect()), false);
         }
         let known =
             self.named_consumers(target).filter(|key| shared.existing(*key, |_| ()).is_some());
-        let known: Vec<_> = known.map(|key| (key, None)).collect();
+        let known: Vec<_> = known.map(|key| (LeaseSlot::Own(key), None)).collect();
         ((!known.is_empty()).then_some(known), true)
     }
 
@@ -303,5 +300,5 @@ struct Standing {
 /// The largest consumers in the report of a limit.
 const MAX_REPORTED_CONSUMERS: usize = 20;
 
-/// A key of a shared limit, with its name in the store if that is known.
-type SharedKey = (u64, Option<String>);
+/// A counter of a shared limit, with its name in the store if that is known.
+type SharedCounter = (LeaseSlot, Option<String>);

@@ -41,7 +41,7 @@ impl SharedRequest<'_> {
     pub(super) fn course(
         &self,
         lease: &mut Lease,
-        tickets: &[Ticket],
+        tickets: &mut [Ticket],
         was_asked: bool,
         moment: Now,
     ) -> SharedCourse {
@@ -50,8 +50,8 @@ impl SharedRequest<'_> {
             return SharedCourse::Charge;
         };
         let now = shared.now(moment);
-        let ticket = tickets.iter().find(|ticket| ticket.place == self.place);
-        match ticket.map(Ticket::answer) {
+        let mut ticket = tickets.iter_mut().find(|ticket| ticket.place == self.place);
+        match ticket.as_deref().map(Ticket::answer) {
             Some(StoreAnswer::Granted | StoreAnswer::NotCharged) => return SharedCourse::Charge,
             Some(StoreAnswer::Refused(wait)) => {
                 return SharedCourse::Refuse(LimitResult::Limited, wait);
@@ -71,6 +71,10 @@ impl SharedRequest<'_> {
         if on_error == OnStoreError::Deny {
             return SharedCourse::Refuse(LimitResult::StoreError, RETRY_MICROS);
         }
+        if let Some(ticket) = &mut ticket {
+            // The request itself, which the share must not count twice.
+            ticket.take(lease);
+        }
         let shape = limiter.shape(plan, now);
         match shared.fall_back(lease, &shape, moment, cost) {
             Ok(own_until) => SharedCourse::Alone(own_until),
@@ -80,19 +84,21 @@ impl SharedRequest<'_> {
         }
     }
 
-    /// Holds the place of a request while the store is asked about it, or about another of its limits; `name` is that of
-    /// its counter.
+    /// Holds the place of a request while the store is asked about it, or about another of its limits; `key` is the store's
+    /// of its counter.
     pub(super) fn ticket(
         &self,
         course: SharedCourse,
         lease: &mut Lease,
         slot: LeaseSlot,
         now: u64,
-        name: impl FnOnce() -> String,
+        key: impl FnOnce() -> Arc<str>,
     ) -> Option<Ticket> {
         let Self { limiter, shared, place, cost, .. } = *self;
-        let (shape, exact) = (limiter.shape(self.plan, now), limiter.settings().store.is_exact());
-        let request = TicketRequest { key: name, shape, cost, exact };
+        let settings = limiter.settings();
+        let (exact, dry_run) = (settings.store.is_exact(), settings.dry_run);
+        let shape = limiter.shape(self.plan, now);
+        let request = TicketRequest { key, shape, cost, exact, dry_run };
         match course {
             SharedCourse::Ask => Some(Ticket::asking(shared, lease, slot, place, request)),
             SharedCourse::Charge => Some(Ticket::holding(shared, lease, slot, place, request)),
@@ -100,21 +106,21 @@ impl SharedRequest<'_> {
         }
     }
 
-    /// Charges what was admitted to its lease; `name` is that of its counter.
+    /// Charges what was admitted to its lease; `key` is the store's of its counter.
     pub(super) fn charge(
         &self,
         course: SharedCourse,
         (lease, slot): (&mut Lease, LeaseSlot),
         now: u64,
         tickets: &mut [Ticket],
-        name: impl FnOnce() -> String,
+        key: impl FnOnce() -> Arc<str>,
     ) {
         if let Some(ticket) = tickets.iter_mut().find(|ticket| ticket.place == self.place) {
             ticket.take(lease);
         }
         if let SharedCourse::Alone(own_until) = course {
             // The store is told afterwards, also of a counter that it was never asked about.
-            self.shared.name(lease, || slot.name(name));
+            lease.name(key);
             lease.charge_alone(now, self.cost, own_until);
         } else {
             let exact = self.limiter.settings().store.is_exact();

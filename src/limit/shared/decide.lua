@@ -12,7 +12,7 @@
 --
 -- ARGV: the gateway's id, "all" or "each", the gateway's time if this server does not tell its own; then per key the
 -- fields of `Message`. Returns the time, and per key: status, generation, until, total, granted, wait.
-local BASE, FIELDS = 1700000000000000, 19
+local BASE, FIELDS, MAX_OWED_WINDOWS = 1700000000000000, 19, 400
 local me, all = ARGV[1], ARGV[2] == 'all'
 local clock = redis.pcall('TIME')
 local now = clock.err and tonumber(ARGV[3]) or clock[1] * 1000000 + clock[2] - BASE
@@ -28,7 +28,7 @@ local function read(i)
     key = KEYS[i], kind = ARGV[a + 1], field = me .. ':' .. ARGV[a + 2], seq = number(3),
     ask = flags:find('a', 1, true), lower = flags:find('l', 1, true), close = flags:find('x', 1, true),
     open = flags:find('o', 1, true), reset = flags:find('r', 1, true),
-    debts = flags:find('d', 1, true),
+    debts = flags:find('d', 1, true), dry = flags:find('n', 1, true),
     limit = number(5), one = number(6), two = number(7), three = number(8),
     used = number(9), pending = number(10), mine = number(11), target = number(12), shares = number(13),
     gen = number(14), seen = number(15), seen_total = number(16), lifetime = number(17),
@@ -80,15 +80,26 @@ local function owed(it)
   return math.min(it.d or above, above)
 end
 
+-- Returns the length of a window.
+local function length(it) return it.one == 0 and it.two or it.two - it.one end
+
+-- Returns how many windows after this one pay for `amount` units beyond its limit, each with its whole limit.
+local function windows(it, amount) return math.min(MAX_OWED_WINDOWS, math.ceil(amount / it.limit)) end
+
 -- A quota in windows. one: end of the window around the gateway's now, or 0; two: end of the next, or the length of a
 -- window that begins with the first request; three: the longest time that a window may last from now.
 local function window(it)
   load(it)
   local lasts = it.u and it.u > now
   if not lasts then
-    -- What exceeded the last window is owed by this one.
-    local rest = it.debts and it.u and owed(it) or 0
     local ends = it.one == 0 and now + it.two or (now < it.one and it.one or it.two)
+    local rest = 0
+    if it.debts and it.u then
+      -- What exceeded the last window is owed by those after it, of which some have passed without a request.
+      local passed = math.floor((now - it.u) / length(it))
+      rest = math.max(0, math.min(owed(it), MAX_OWED_WINDOWS * it.limit) - passed * it.limit)
+      if rest > 0 and it.one == 0 then ends = it.u + (passed + 1) * it.two end
+    end
     if it.seen > now and it.seen <= now + it.three then
       -- The server has lost a window that a gateway remembers.
       it.u, it.e = it.seen, it.gen ~= 0 and it.gen or now
@@ -199,8 +210,11 @@ for i = 1, #KEYS do
   it.need = it.ask and math.max(0, must) or 0
   if it.open then must = math.min(must, 1) end
   it.fits = not it.ask or it.pending == 0 or must <= it.room
+  if it.kind == 'w' and not it.fits and it.debts then
+    it.wait = it.wait + math.max(0, windows(it, owed(it) + math.min(must, it.limit)) - 1) * length(it)
+  end
   if it.kind == 'g' and not it.fits then it.wait = math.max(it.u, now) - now + must * it.two - it.one end
-  admitted = admitted and it.fits
+  admitted = admitted and (it.fits or it.dry)
   items[i] = it
 end
 
@@ -252,7 +266,7 @@ for i, it in ipairs(items) do
       if it.kind == 'g' then redis.call('HSET', it.key, 'i', fine(it.two)) end
       if close then redis.call('HDEL', it.key, it.field) end
       ttl = math.max(it.u - now, 0) / 1000 + (it.kind == 'w' and 1000 or 10000)
-      if it.debts and owed(it) > 0 then ttl = ttl + it.three / 1000 end
+      if it.debts and owed(it) > 0 then ttl = ttl + (windows(it, owed(it)) + 1) * length(it) / 1000 end
     end
     redis.call('PEXPIRE', it.key, math.ceil(ttl))
   end

@@ -3,8 +3,14 @@
 //! A lease is decided without the store while its grants last. Everything here is arithmetic on numbers that the
 //! caller has locked; [`super::shared_limit`] keeps the leases, [`super::store_task`] talks to the store.
 
+mod alone;
+
 use std::sync::Arc;
 
+pub(in crate::limit) use self::alone::Outage;
+
+use super::lease_size::{RATE_LEASE_MICROS, max_lease};
+use super::lease_table::LeaseSlot;
 use super::protocol::{
     LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape, Status,
 };
@@ -79,13 +85,15 @@ pub(in crate::limit) enum Standing {
     Unknown,
 }
 
-/// The circumstances in which the store did not respond.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::limit) struct Outage {
-    /// How long the store has been unavailable, in microseconds.
-    pub(super) lasted: u64,
-    /// The number of gateways that share the store.
-    pub(super) gateways: u64,
+/// A lease that a request was charged to.
+#[derive(Clone, Debug)]
+pub(in crate::limit) struct ChargedLease {
+    /// The place of the lease, which may be gone by now.
+    pub(in crate::limit) slot: LeaseSlot,
+    /// The counter's key in the store.
+    pub(in crate::limit) key: Arc<str>,
+    /// The generation of the counter when it was charged; zero before the first response of the store.
+    pub(in crate::limit) generation: u64,
 }
 
 impl Lease {
@@ -93,14 +101,36 @@ impl Lease {
         Self { nonce, ..Self::default() }
     }
 
+    /// Creates the lease of the counter `key`.
+    pub(super) fn of(key: &Arc<str>, nonce: u32) -> Self {
+        Self { key: Some(Arc::clone(key)), ..Self::new(nonce) }
+    }
+
     /// Returns the number that tells this record from an earlier one of the same counter.
     pub(in crate::limit) fn nonce(&self) -> u32 {
         self.nonce
     }
 
-    /// Returns the generation of the counter; zero before the first response of the store.
-    pub(in crate::limit) fn generation(&self) -> u64 {
-        self.generation
+    /// Returns the record of a request that was charged to this lease at `slot`; `None` unless the store knows the counter.
+    pub(in crate::limit) fn charged(&self, slot: LeaseSlot) -> Option<ChargedLease> {
+        Some(ChargedLease { slot, key: self.key.clone()?, generation: self.generation })
+    }
+
+    /// Returns the end of the window, as far as this gateway knows; zero before that.
+    pub(in crate::limit) fn until(&self) -> u64 {
+        self.until
+    }
+
+    /// Returns the counter's key in the store, which is `key` unless it has one.
+    pub(in crate::limit) fn name(&mut self, key: impl FnOnce() -> Arc<str>) -> Arc<str> {
+        Arc::clone(self.key.get_or_insert_with(key))
+    }
+
+    /// Has what is charged next told to the store as use of the counter `key`, also if the lease is new: that of the request
+    /// may be gone.
+    pub(in crate::limit) fn identify(&mut self, key: &Arc<str>, shape: Shape) {
+        self.name(|| Arc::clone(key));
+        self.shape = Some(shape);
     }
 
     /// Whether it counts in the window of what was charged in that `generation`.
@@ -119,16 +149,39 @@ impl Lease {
 
     /// Whether the counter has recovered, and nothing is in flight.
     pub(super) fn is_over(&self, now: u64) -> bool {
-        let in_flight = matches!(self.shape, Some(Shape::Slots { .. })) && self.used > 0;
         self.pending == 0
             && !self.renewing
-            && !in_flight
+            && !self.is_in_flight()
             && self.refused_until <= now
             && match self.shape {
                 Some(Shape::Window { .. }) => self.until <= now,
                 // Debts that the store does not know, and leases, are told first.
                 _ => self.until.max(self.own_until) <= now && self.granted == self.used,
             }
+    }
+
+    /// Whether it may make room for another key: the store knows all of its use, and nothing waits or is in flight.
+    pub(super) fn is_dispensable(&self) -> bool {
+        self.pending == 0
+            && !self.renewing
+            && !self.is_in_flight()
+            && self.untold.is_none()
+            && self.generation != 0
+            && self.used <= self.granted
+    }
+
+    /// Whether the store has refused a request by its last response.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused_until != 0
+    }
+
+    /// Whether its counter is one of a window that has ended.
+    pub(super) fn has_ended(&self, now: u64) -> bool {
+        matches!(self.shape, Some(Shape::Window { .. })) && self.until <= now
+    }
+
+    fn is_in_flight(&self) -> bool {
+        matches!(self.shape, Some(Shape::Slots { .. })) && self.used > 0
     }
 
     /// Returns how much more may be used without the store.
@@ -206,100 +259,6 @@ impl Lease {
             && self.refused_until <= now
     }
 
-    /// Decides a request that the store cannot decide, by this gateway's share of what was left at the last contact.
-    ///
-    /// # Errors
-    ///
-    /// How long to wait, in microseconds.
-    pub(in crate::limit) fn fall_back(
-        &mut self,
-        shape: &Shape,
-        now: u64,
-        cost: u64,
-        outage: Outage,
-        fresh_nonce: impl FnOnce() -> u32,
-    ) -> Result<u64, u64> {
-        let gateways = outage.gateways.max(1);
-        match *shape {
-            Shape::Window { limit, end, next, .. } => {
-                if self.until <= now {
-                    let end = if end == 0 { now.saturating_add(next) } else { end.max(now + 1) };
-                    if self.generation == 0 && self.until == 0 {
-                        // The first message may still be decided: its grant is this record's.
-                        self.until = end;
-                    } else {
-                        self.begin_alone(end, fresh_nonce());
-                    }
-                }
-                let room = self.share(limit, outage);
-                let counted = self.used.saturating_add(self.pending);
-                let asked = counted.saturating_add(cost);
-                // What is left of a larger plan's lease is not this caller's.
-                let is_own = limit >= self.granted_by;
-                let granted = if is_own { self.granted } else { self.granted.min(counted) };
-                if asked <= granted.saturating_add(room) {
-                    return Ok(0);
-                }
-                let wait = self.until - now;
-                let own = asked.saturating_sub(granted);
-                let is_used_up = self.total.saturating_add(own) > limit;
-                // The share grows, and the store knows how much the other gateways have left.
-                Err(if is_used_up { wait } else { wait.min(RETRY_MICROS) })
-            }
-            Shape::Rate { whole, interval, overdraft, .. } => {
-                let debt = self.debt(interval, now);
-                let interval = interval * gateways as f64;
-                let burst = (shape.capacity() / gateways).max(1);
-                let must = if overdraft { 1 } else { cost.min(burst) };
-                let wait = debt + must as f64 * interval - whole.min(burst as f64 * interval);
-                if wait > 0.5 {
-                    return Err(wait.ceil() as u64);
-                }
-                Ok(now.saturating_add((debt + cost as f64 * interval) as u64))
-            }
-            Shape::Slots { limit } => {
-                let room = if outage.lasted > SLOT_LIFETIME_MICROS {
-                    (limit / gateways).max(1).saturating_sub(self.granted)
-                } else {
-                    self.share(limit, outage)
-                };
-                let asked = self.used.saturating_add(self.pending).saturating_add(cost);
-                if asked <= self.granted.saturating_add(room) { Ok(0) } else { Err(RETRY_MICROS) }
-            }
-        }
-    }
-
-    /// Charges a request that was admitted without the store, with the result of [`Lease::fall_back`].
-    pub(in crate::limit) fn charge_alone(&mut self, now: u64, cost: u64, own_until: u64) {
-        self.own_until = self.own_until.max(own_until);
-        self.charge(now, cost);
-    }
-
-    /// Returns how much this gateway may admit beyond its grants while the store is unavailable.
-    ///
-    /// A failure that only this gateway noticed soon ends; so the share is given out little by little.
-    fn share(&self, limit: u64, outage: Outage) -> u64 {
-        let gateways = outage.gateways.max(1);
-        let share = match self.generation {
-            0 => (limit / gateways).max(1),
-            _ => limit.saturating_sub(self.total) / gateways,
-        };
-        if gateways == 1 && self.generation != 0 {
-            return share;
-        }
-        let doublings = u32::try_from(outage.lasted / DOUBLING_MICROS).unwrap_or(u32::MAX).min(40);
-        share.min(first_share(limit, gateways).saturating_mul(1 << doublings))
-    }
-
-    /// Begins a window that the store does not know yet.
-    ///
-    /// It is another record for the store, which may think that the old window still lasts.
-    fn begin_alone(&mut self, end: u64, nonce: u32) {
-        let (key, shape) = (self.key.take(), self.shape);
-        let seq = self.seq;
-        *self = Self { key, shape, nonce, until: end, seq, seen_seq: seq, ..Self::default() };
-    }
-
     /// Returns the debt at a rate of one request per `interval`, in microseconds: with as many requests used as at the
     /// rate that the store has charged.
     fn debt(&self, interval: f64, now: u64) -> f64 {
@@ -309,8 +268,7 @@ impl Lease {
 
     /// Whether nothing is in flight, and the store knows all that this gateway has admitted, and has back what it has not.
     pub(super) fn is_settled(&self) -> bool {
-        let in_flight = matches!(self.shape, Some(Shape::Slots { .. })) && self.used > 0;
-        self.pending == 0 && self.used == self.granted && !in_flight
+        self.pending == 0 && self.used == self.granted && !self.is_in_flight()
     }
 
     /// Returns the message about this counter, and counts it.
@@ -500,39 +458,8 @@ impl Lease {
     }
 }
 
-/// Returns the largest lease of one counter: the most that is lost with a killed gateway, and granted a second time
-/// after the store has lost its data.
-pub(in crate::limit) fn max_lease(shape: &Shape, gateways: u64) -> u64 {
-    let gateways = gateways.max(1);
-    match *shape {
-        Shape::Window { limit, .. } | Shape::Slots { limit } => {
-            (limit / LEASES_OF_A_LIMIT / gateways).clamp(1, MAX_LEASE)
-        }
-        Shape::Rate { interval, keeps, .. } => {
-            let soon = (RATE_LEASE_MICROS as f64 / interval) as u64;
-            let most = (shape.capacity() / LEASES_OF_A_LIMIT / gateways).max(1);
-            if keeps { most } else { soon }.clamp(1, MAX_LEASE)
-        }
-    }
-}
-
-/// Returns by how much all gateways together may exceed one counter: a lease of each, if the store loses its data, and
-/// what each may admit in the first moments of an outage.
-pub(in crate::limit) fn overrun_bound(shape: &Shape, gateways: u64) -> u64 {
-    let each = max_lease(shape, gateways) + first_share(shape.capacity(), gateways);
-    each.saturating_mul(gateways).min(shape.capacity())
-}
-
-/// Returns what a gateway may admit beyond its grants in the first moments of an outage.
-pub(in crate::limit) fn first_share(limit: u64, gateways: u64) -> u64 {
-    (limit / 100 / gateways.max(1)).max(16)
-}
-
 /// A lease is at most this part of what is left for each gateway, so that it shrinks to single requests at the end.
 const PARTS_OF_A_SHARE: u64 = 4;
-/// A lease is at most this part of the whole limit for each gateway.
-const LEASES_OF_A_LIMIT: u64 = 500;
-const MAX_LEASE: u64 = 10_000;
 const FIRST_LEASE: u64 = 4;
 /// Smaller leases are not renewed ahead.
 const MIN_RENEWED_LEASE: u64 = 8;
@@ -540,14 +467,8 @@ const MIN_RENEWED_LEASE: u64 = 8;
 const SHORT_LEASE_MICROS: u64 = 200_000;
 /// … and one that lasted longer than this is halved.
 const LONG_LEASE_MICROS: u64 = 2_000_000;
-/// The time within which grants of a rate are used or lost.
-const RATE_LEASE_MICROS: u64 = 50_000;
 /// How long a refusal is remembered at most: other gateways return leases.
 const REFUSAL_MICROS: u64 = 250_000;
-/// The share of an outage doubles in this time.
-const DOUBLING_MICROS: u64 = 100_000;
-/// The wait for a place among requests in flight, an estimate.
-const RETRY_MICROS: u64 = 1_000_000;
 /// Places in flight are renewed at this interval, a third of their lifetime.
 const RENEWAL_MICROS: u64 = SLOT_LIFETIME_MICROS / 3;
 /// Leases of quotas are renewed at this interval, a fifth of their lifetime.

@@ -1,7 +1,7 @@
 //! The leases of one limit by key: bounded, swept, and locked one shard at a time.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::lease::Lease;
 use crate::base::lock::IgnorePoison;
@@ -17,36 +17,39 @@ pub(in crate::limit) enum LeaseSlot {
     Overflow,
 }
 
-impl LeaseSlot {
-    /// Returns the name of the counter in the store: of a key's own counter, `name`.
-    pub(in crate::limit) fn name(self, name: impl FnOnce() -> String) -> String {
-        match self {
-            Self::Own(_) => name(),
-            Self::Overflow => OVERFLOW.to_owned(),
-        }
-    }
-}
-
 /// Leases by key.
 #[derive(Debug)]
 pub(super) struct LeaseTable {
     shards: Box<[Mutex<PrehashedMap<Lease>>]>,
     overflow: Mutex<Lease>,
+    /// The overflow's key in the store.
+    overflow_key: Arc<str>,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
+    /// The number of further requests for which a full table is not searched for room again.
+    skipped_searches: AtomicUsize,
     nonces: Arc<AtomicU32>,
     gauge: Arc<LabeledGauge>,
 }
 
 impl LeaseTable {
-    /// Creates a table of at most `max_keys` leases, whose number `gauge` exports. All tables of a process take the numbers
-    /// of their leases from `nonces`: the store would take an earlier table's for this one's.
-    pub(super) fn new(max_keys: usize, gauge: Arc<LabeledGauge>, nonces: Arc<AtomicU32>) -> Self {
+    /// Creates a table of at most `max_keys` leases, whose number `gauge` exports; all keys beyond share the counter
+    /// `overflow_key`. All tables of a process take the numbers of their leases from `nonces`: the store would take an
+    /// earlier table's for this one's.
+    pub(super) fn new(
+        max_keys: usize,
+        overflow_key: Arc<str>,
+        gauge: Arc<LabeledGauge>,
+        nonces: Arc<AtomicU32>,
+    ) -> Self {
+        let overflow = Lease::of(&overflow_key, nonces.fetch_add(1, Relaxed));
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            overflow: Mutex::new(Lease::new(nonces.fetch_add(1, Relaxed))),
+            overflow: Mutex::new(overflow),
+            overflow_key,
             keys: AtomicUsize::new(0),
             max_keys: AtomicUsize::new(max_keys),
+            skipped_searches: AtomicUsize::new(0),
             nonces,
             gauge,
         }
@@ -62,13 +65,25 @@ impl LeaseTable {
         self.nonces.fetch_add(1, Relaxed)
     }
 
-    /// Passes `change` the key's lease, new if there is none; locked until `change` returns.
-    pub(super) fn with<R>(&self, key: u64, change: impl FnOnce(&mut Lease, LeaseSlot) -> R) -> R {
+    /// Passes `change` the lease at `slot`, new if the key has none; locked until `change` returns. In a full table others
+    /// make room, which are passed to `evict`; without it, or without room, the key shares the overflow's.
+    pub(super) fn with<R>(
+        &self,
+        slot: LeaseSlot,
+        evict: Option<impl FnMut(u64, Lease)>,
+        change: impl FnOnce(&mut Lease, LeaseSlot) -> R,
+    ) -> R {
+        let LeaseSlot::Own(key) = slot else {
+            return change(&mut self.overflow(), LeaseSlot::Overflow);
+        };
         let mut shard = self.shard(key);
         if let Some(lease) = shard.get_mut(&key) {
             return change(lease, LeaseSlot::Own(key));
         }
-        if self.keys.load(Relaxed) >= self.max_keys.load(Relaxed) {
+        if let (true, Some(evict)) = (self.is_full(), evict) {
+            self.make_room(index(key), &mut shard, evict);
+        }
+        if self.is_full() {
             drop(shard);
             return change(&mut self.overflow(), LeaseSlot::Overflow);
         }
@@ -94,21 +109,80 @@ impl LeaseTable {
         }
     }
 
-    /// Passes every lease to `visit`, one shard after the other, and removes those for which it returns false.
+    /// Passes every lease to `visit`, one shard after the other, and removes those for which it returns false; the overflow
+    /// begins anew then.
     pub(super) fn retain(&self, mut visit: impl FnMut(LeaseSlot, &mut Lease) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().ignore_poison();
             let before = shard.len();
             shard.retain(|key, lease| visit(LeaseSlot::Own(*key), lease));
-            let removed = before - shard.len();
-            self.keys.fetch_sub(removed, Relaxed);
-            self.gauge.add(-(removed.cast_signed() as i64));
+            self.removed(before - shard.len());
         }
-        visit(LeaseSlot::Overflow, &mut self.overflow());
+        let mut overflow = self.overflow();
+        if !visit(LeaseSlot::Overflow, &mut overflow) {
+            *overflow = Lease::of(&self.overflow_key, self.fresh_nonce());
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.keys.load(Relaxed) >= self.max_keys.load(Relaxed)
+    }
+
+    /// Removes the least used leases that may make room, of some shards from the one at `index` on: a sixteenth or one, so
+    /// that a flood searches for room once in many requests. `own` is the shard at `index`, which the caller has locked.
+    fn make_room(
+        &self,
+        index: usize,
+        own: &mut PrehashedMap<Lease>,
+        mut evict: impl FnMut(u64, Lease),
+    ) {
+        let skip = |left: usize| left.checked_sub(1);
+        if self.skipped_searches.fetch_update(Relaxed, Relaxed, skip).is_ok() {
+            return;
+        }
+        let mut searched = own.len();
+        let mut others = Vec::new();
+        for step in 1..SHARDS {
+            if searched >= MAX_SEARCHED {
+                break;
+            }
+            // Only locks that are free: their owners may wait for this shard.
+            if let Some(shard) = try_lock(&self.shards[(index + step) % SHARDS]) {
+                searched += shard.len();
+                others.push(shard);
+            }
+        }
+        let mut shards: Vec<_> = others.iter_mut().map(|shard| &mut **shard).collect();
+        shards.push(own);
+        let mut candidates = Vec::new();
+        for (place, shard) in shards.iter().enumerate() {
+            let leases = shard.iter().filter(|(_, lease)| lease.is_dispensable());
+            // A refusal that is remembered spares the store a question.
+            let ranked = leases.map(|(key, lease)| ((lease.is_refused(), lease.used), place, *key));
+            candidates.extend(ranked);
+        }
+        let batch = (candidates.len() / 16).max(1).min(candidates.len());
+        if batch < candidates.len() {
+            candidates.select_nth_unstable(batch - 1);
+        }
+        for (_, place, key) in &candidates[..batch] {
+            if let Some(lease) = shards[*place].remove(key) {
+                evict(*key, lease);
+            }
+        }
+        self.removed(batch);
+        if batch == 0 {
+            self.skipped_searches.store(searched.max(SHARDS), Relaxed);
+        }
+    }
+
+    fn removed(&self, count: usize) {
+        self.keys.fetch_sub(count, Relaxed);
+        self.gauge.add(-(count.cast_signed() as i64));
     }
 
     fn shard(&self, key: u64) -> MutexGuard<'_, PrehashedMap<Lease>> {
-        self.shards[(key >> 32) as usize % SHARDS].lock().ignore_poison()
+        self.shards[index(key)].lock().ignore_poison()
     }
 
     fn overflow(&self) -> MutexGuard<'_, Lease> {
@@ -123,6 +197,19 @@ impl Drop for LeaseTable {
     }
 }
 
+fn index(key: u64) -> usize {
+    (key >> 32) as usize % SHARDS
+}
+
+/// Locks a shard if no other thread holds it.
+fn try_lock<T>(shard: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match shard.try_lock() {
+        Ok(shard) => Some(shard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 const SHARDS: usize = 64;
-/// The name of the counter that all keys beyond a limit's `max_keys` share.
-const OVERFLOW: &str = "overflow";
+/// The leases after which a search for room looks into no further shard.
+const MAX_SEARCHED: usize = 2_000;

@@ -7,7 +7,7 @@
 //!
 //! | File | Content |
 //! |---|---|
-//! | `lease`, `lease_table` | one gateway's part of one counter, and all of a limit |
+//! | `lease`, `lease_size`, `lease_table` | one gateway's part of one counter, its size, and all of a limit |
 //! | `shared_limit`, `pending_request` | one limit's decisions, and a request that waits for the store |
 //! | `protocol`, `decide.lua` | messages to the store, and the script that decides them |
 //! | `backend`, `redis_backend` | the store |
@@ -15,6 +15,7 @@
 
 mod backend;
 mod lease;
+mod lease_size;
 mod lease_table;
 mod pending_request;
 mod protocol;
@@ -30,7 +31,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::lease::{Lease, overrun_bound};
+pub(super) use self::lease::{ChargedLease, Lease};
+pub(super) use self::lease_size::overrun_bound;
 pub(super) use self::lease_table::LeaseSlot;
 pub(super) use self::pending_request::{StoreAnswer, Ticket, TicketRequest, ask};
 pub(super) use self::protocol::Shape;

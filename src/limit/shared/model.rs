@@ -104,7 +104,8 @@ impl Model {
             .iter()
             .map(|message| begin(counters.get(&message.key).cloned(), me, message, now))
             .collect();
-        let admitted = items.iter().all(|item| item.fits);
+        let agrees = |(item, message): (&Item, &Message)| item.fits || message.purpose.dry_run;
+        let admitted = items.iter().zip(messages).all(agrees);
         let replies = messages.iter().zip(&mut items).map(|(message, item)| {
             let granted = item.fits && (admitted || !all);
             finish(item, message, granted, now);
@@ -141,6 +142,14 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
     let grant = counter.grants.get(&(me, message.nonce)).copied();
     let used = message.used;
     let own = (me, message.nonce);
+    let (counter, grant) = match (message.purpose.reset, message.shape) {
+        (false, _) | (_, Shape::Slots { .. }) => (counter, grant),
+        (true, shape) => {
+            let until =
+                if matches!(shape, Shape::Window { .. }) { counter.until } else { now as f64 };
+            (Counter { until, generation: now, ..Counter::default() }, None)
+        }
+    };
     let mut item = Item {
         own,
         counter,
@@ -150,7 +159,7 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
         need: 0,
         fits: false,
         wait: 0.0,
-        changed: false,
+        changed: message.purpose.reset,
     };
     match message.shape {
         Shape::Window { limit, .. } => window(&mut item, message, now, limit),

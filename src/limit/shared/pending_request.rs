@@ -44,10 +44,10 @@ impl Ticket {
         lease: &mut Lease,
         slot: LeaseSlot,
         place: usize,
-        request: TicketRequest<impl FnOnce() -> String>,
+        request: TicketRequest<impl FnOnce() -> Arc<str>>,
     ) -> Self {
-        let TicketRequest { key, shape, cost, exact } = request;
-        let message = Some(shared.ask(lease, || slot.name(key), shape, cost, exact));
+        let TicketRequest { cost, exact, .. } = request;
+        let message = Some(shared.ask(lease, request));
         let (shared, nonce) = (Arc::clone(shared), lease.nonce);
         Self { shared, slot, nonce, cost, exact, place, message, decided: None, taken: false }
     }
@@ -67,6 +67,11 @@ impl Ticket {
         Self { shared, slot, nonce, cost, exact, place, message: None, decided, taken: false }
     }
 
+    /// Returns the place of the lease at which the request holds its own: also the later decision is made there.
+    pub(in crate::limit) fn slot(&self) -> LeaseSlot {
+        self.slot
+    }
+
     /// Returns the store's answer.
     pub(in crate::limit) fn answer(&self) -> StoreAnswer {
         match self.decided {
@@ -81,18 +86,20 @@ impl Ticket {
     pub(in crate::limit) fn take(&mut self, lease: &mut Lease) {
         if !self.taken && lease.nonce == self.nonce {
             lease.unreserve(self.cost);
+            self.taken = true;
         }
-        self.taken = true;
     }
 }
 
 /// The request of a [`Ticket`].
 pub(in crate::limit) struct TicketRequest<K> {
-    /// Returns the counter's name in the store.
+    /// Returns the counter's key in the store.
     pub(in crate::limit) key: K,
     pub(in crate::limit) shape: Shape,
     pub(in crate::limit) cost: u64,
     pub(in crate::limit) exact: bool,
+    /// Whether a refusal by this limit refuses no other.
+    pub(in crate::limit) dry_run: bool,
 }
 
 impl Drop for Ticket {

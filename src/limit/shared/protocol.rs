@@ -67,6 +67,8 @@ impl Shape {
 pub(super) struct Purpose {
     /// Requests wait for the decision: `pending` must be granted, or nothing is.
     pub(super) ask: bool,
+    /// The limit is a dry run: where it refuses, other limits of the request grant all the same.
+    pub(super) dry_run: bool,
     /// Grants beyond what is used and pending are given back.
     pub(super) lower: bool,
     /// The gateway forgets the counter: its field is removed.
@@ -151,6 +153,7 @@ impl Message {
             (self.purpose.lower, 'l'),
             (self.purpose.close, 'x'),
             (self.purpose.reset, 'r'),
+            (self.purpose.dry_run, 'n'),
             (overdraft, 'o'),
             (debts, 'd'),
         ] {

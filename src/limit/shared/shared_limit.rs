@@ -3,8 +3,10 @@
 use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
-use super::lease::{Lease, Standing, overrun_bound};
+use super::lease::{Lease, Standing};
+use super::lease_size::overrun_bound;
 use super::lease_table::{LeaseSlot, LeaseTable};
+use super::pending_request::TicketRequest;
 use super::protocol::{Message, Purpose, Shape};
 use super::store_state::{Reason, StoreState};
 use crate::limit::counters::Now;
@@ -38,14 +40,20 @@ pub(in crate::limit) enum FirstAnswer {
 impl SharedLimit {
     pub(super) fn new(
         id: u64,
-        prefix: Box<str>,
+        (prefix, overflow): (Box<str>, Arc<str>),
         max_keys: usize,
         state: Arc<StoreState>,
         keys: Arc<LabeledGauge>,
         metrics: Arc<LeaseMetrics>,
         nonces: Arc<AtomicU32>,
     ) -> Self {
-        Self { id, prefix, leases: LeaseTable::new(max_keys, keys, nonces), state, metrics }
+        Self {
+            id,
+            prefix,
+            leases: LeaseTable::new(max_keys, overflow, keys, nonces),
+            state,
+            metrics,
+        }
     }
 
     /// Whether the store knows all that this gateway has admitted, and has back what it has not.
@@ -65,13 +73,29 @@ impl SharedLimit {
         self.state.time.now(moment)
     }
 
-    /// Passes `change` the lease of `key`; locked until `change` returns.
+    /// Passes `change` the lease at `slot`, new if the key has none, or that which all keys beyond the bound share; locked
+    /// until `change` returns.
     pub(in crate::limit) fn with<R>(
         &self,
-        key: u64,
+        slot: LeaseSlot,
+        now: u64,
         change: impl FnOnce(&mut Lease, LeaseSlot) -> R,
     ) -> R {
-        self.leases.with(key, change)
+        // The store keeps the count of a lease that makes room, if it can be told.
+        let evict = self.state.is_usable().then_some(|key, lease| self.close(key, lease, now));
+        self.leases.with(slot, evict, change)
+    }
+
+    /// Returns what a lease that has made room has not used to the store.
+    fn close(&self, key: u64, mut lease: Lease, now: u64) {
+        if lease.has_ended(now) {
+            return;
+        }
+        let purpose = Purpose { lower: true, close: true, ..Purpose::default() };
+        if let (Some(key_in_store), Some(shape)) = (lease.key.clone(), lease.shape) {
+            let message = lease.message(&key_in_store, shape, purpose, self.state.gateways(), true);
+            self.state.close((self.id, LeaseSlot::Own(key)), message);
+        }
     }
 
     /// Decides a request, whose caller has `limit` units, by its lease alone.
@@ -125,18 +149,28 @@ impl SharedLimit {
         }
     }
 
-    /// Charges what a request of a caller with `limit` units cost beyond `reserved`, or gives the rest of that back.
+    /// Charges what a request cost beyond `reserved` to the counter `key`, or gives the rest of that back. The window that the
+    /// request was admitted in may be over: then its lease is gone, and the window that lasts is charged.
     pub(in crate::limit) fn settle(
         &self,
         (lease, slot): (&mut Lease, LeaseSlot),
         now: u64,
         (reserved, cost): (u64, u64),
-        limit: u64,
+        (key, shape): (&Arc<str>, Shape),
         exact: bool,
     ) {
         let more = cost.saturating_sub(reserved);
-        lease.exceed(more, limit);
-        self.charge(lease, slot, now, more, exact);
+        if more > 0 {
+            lease.begin_window(&shape, now, || self.leases.fresh_nonce());
+            lease.identify(key, shape);
+            lease.exceed(more, shape.capacity());
+            self.charge(lease, slot, now, more, exact);
+            if lease.used > lease.granted && !lease.renewing && self.state.is_usable() {
+                // Other gateways admit by what the store knows.
+                lease.renewing = true;
+                self.state.tell((self.id, slot), Reason::Report);
+            }
+        }
         lease.refund(reserved.saturating_sub(cost));
     }
 
@@ -144,36 +178,34 @@ impl SharedLimit {
     pub(super) fn ask(
         &self,
         lease: &mut Lease,
-        key: impl FnOnce() -> String,
-        shape: Shape,
-        cost: u64,
-        exact: bool,
+        request: TicketRequest<impl FnOnce() -> Arc<str>>,
     ) -> Message {
+        let TicketRequest { key, shape, cost, exact, dry_run } = request;
         lease.reserve(cost);
         lease.shape = Some(shape);
-        let key = self.name(lease, key);
+        let key = lease.name(key);
         let gateways = self.state.gateways();
         self.metrics.bound(overrun_bound(&shape, gateways));
-        let purpose = Purpose { ask: true, ..Purpose::default() };
+        let purpose = Purpose { ask: true, dry_run, ..Purpose::default() };
         lease.message(&key, shape, purpose, gateways, exact)
     }
 
-    /// Returns the message that begins a counter anew; `None` for one that neither has a lease nor is named.
+    /// Returns the message that begins the counter at `slot` anew; `None` for one that neither has a lease nor is named.
     pub(super) fn reset(
         &self,
-        lease: &mut Lease,
         slot: LeaseSlot,
         name: Option<&str>,
         shape: Shape,
-    ) -> Option<(LeaseSlot, Message)> {
-        let key = match (&lease.key, name) {
-            (Some(key), _) => Arc::clone(key),
-            (None, Some(name)) => Arc::clone(lease.key.insert(self.key(name))),
-            (None, None) => return None,
+    ) -> Option<Message> {
+        let message = |lease: &mut Lease, close| {
+            let key = lease.key.clone().or_else(|| name.map(|name| self.key(name)))?;
+            let shape = *lease.shape.get_or_insert(shape);
+            let purpose = Purpose { reset: true, close, ..Purpose::default() };
+            Some(lease.message(&key, shape, purpose, self.state.gateways(), true))
         };
-        let shape = *lease.shape.get_or_insert(shape);
-        let purpose = Purpose { reset: true, ..Purpose::default() };
-        Some((slot, lease.message(&key, shape, purpose, self.state.gateways(), true)))
+        let known = self.leases.existing(slot, |lease| message(lease, false)).flatten();
+        // A key without a lease here gets none: in a full table it would be that of all keys beyond the bound.
+        known.or_else(|| message(&mut Lease::new(self.leases.fresh_nonce()), true))
     }
 
     /// Passes `read` the lease of `key`, if it has one.
@@ -193,17 +225,8 @@ impl SharedLimit {
         });
     }
 
-    /// Returns the store's key of a counter whose name is `name`, and has the lease remember it.
-    pub(in crate::limit) fn name(
-        &self,
-        lease: &mut Lease,
-        name: impl FnOnce() -> String,
-    ) -> Arc<str> {
-        Arc::clone(lease.key.get_or_insert_with(|| self.key(&name())))
-    }
-
     /// Returns the store's key of the counter called `name`.
-    fn key(&self, name: &str) -> Arc<str> {
+    pub(in crate::limit) fn key(&self, name: &str) -> Arc<str> {
         format!("{}{name}", self.prefix).into()
     }
 
@@ -226,9 +249,9 @@ impl SharedLimit {
     }
 
     /// Gives back what a request was charged in that `generation` of its counter, if that still counts.
-    pub(in crate::limit) fn refund(&self, key: u64, cost: u64, generation: u64) {
+    pub(in crate::limit) fn refund(&self, slot: LeaseSlot, cost: u64, generation: u64) {
         // Without a lease the use was told to the store, and its window is over or idle.
-        let _ = self.leases.existing(LeaseSlot::Own(key), |lease| {
+        let _ = self.leases.existing(slot, |lease| {
             if lease.counts_in(generation) {
                 lease.refund(cost);
             }

@@ -27,6 +27,8 @@ pub(super) enum Job {
     },
     /// Send a message about this lease, for which no request waits.
     Tell(LeaseId, Reason),
+    /// Send the last message about a lease that has made room.
+    Close(LeaseId, Message),
 }
 
 /// Why the store is told about a lease.
@@ -36,6 +38,8 @@ pub(super) enum Reason {
     Renew,
     /// Grants are to be given back.
     Return,
+    /// More is used than was granted.
+    Report,
 }
 
 /// The store's decision about one limit of a request.
@@ -60,6 +64,8 @@ pub(in crate::limit) struct StoreState {
     /// When the first of them was, in microseconds of uptime plus one; zero if there is none.
     failing_since: AtomicU64,
     gateways: AtomicU64,
+    /// Whether the configuration uses another store by now.
+    retired: AtomicBool,
     pub(super) metrics: Arc<LimitStoreMetrics>,
 }
 
@@ -77,6 +83,7 @@ impl StoreState {
             failures: AtomicU32::new(0),
             failing_since: AtomicU64::new(0),
             gateways: AtomicU64::new(1),
+            retired: AtomicBool::new(false),
             metrics,
         }
     }
@@ -95,6 +102,11 @@ impl StoreState {
         self.gateways.store(count.max(1), Relaxed);
     }
 
+    /// Records whether the configuration uses another store by now, whose availability is exported then.
+    pub(super) fn set_retired(&self, retired: bool) {
+        self.retired.store(retired, Relaxed);
+    }
+
     /// Returns the circumstances of a decision without the store.
     pub(in crate::limit) fn outage(&self, moment: Now) -> Outage {
         let lasted = match self.failing_since.load(Relaxed) {
@@ -110,7 +122,7 @@ impl StoreState {
         if !usable {
             self.begin_outage(moment);
         }
-        self.metrics.set_usable(self.is_usable());
+        self.export();
     }
 
     /// Records a call without a response in time.
@@ -118,7 +130,7 @@ impl StoreState {
         self.failures.fetch_add(1, Relaxed);
         self.begin_outage(moment);
         self.metrics.failed();
-        self.metrics.set_usable(self.is_usable());
+        self.export();
     }
 
     /// Records a response to a call.
@@ -127,7 +139,13 @@ impl StoreState {
         if self.usable.load(Relaxed) {
             self.failing_since.store(0, Relaxed);
         }
-        self.metrics.set_usable(self.is_usable());
+        self.export();
+    }
+
+    fn export(&self) {
+        if !self.retired.load(Relaxed) {
+            self.metrics.set_usable(self.is_usable());
+        }
     }
 
     fn begin_outage(&self, moment: Now) {
@@ -139,6 +157,12 @@ impl StoreState {
     pub(super) fn tell(&self, lease: LeaseId, reason: Reason) {
         // Without the task there is no store; leases end by themselves.
         let _ = self.jobs.send(Job::Tell(lease, reason));
+    }
+
+    /// Sends the last message about a lease that has made room.
+    pub(super) fn close(&self, lease: LeaseId, message: Message) {
+        // As above: a lease that is not returned ends by itself.
+        let _ = self.jobs.send(Job::Close(lease, message));
     }
 
     /// Asks the store, for at most a few milliseconds. `None` if it did not respond in time: it may still decide.

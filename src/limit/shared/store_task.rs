@@ -4,18 +4,20 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::backend::Backend;
 use super::lease::Lease;
+use super::lease_table::LeaseSlot;
 use super::protocol::{Message, Purpose, Shape};
 use super::redis_backend::RedisBackend;
 use super::shared_limit::SharedLimit;
 use super::store_state::{Decided, Job, LeaseId, Reason, StoreState};
 use crate::base::clock::Clock;
+use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
 use crate::limit::counters::Now;
 use crate::limit::settings::Settings;
@@ -34,7 +36,8 @@ pub struct LimitStore {
 }
 
 impl LimitStore {
-    /// Shares limits through `redis`, with a task on its control runtime that ends with this value.
+    /// Shares limits through `redis`, with a task on its control runtime. The task ends once no configuration uses the store,
+    /// and the store knows all that was admitted, in flight or not.
     pub fn start(redis: &Arc<Redis>, clock: &Clock, metrics: &Metrics) -> Arc<Self> {
         let budget = redis.settings().timeout;
         // The braces are the hash tag: a cluster keeps all counters in one slot, so that one script decides any of them.
@@ -44,7 +47,7 @@ impl LimitStore {
         let backend = Box::new(RedisBackend::new(Arc::clone(redis), clock.clone()));
         let keys = (prefix.into(), probe_key.into());
         let (store, jobs) = Self::new(backend, budget, keys, clock, metrics);
-        control.spawn(run(Arc::clone(&store.core), Arc::downgrade(&store), jobs));
+        control.spawn(run(Arc::clone(&store), jobs));
         store
     }
 
@@ -58,11 +61,7 @@ impl LimitStore {
         let budget = Duration::from_millis(5);
         let keys = ("test:".into(), super::model::PROBE_KEY.into());
         let (store, jobs) = Self::new(backend, budget, keys, clock, metrics);
-        tokio::runtime::Handle::current().spawn(run(
-            Arc::clone(&store.core),
-            Arc::downgrade(&store),
-            jobs,
-        ));
+        tokio::runtime::Handle::current().spawn(run(Arc::clone(&store), jobs));
         store
     }
 
@@ -108,9 +107,14 @@ impl LimitStore {
     /// Creates the leases of a limit.
     pub(in crate::limit) fn limit(&self, settings: &Settings) -> Arc<SharedLimit> {
         let id = self.next_id.fetch_add(1, Relaxed);
+        let prefix = format!("{}{}:", self.prefix, settings.name);
+        // As every key, it is another one for another kind, window or `by`.
+        let digest = sha256(&[settings.id().to_string().as_bytes()]);
+        let digits = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let overflow = format!("{prefix}overflow-{digits}").into();
         Arc::new(SharedLimit::new(
             id,
-            format!("{}{}:", self.prefix, settings.name).into(),
+            (prefix.into(), overflow),
             settings.max_keys,
             Arc::clone(&self.core.state),
             self.metrics.limit_keys(&settings.name),
@@ -119,17 +123,16 @@ impl LimitStore {
         ))
     }
 
-    /// Begins the counter of `key` anew, for all gateways; `name` is its name in the store. Whether the store did.
+    /// Begins the counter at `slot` anew, for all gateways; `name` is its name in the store. Whether the store did.
     pub(in crate::limit) async fn reset(
         &self,
         limit: &SharedLimit,
-        key: u64,
+        slot: LeaseSlot,
         name: Option<&str>,
         shape: Shape,
     ) -> bool {
-        let reset = limit.with(key, |lease, slot| limit.reset(lease, slot, name, shape));
         // The lease was forgotten meanwhile, and is not named: nothing is known of it.
-        let Some((slot, message)) = reset else { return true };
+        let Some(message) = limit.reset(slot, name, shape) else { return true };
         let decided = self.core.exchange(vec![(limit.id, slot)], vec![message], false).await;
         decided.is_some()
     }
@@ -153,13 +156,23 @@ struct Core {
     probe_key: Arc<str>,
 }
 
-/// Serves the store until it is dropped.
-async fn run(core: Arc<Core>, store: Weak<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+/// Serves the store until no configuration uses it, and all that its limits have admitted is told.
+async fn run(mut store: Arc<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let core = Arc::clone(&store.core);
     let mut reconnections = core.backend.reconnections();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u64;
-    while store.strong_count() > 0 {
+    loop {
+        let is_retired = Arc::strong_count(&store) == 1;
+        core.state.set_retired(is_retired);
+        if is_retired && core.limits.lock().ignore_poison().is_empty() {
+            match Arc::try_unwrap(store) {
+                Ok(_) => return,
+                // A reload has selected it again at this moment.
+                Err(selected) => store = selected,
+            }
+        }
         tokio::select! {
             job = jobs.recv() => match job {
                 Some(job) => core.work(job, &mut jobs),
@@ -167,7 +180,11 @@ async fn run(core: Arc<Core>, store: Weak<LimitStore>, mut jobs: mpsc::Unbounded
             },
             _ = ticks.tick() => {
                 count += 1;
-                core.tick(count.is_multiple_of(UPKEEP_TICKS));
+                let upkeep = count.is_multiple_of(UPKEEP_TICKS);
+                if upkeep {
+                    core.forget_unused(is_retired);
+                }
+                core.tick(upkeep);
             }
             changed = reconnections.changed() => match changed {
                 Ok(()) => core.resynchronize(),
@@ -175,13 +192,12 @@ async fn run(core: Arc<Core>, store: Weak<LimitStore>, mut jobs: mpsc::Unbounded
             },
         }
     }
-    core.return_all().await;
 }
 
 impl Core {
     /// Takes `job` and all that wait behind it.
     fn work(self: &Arc<Self>, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
-        let mut tells = HashMap::new();
+        let (mut tells, mut closed) = (HashMap::new(), Vec::new());
         let mut next = Some(job);
         while let Some(job) = next {
             match job {
@@ -189,14 +205,12 @@ impl Core {
                 Job::Tell(lease, reason) => {
                     tells.insert(lease, reason);
                 }
+                Job::Close(lease, message) => closed.push((lease, message)),
             }
             next = jobs.try_recv().ok();
         }
-        let messages = tells.into_iter().filter_map(|(lease, reason)| {
-            let purpose = Purpose { lower: reason == Reason::Return, ..Purpose::default() };
-            self.message(lease, purpose)
-        });
-        self.tell(messages.collect());
+        closed.extend(tells.into_iter().filter_map(|(lease, reason)| self.message(lease, reason)));
+        self.tell(closed);
     }
 
     fn ask(
@@ -236,8 +250,8 @@ impl Core {
         let moment = Now::of(&self.clock);
         let Ok(response) = result else {
             self.state.failed(moment);
-            for lease in leases {
-                self.with_lease(lease, |_, lease| lease.renewing = false);
+            for (lease, message) in leases.into_iter().zip(&messages) {
+                self.with_record(lease, message, |_, lease| lease.renewing = false);
             }
             return None;
         };
@@ -247,7 +261,7 @@ impl Core {
         self.state.answered();
         let gateways = self.state.gateways();
         for ((lease, message), reply) in leases.into_iter().zip(&messages).zip(&response.replies) {
-            self.with_lease(lease, |limit, lease| {
+            self.with_record(lease, message, |limit, lease| {
                 let before = lease.granted;
                 lease.apply(message, reply, response.now, gateways);
                 lease.renewing &= message.purpose.ask;
@@ -262,9 +276,6 @@ impl Core {
     /// Looks at the connection, and at all leases if `upkeep`.
     fn tick(self: &Arc<Self>, upkeep: bool) {
         let moment = Now::of(&self.clock);
-        if upkeep {
-            self.forget_unused();
-        }
         let was_usable = self.state.is_usable();
         self.state.set_usable(self.backend.is_usable(), moment);
         if !self.backend.is_usable() {
@@ -279,10 +290,13 @@ impl Core {
         }
     }
 
-    /// Forgets the limits that no configuration uses, once the store knows all about them.
-    fn forget_unused(&self) {
+    /// Forgets the limits that no configuration and no request uses, once the store knows all about them; if the store
+    /// itself is retired and has been unavailable for a minute, also those of which it does not.
+    fn forget_unused(&self, is_retired: bool) {
+        let outage = self.state.outage(Now::of(&self.clock));
+        let is_lost = is_retired && outage.lasted > LOST_MICROS;
         let mut limits = self.limits.lock().ignore_poison();
-        limits.retain(|_, limit| Arc::strong_count(limit) > 1 || !limit.is_settled());
+        limits.retain(|_, limit| Arc::strong_count(limit) > 1 || !(is_lost || limit.is_settled()));
     }
 
     /// Tells the store all that it may have lost, or missed during an outage.
@@ -343,12 +357,28 @@ impl Core {
         }
     }
 
-    fn message(&self, id: LeaseId, purpose: Purpose) -> Option<(LeaseId, Message)> {
+    fn message(&self, id: LeaseId, reason: Reason) -> Option<(LeaseId, Message)> {
+        let purpose = Purpose { lower: reason == Reason::Return, ..Purpose::default() };
         self.with_lease(id, |limit, lease| {
             // Slots are not leased ahead.
-            let grows = !matches!(lease.shape, Some(Shape::Slots { .. }));
+            let grows =
+                reason == Reason::Renew && !matches!(lease.shape, Some(Shape::Slots { .. }));
             message_of(limit, id.1, lease, purpose, grows)
         })?
+    }
+
+    /// Passes `change` the lease that `message` is about, unless another one is in its place by now.
+    fn with_record(
+        &self,
+        id: LeaseId,
+        message: &Message,
+        change: impl FnOnce(&SharedLimit, &mut Lease),
+    ) {
+        self.with_lease(id, |limit, lease| {
+            if lease.nonce == message.nonce {
+                change(limit, lease);
+            }
+        });
     }
 
     fn with_lease<R>(
@@ -361,10 +391,7 @@ impl Core {
     }
 
     /// Passes every lease to `visit`, and removes those for which it returns false.
-    fn each_lease(
-        &self,
-        mut visit: impl FnMut(&SharedLimit, super::lease_table::LeaseSlot, &mut Lease) -> bool,
-    ) {
+    fn each_lease(&self, mut visit: impl FnMut(&SharedLimit, LeaseSlot, &mut Lease) -> bool) {
         let limits: Vec<_> = self.limits.lock().ignore_poison().values().cloned().collect();
         for limit in limits {
             let mut unused = 0_u64;
@@ -380,7 +407,7 @@ impl Core {
 /// Returns the message about a lease that the store knows, or ought to; the lease grows if `grows`.
 fn message_of(
     limit: &SharedLimit,
-    slot: super::lease_table::LeaseSlot,
+    slot: LeaseSlot,
     lease: &mut Lease,
     purpose: Purpose,
     grows: bool,
@@ -395,5 +422,7 @@ fn message_of(
 const TICK: Duration = Duration::from_millis(100);
 /// Leases are looked after at every third of them.
 const UPKEEP_TICKS: u64 = 3;
+/// A store that no configuration uses, and that has been unavailable for this long, is not waited for.
+const LOST_MICROS: u64 = 60_000_000;
 /// The maximum number of messages in one call without a waiting request: the server serves nothing else meanwhile.
 const BATCH: usize = 100;

@@ -1,6 +1,8 @@
 //! Several gateways and one store, against a model in plain arithmetic: numbers of admitted requests per window.
 
 mod bodies;
+mod fleet;
+mod many_keys;
 mod plans;
 mod rates;
 mod refusals;
@@ -16,8 +18,9 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use proptest::prelude::*;
 
+use self::fleet::{Fleet, Gateway};
 use super::LimitStore;
-use super::lease::{first_share, max_lease, overrun_bound};
+use super::lease_size::{first_share, max_lease, overrun_bound};
 use super::model::{Connection, Model};
 use super::protocol::Shape;
 use super::store_epoch::to_epoch_nanos;
@@ -405,174 +408,6 @@ fn step(max_requests: usize) -> impl Strategy<Value = Step> {
         1 => Just(Step::LoseData),
         1 => (1..2_000_u64).prop_map(Step::Outage),
     ]
-}
-
-/// Gateways that share a store, and one clock.
-struct Fleet {
-    model: Arc<Model>,
-    clock: Clock,
-    settings: Settings,
-    /// The route's other limits.
-    others: Vec<Settings>,
-    gateways: Vec<Gateway>,
-    next: u32,
-    /// The value of every claim of the caller.
-    plan: serde_json::Value,
-}
-
-struct Gateway {
-    route: RouteLimits,
-    limiter: Arc<Limiter>,
-    metrics: Metrics,
-    registry: LimitRegistry,
-    store: Option<Arc<LimitStore>>,
-    /// The error of its calendar, in seconds.
-    skew: i64,
-}
-
-impl Fleet {
-    fn new(count: usize, settings: Settings) -> Self {
-        Self::with_others(count, settings, Vec::new())
-    }
-
-    fn with_others(count: usize, mut settings: Settings, others: Vec<Settings>) -> Self {
-        if settings.store == Store::Local {
-            settings.store = Store::Redis { exact: false, on_error: OnStoreError::Local };
-        }
-        let model = Model::new(STORE_TIME);
-        model.gateways.store(count, Relaxed);
-        let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
-        let (gateways, plan) = (Vec::new(), serde_json::Value::Null);
-        let mut fleet = Self { model, clock, settings, others, gateways, next: 0, plan };
-        fleet.gateways = (0..count).map(|_| fleet.gateway()).collect();
-        fleet
-    }
-
-    fn gateway(&mut self) -> Gateway {
-        self.next += 1;
-        let metrics = Metrics::new(&[]);
-        let connection = Connection { model: Arc::clone(&self.model), me: self.next };
-        let store = LimitStore::with_backend(Box::new(connection), &self.clock, &metrics);
-        let registry = LimitRegistry::default();
-        registry.share(Some(Arc::clone(&store)));
-        let limiter =
-            |settings: &Settings| Arc::new(Limiter::new(settings.clone(), &registry, &metrics));
-        let mut limiters = vec![limiter(&self.settings)];
-        limiters.extend(self.others.iter().map(limiter));
-        let route = RouteLimits::new(&limiters, "orders", &metrics);
-        let limiter = limiters.swap_remove(0);
-        Gateway { route, limiter, metrics, registry, store: Some(store), skew: 0 }
-    }
-
-    /// Returns how much of its lease a gateway has not used.
-    fn unused(&self, gateway: usize) -> usize {
-        let store = self.gateways[gateway].store.as_ref().expect("a store");
-        usize::try_from(store.unused()).expect("small")
-    }
-
-    /// Ends a gateway without a word, and starts another one in its place.
-    fn kill(&mut self, gateway: usize) {
-        let next = self.gateway();
-        let killed = core::mem::replace(&mut self.gateways[gateway], next);
-        // Its task would return the leases.
-        if let Some(store) = &killed.store {
-            store.silence();
-        }
-    }
-
-    async fn request(&mut self, gateway: usize) -> bool {
-        self.begin(gateway).await.is_some()
-    }
-
-    /// Lets happen what a step says, but for requests.
-    async fn undergo(&mut self, step: Step) {
-        match step {
-            Step::Requests(..) => {}
-            Step::Pass(millis) => self.pass(millis).await,
-            Step::Hang(millis) => self.pass_store_time(millis),
-            Step::Calendar(gateway, seconds) => self.gateways[gateway].skew = seconds,
-            Step::Kill(gateway) => self.kill(gateway),
-            Step::LoseData => self.model.lose_data(),
-            Step::Outage(millis) => {
-                self.model.fails.store(true, Relaxed);
-                self.pass(millis).await;
-                for gateway in 0..self.gateways.len() {
-                    let _ = self.request(gateway).await;
-                }
-                self.model.fails.store(false, Relaxed);
-                self.pass(300).await;
-            }
-        }
-    }
-
-    /// Begins a request; it is in flight until the state is dropped.
-    async fn begin(&mut self, gateway: usize) -> Option<LimitState> {
-        self.begin_sized(gateway, Some(0)).await.ok()
-    }
-
-    /// Begins a request with a body of `size` bytes; `None` is unknown.
-    async fn begin_sized(
-        &mut self,
-        gateway: usize,
-        size: Option<u64>,
-    ) -> Result<LimitState, LimitExceeded> {
-        // Lets the gateways' tasks take in what they have received.
-        tokio::task::yield_now().await;
-        let Gateway { route, skew, .. } = &self.gateways[gateway];
-        let (now, uptime) = self.clock.now_and_instant();
-        let moment =
-            Now { now: Timestamp::from_secs(now.as_secs().saturating_add_signed(*skew)), uptime };
-        let headers = HeaderMap::new();
-        let subject = LimitKeySource {
-            ip: IpAddr::from([192, 0, 2, 1]),
-            route: "orders",
-            issuer: None,
-            client: None,
-            subject: None,
-            session: None,
-            headers: &headers,
-            claim: &|_| Some(&self.plan),
-            method: &Method::GET,
-            request_size: size,
-        };
-        let mut state = LimitState::default();
-        for stage in [Stage::BeforeAuthentication, Stage::AfterAuthorization] {
-            let outcome = match route.decide(stage, &subject, moment, &mut state) {
-                Decision::Made(outcome) => outcome,
-                Decision::Ask(mut question) => {
-                    question.send().await;
-                    route.settle(stage, &subject, moment, &mut state, question)
-                }
-            };
-            outcome?;
-        }
-        Ok(state)
-    }
-
-    /// Returns the seconds that a gateway has a client wait.
-    async fn retry_after(&mut self, gateway: usize) -> Option<u64> {
-        match self.begin_sized(gateway, Some(0)).await {
-            Err(LimitExceeded::Limited(limited)) => Some(limited.retry_after),
-            _ => None,
-        }
-    }
-
-    fn pass_store_time(&self, millis: u64) {
-        self.clock.advance(Duration::from_millis(millis));
-        self.model.now.fetch_add(millis * 1_000, Relaxed);
-    }
-
-    /// Lets time pass, with the gateways' tasks at work.
-    async fn pass(&mut self, millis: u64) {
-        let steps = millis.div_ceil(100).min(40);
-        for _ in 0..steps {
-            self.pass_store_time(millis / steps);
-            tokio::time::advance(Duration::from_millis(101)).await;
-            for _ in 0..4 {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
 }
 
 fn quota(count: u64, window: Window) -> Settings {

@@ -57,6 +57,25 @@ fn only_quotas_survive_a_restart() {
 }
 
 #[test]
+fn a_shared_limit_takes_no_counts_of_a_local_one_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota::new(Rate::new(1, Unit::Day).unwrap(), Window::Flexi).unwrap();
+    let local = by(Settings::new("daily", Kind::Quota(quota)), [KeyPart::Client]);
+    let store = Store::Redis { exact: false, on_error: OnStoreError::Local };
+    let shared = Settings { store, ..local.clone() };
+    let before = Desk::at("2025-06-01T01:09:00Z");
+    assert!(before.ask(&before.route(vec![local.clone()]), &Caller::named("a")).is_ok());
+    drop(before.route(vec![shared.clone()]));
+    before.registry.save(dir.path(), Now::of(&before.clock)).unwrap();
+
+    let after = Desk::at("2025-06-01T01:10:00Z");
+    after.registry.load(dir.path(), Now::of(&after.clock)).unwrap();
+    drop(after.route(vec![shared]));
+
+    assert!(after.ask(&after.route(vec![local]), &Caller::named("a")).is_err());
+}
+
+#[test]
 fn a_restart_does_not_shorten_a_month() {
     let dir = tempfile::tempdir().unwrap();
     let (before, after) = (Desk::at("2025-01-01T00:00:00Z"), Desk::at("2025-01-01T00:00:01Z"));

@@ -333,12 +333,43 @@ fn use_within_another_plan_is_no_debt_and_an_excess_is() {
         let first = decide(&redis, Message { limit: 1_000, pending: 500, ..Message::default() });
         let charged = Message { seq: 2, limit: 10, used: 525, window: first, ..Message::default() };
         decide(&redis, Message { granted: 500, excess: 25, ..charged });
-        let _: u64 = redis.ask(&["HSET", "{limits}:a", "u", "1"]);
+        end_window(&redis, Duration::from_millis(1));
 
         let next = decide(&redis, Message { seq: 3, limit, pending: 1, ..Message::default() });
 
         assert_eq!((next.total, next.granted), (25 + granted, granted), "owed of {limit} units");
     }
+}
+
+#[test]
+fn idle_windows_pay_a_debt_and_a_refusal_waits_for_the_last_of_them() {
+    let Some(redis) = Redis::begin("limits: debts") else { return };
+    let (hour, half) = (3_600_000_000_u64, Duration::from_secs(1_800));
+    // Hours after the window, the rest of the debt with what is granted, and whole hours until the next unit or window.
+    for (passed, total, wait) in [(0_u32, 30, 2), (1, 20, 1), (2, 10, 0), (3, 1, 1)] {
+        let _: String = redis.ask(&["FLUSHALL"]);
+        let first = decide(&redis, Message { limit: 10, pending: 10, ..Message::default() });
+        let charged = Message { seq: 2, limit: 10, used: 40, window: first, ..Message::default() };
+        decide(&redis, Message { granted: 10, excess: 30, ..charged });
+        let more = Message { seq: 3, pending: 1, granted: 40, ..charged };
+        assert_eq!(decide(&redis, more).wait / hour, 3, "this window and three more");
+        let lifetime: u64 = redis.ask(&["PTTL", "{limits}:a"]);
+        assert!(lifetime > 3 * hour / 1_000, "{lifetime}");
+        end_window(&redis, half + passed * 2 * half);
+
+        let later = Message { seq: 4, limit: 10, pending: 1, ..Message::default() };
+        let reply = decide(&redis, later);
+
+        assert_eq!((reply.total, reply.wait / hour), (total, wait), "{passed} hours later");
+    }
+}
+
+/// Ends the window of the counter that [`decide`] is about, as if this long ago.
+fn end_window(redis: &Redis, ago: Duration) {
+    let time: Vec<u64> = redis.ask(&["TIME"]);
+    let now = (time[0] - 1_700_000_000) * 1_000_000 + time[1];
+    let end = now - u64::try_from(ago.as_micros()).expect("hours");
+    let _: u64 = redis.ask(&["HSET", "{limits}:a", "u", &end.to_string()]);
 }
 
 /// A message about a window with debts, as the gateway `me` sends it.
@@ -356,7 +387,7 @@ struct Message {
 
 impl Default for Message {
     fn default() -> Self {
-        let window = Reply { generation: 0, until: 0, total: 0, granted: 0 };
+        let window = Reply { generation: 0, until: 0, total: 0, granted: 0, wait: 0 };
         Self { seq: 1, limit: 1, used: 0, pending: 0, granted: 0, excess: 0, window }
     }
 }
@@ -367,6 +398,7 @@ struct Reply {
     until: u64,
     total: u64,
     granted: u64,
+    wait: u64,
 }
 
 /// Has Redis decide about `message` by the script of the gateway.
@@ -382,7 +414,8 @@ fn decide(redis: &Redis, message: Message) -> Reply {
     let call = ["EVAL", script, "1", "{limits}:a", "me", "all", "0"];
     let call: Vec<&str> = call.into_iter().chain(args.iter().map(String::as_str)).collect();
     let numbers: Vec<u64> = redis.ask(&call);
-    Reply { generation: numbers[2], until: numbers[3], total: numbers[4], granted: numbers[5] }
+    let [_, _, generation, until, total, granted, wait] = numbers[..] else { panic!("one reply") };
+    Reply { generation, until, total, granted, wait }
 }
 
 /// Returns the number of calls of `command` in the section `commandstats`.

@@ -117,6 +117,41 @@ async fn a_dry_run_beside_a_limit_that_asks_its_store_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_exact_limit_is_not_exceeded_beside_a_dry_run_that_is_used_up() {
+    let exact = Store::Redis { exact: true, on_error: OnStoreError::Local };
+    let mut dry = quota(1, Window::Flexi);
+    (dry.name, dry.dry_run, dry.store) = ("dry".into(), true, exact);
+    let enforced = Settings { store: exact, ..quota(2, Window::Flexi) };
+    let mut fleet = Fleet::with_others(2, enforced, vec![dry]);
+    fleet.pass(200).await;
+    assert!(fleet.request(0).await);
+
+    let mut questions = [fleet.question(0), fleet.question(1)];
+    for question in &mut questions {
+        question.send().await;
+    }
+    let settled =
+        questions.into_iter().enumerate().map(|(at, question)| fleet.settle(at, question));
+
+    assert_eq!(settled.flatten().count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_store_answers_too_late_counts_once() {
+    let slots = Settings::new("slots", Kind::Concurrency(number(1)));
+    for settings in [quota(1, Window::Flexi), slots] {
+        let mut fleet = Fleet::new(1, settings);
+        fleet.pass(200).await;
+        fleet.model.fails.store(true, Relaxed);
+
+        let first = fleet.begin(0).await;
+
+        assert!(first.is_some(), "the whole share is left");
+        assert!(fleet.begin(0).await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn operators_see_the_keys_of_a_shared_limit() {
     let mut fleet = Fleet::new(2, quota(20, Window::Flexi));
     for turn in 0..18 {
