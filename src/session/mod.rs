@@ -172,7 +172,13 @@ impl Sessions {
         let storage = SessionStorage::new(&settings, seal, Arc::clone(&ring), store);
         let storage = Arc::new(storage);
         let successor = revoker.kept.is_some().then(|| {
-            take_over_pending(&storage, &revoker, &retained.ended, &retained.unseen, &control)
+            take_over_pending(
+                &storage,
+                &revoker,
+                &retained.ended,
+                &retained.unseen_logouts,
+                &control,
+            )
         });
         let origins = settings.return_to.iter().filter_map(|place| match place {
             ReturnTo::Origin(origin) => Some(&**origin),

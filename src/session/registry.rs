@@ -126,7 +126,7 @@ impl SessionRegistry {
                 watchers: Arc::default(),
                 logins: logins(),
                 repeats: Arc::default(),
-                unseen: Arc::default(),
+                unseen_logouts: Arc::default(),
                 forms: KeptForms::new(),
                 codes: CodeRedemptions::new(control.clone(), self.under_way.clone()),
                 sessions: OnceLock::new(),
@@ -134,7 +134,12 @@ impl SessionRegistry {
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
             self.revocations.subscribe_with_backlog(&listener);
             let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
-            RetainedState { ring: OnceLock::new(), by, unseen: UnseenSessions::new(), ending }
+            RetainedState {
+                ring: OnceLock::new(),
+                by,
+                unseen_sessions: UnseenSessions::new(),
+                ending,
+            }
         })
     }
 
@@ -151,7 +156,7 @@ pub(super) struct RetainedState {
     /// The namespace of used logout tokens: session, issuer and client.
     pub(super) by: Arc<str>,
     /// Sessions whose browsers do not show them when their next login ends.
-    pub(super) unseen: UnseenSessions,
+    pub(super) unseen_sessions: UnseenSessions,
     pub(super) ending: Arc<EndedState>,
 }
 
@@ -169,7 +174,7 @@ pub(super) struct EndedState {
     /// Revocations at the issuer that are to be repeated.
     pub(super) repeats: Arc<RepeatedRevocations>,
     /// Logouts of sessions that only Redis has, until it responds.
-    pub(super) unseen: Arc<UnseenLogouts>,
+    pub(super) unseen_logouts: Arc<UnseenLogouts>,
     /// Forms whose users have to log in again.
     pub(super) forms: KeptForms,
     /// Authorization codes that are being redeemed, or were a moment ago.

@@ -25,14 +25,14 @@ impl Sessions {
         }
         let loaded = self.storage.open(&self.presented_cookies(&request.headers)).await.ok()??;
         let id = loaded.state.id;
-        self.retained.unseen.0.insert(id, loaded);
+        self.retained.unseen_sessions.0.insert(id, loaded);
         Some(id)
     }
 
     /// Ends the session `id` that a browser had before `loaded`, and revokes its tokens, if it has begun the login at this
     /// instance.
     pub(super) async fn replace_unseen(&self, id: Id, loaded: &LoadedSession) {
-        match self.retained.unseen.0.remove(&id) {
+        match self.retained.unseen_sessions.0.remove(&id) {
             Some(earlier) => self.replace(&earlier, loaded).await,
             None if id == loaded.state.id => {}
             None => {

@@ -170,7 +170,7 @@ impl Sessions {
             return true;
         }
         // Before anything is kept: strangers can make up ids.
-        let Some(permit) = self.retained.unseen.admit(Some(address)) else { return false };
+        let Some(permit) = self.retained.unseen_logouts.admit(Some(address)) else { return false };
         let entry = self.revoker.keep_unseen(id).await;
         let is_pending = end_unseen(&self.storage, &self.revoker, ended, id, entry.clone(), permit);
         if is_pending {
