@@ -42,7 +42,9 @@ impl NameFilter {
     }
 
     fn place(name: &[u8]) -> (usize, u64) {
-        let last = name.last().map_or(0, |&last| usize::from(last));
+        // Other characters than letters and digits count as one, as in `begins`.
+        let last = name.last().filter(|last| last.is_ascii_alphanumeric());
+        let last = last.map_or(0, |&last| usize::from(last));
         let place = name.len() * 37 + last;
         (place >> 6 & 3, 1 << (place & 63))
     }
@@ -113,15 +115,28 @@ impl ReservedHeaders {
         own: impl IntoIterator<Item = &'a HeaderName>,
         tokens: impl IntoIterator<Item = &'a HeaderName>,
     ) -> Self {
-        let mut always: Vec<Box<str>> = ALWAYS_RESERVED.into_iter().map(Box::from).collect();
-        always.extend(own.into_iter().map(|name| name.as_str().into()));
+        let always = ALWAYS_RESERVED.into_iter().map(Box::from);
+        let always = always.chain(own.into_iter().map(|name| name.as_str().into()));
+        Self::always(always.collect(), tokens.into_iter().cloned().collect())
+    }
+
+    /// Returns these, and `names`, for the trailers of requests.
+    #[must_use]
+    pub fn with<'a>(&self, names: impl IntoIterator<Item = &'a HeaderName>) -> Self {
+        let mut names = names.into_iter().map(|name| name.as_str().into()).peekable();
+        if names.peek().is_none() {
+            return self.clone();
+        }
+        Self::always(self.0.always.iter().cloned().chain(names).collect(), self.0.tokens.clone())
+    }
+
+    fn always(mut always: Vec<Box<str>>, tokens: Box<[HeaderName]>) -> Self {
         always.sort_unstable();
         always.dedup();
         let mut occurring = NameFilter::default();
         for name in always.iter().map(|name| &**name).chain(UNTRUSTED_ONLY) {
             occurring.add(name);
         }
-        let tokens = tokens.into_iter().cloned().collect();
         Self(Arc::new(HeaderNames { always: always.into(), occurring, tokens }))
     }
 
@@ -267,4 +282,20 @@ fn begins(name: &[u8], with: &[u8]) -> bool {
     let same =
         |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
     name.len() >= with.len() && name.iter().zip(with).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_name_is_reserved_in_every_spelling() {
+        let own = HeaderName::from_static("x-user-");
+        let reserved = ReservedHeaders::new([&own]);
+
+        for name in ["x-user-", "x_user_", "x.user.", "x-user~"] {
+            assert!(reserved.contains(&HeaderName::from_static(name), true), "{name}");
+        }
+        assert!(!reserved.contains(&HeaderName::from_static("x-user0"), true));
+    }
 }

@@ -122,6 +122,12 @@ pub struct Server {
 }
 
 impl Server {
+    /// Returns the bytes that cookies may take in a request head: a quarter of `max_header_size`, up to 4 KiB, is left
+    /// for the rest of it.
+    pub fn max_cookie_bytes(&self) -> usize {
+        self.max_header_size - (self.max_header_size / 4).min(4 << 10)
+    }
+
     /// Whether `address` is that of a trusted proxy.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|net| net.contains(&address))

@@ -3,11 +3,13 @@
 mod forwarding;
 
 use core::sync::atomic::AtomicU64;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::policy::authenticate::{Authenticate, Authenticator, Credential};
 use super::policy::authorize::Authorize;
+use super::policy::dpop_fields::DPOP;
 use super::policy::proof_of_possession::ProofValidator;
 use super::policy::token_source::TokenPlaces;
 use super::proxy::identity_token;
@@ -22,7 +24,7 @@ use super::well_known::protected_resource::ProtectedResources;
 use super::{Route, Snapshot};
 use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
-use crate::config::reserved_headers;
+use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
 use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
@@ -117,6 +119,9 @@ struct Compiler<'a> {
     limiters: HashMap<Arc<str>, Arc<Limiter>>,
     resources: ProtectedResources<'a>,
     dpop: Arc<Dpop>,
+    /// The fields that no trailer section of a request has, on no route: upstreams may merge it into the header section
+    /// (RFC 9110 §6.5.1).
+    reserved_trailers: ReservedHeaders,
     revocation_sync: Option<Arc<RevocationSync>>,
     /// The signing keys of identity tokens, if a route uses them.
     identity_keys: Option<Arc<SigningKeySet>>,
@@ -134,6 +139,10 @@ impl<'a> Compiler<'a> {
             limiters: HashMap::new(),
             resources: ProtectedResources::of(config),
             dpop: Arc::new(Dpop::new(&config.dpop_nonce_keys, Arc::clone(&retained.replay_cache))),
+            reserved_trailers: {
+                let tokens = TokenPlaces::of(config);
+                config.reserved_headers().with(tokens.headers().iter().chain([&DPOP]))
+            },
             revocation_sync: None,
             identity_keys: None,
         };
@@ -311,15 +320,6 @@ impl<'a> Compiler<'a> {
         &self,
         auth_method: &config::AuthMethod,
     ) -> Result<Authenticator, CompileError> {
-        let session = auth_method.credential.session();
-        let session = session.and_then(|session| self.config.sessions.get(session));
-        let issuers = match session {
-            Some(session) => core::slice::from_ref(&session.issuer),
-            None => auth_method.credential.issuers(),
-        };
-        let rules = issuers.iter().filter_map(|issuer| self.issuer_verifiers.get(issuer));
-        let leeway =
-            rules.map(|issuer_verifier| issuer_verifier.rules().leeway).max().unwrap_or_default();
         let signed = auth_method.forward_token == ForwardToken::Signed;
         let (credential, method) = match &auth_method.credential {
             config::Credential::Token { accepts, issuers } => {
@@ -345,8 +345,20 @@ impl<'a> Compiler<'a> {
             bound_to: auth_method.bound_to,
             max_staleness: auth_method.max_staleness,
             forward_token: auth_method.forward_token,
-            leeway,
+            leeway: self.leeway(auth_method),
         })
+    }
+
+    /// Returns the longest leeway of the issuers whose tokens a method accepts.
+    fn leeway(&self, auth_method: &config::AuthMethod) -> Duration {
+        let session = auth_method.credential.session();
+        let session = session.and_then(|session| self.config.sessions.get(session));
+        let issuers = match session {
+            Some(session) => core::slice::from_ref(&session.issuer),
+            None => auth_method.credential.issuers(),
+        };
+        let rules = issuers.iter().filter_map(|issuer| self.issuer_verifiers.get(issuer));
+        rules.map(|issuer_verifier| issuer_verifier.rules().leeway).max().unwrap_or_default()
     }
 
     fn token(

@@ -42,6 +42,7 @@ use crate::base::grpc::{self, Variant};
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
 use crate::base::watched_body::Watched;
+use crate::config::reserved_headers::ReservedHeaders;
 use crate::limit::{LimitState, Now};
 use crate::observe::access_log_entry::AccessLogEntry;
 use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
@@ -331,10 +332,11 @@ impl Exchange {
         &mut self,
         body: Body,
         bounds: BodyLimits,
+        reserved: &ReservedHeaders,
     ) -> Result<Option<Box<LimitedBody>>, Rejection> {
         let meter = self.limit_state.meter();
         let metering = meter.map(|meter| Metering::new(meter, self.clock().clone()));
-        request_body::limit_body(body, bounds, &self.snapshot.reserved, &self.received, metering)
+        request_body::limit_body(body, bounds, reserved, &self.received, metering)
     }
 
     /// Returns the rejection for request content that was aborted.

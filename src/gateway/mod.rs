@@ -173,7 +173,8 @@ impl Snapshot {
             Ok(permit) => permit,
             Err(rejection) => {
                 if let Rejection::InsufficientAuthentication { required } = &rejection {
-                    let body = exchange.receive(body, BodyLimits::of(&self.server))?;
+                    let body =
+                        exchange.receive(body, BodyLimits::of(&self.server), &self.reserved)?;
                     let body = body.map_or_else(Body::empty, Body::streaming);
                     // Boxed: rarely used and large, and every request carries this future.
                     Box::pin(route.authenticate.step_up(
@@ -206,13 +207,8 @@ impl Snapshot {
             }
             // The crumbs of a `Cookie` field are one field, however many there are (RFC 9113 §8.2.3).
             headers::merge_cookie_fields(&mut head.headers);
-            if headers::size(head) > self.server.max_header_size {
-                return Err(Rejection::HeadTooLarge);
-            }
-        }
-        // HTTP/1 fields were counted by the parser.
-        if head.headers.len() > self.server.max_headers {
-            return Err(Rejection::HeadTooLarge);
+            // The parser of HTTP/1 has checked its own.
+            headers::check_size(head, &self.server)?;
         }
         let host = host::read(head)?;
         exchange.host = host.authority;

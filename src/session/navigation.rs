@@ -8,6 +8,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method};
 use url::Url;
 
+use super::cookies::origin::SEC_FETCH_SITE;
+
 /// Whether a script reads the response, whatever it accepts.
 pub fn is_script(headers: &HeaderMap) -> bool {
     let mode = headers.get(SEC_FETCH_MODE);
@@ -15,6 +17,12 @@ pub fn is_script(headers: &HeaderMap) -> bool {
         || LIBRARIES.iter().any(|field| headers.contains_key(field))
         // Android's web views send the name of their app in it, with navigations.
         || headers.get(X_REQUESTED_WITH).is_some_and(|by| *by == "XMLHttpRequest")
+}
+
+/// Whether a page of another site loads the response as a part of itself, or has a script that does.
+pub fn is_cross_site_resource(headers: &HeaderMap) -> bool {
+    let is = |name, value| headers.get(name).is_some_and(|found| *found == value);
+    is(SEC_FETCH_SITE, "cross-site") && !is(SEC_FETCH_MODE, "navigate")
 }
 
 /// Returns the path and query of the page that htmx shows after the request, if it has sent it: `Some(None)` if the page is

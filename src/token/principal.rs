@@ -1,5 +1,6 @@
 //! The principal of a verified token.
 
+use core::time::Duration;
 use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
@@ -84,6 +85,12 @@ impl Principal {
     ) -> Option<&EncodedFields> {
         let (written_mark, written) = self.identity.0.get_or_init(|| (mark, write()));
         (*written_mark == mark).then_some(written)
+    }
+
+    /// Returns the time until which a token that is accepted at `now` stays so: its end, or, for one accepted after it,
+    /// the end of the `leeway` of its issuer.
+    pub fn accepted_until(&self, now: Timestamp, leeway: Duration) -> Timestamp {
+        if now < self.expires { self.expires } else { self.expires.plus(leeway) }
     }
 
     /// Returns the approximate size in memory, in bytes.

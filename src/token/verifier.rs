@@ -55,6 +55,11 @@ impl Verifier {
         self.kind == TokenUse::Bearer
     }
 
+    /// Whether tokens may be introspected: those have the form that their issuer chose.
+    pub(crate) fn introspects(&self) -> bool {
+        self.kind != TokenUse::Jwt
+    }
+
     /// Returns how a token of this form is verified, if an issuer knows it.
     pub(crate) fn format_of(&self, token: &str) -> TokenFormat {
         if self.reads(token) { TokenFormat::Signed } else { TokenFormat::Reference }

@@ -496,13 +496,13 @@ fn informational_answers_are_never_taken_for_the_final_one() {
 }
 
 #[test]
-fn what_a_route_removes_from_responses_is_removed_from_their_trailers() {
+fn what_a_route_removes_from_responses_or_sets_is_removed_from_their_trailers() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
-          X-Internal: secret\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"
+          X-Internal: secret\r\nX-Set: other\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"
             .to_vec()
     });
-    let edits = "auth: none, cors: { origins: [\"https://a.test\"] }, headers: { response: { remove: [X-Internal] } } }";
+    let edits = "auth: none, cors: { origins: [\"https://a.test\"] }, headers: { response: { remove: [X-Internal], set: { X-Set: a } } } }";
     let gateway = Gateway::start("", &open(&service).replace("auth: none }", edits));
 
     let answer = gateway.get("/", "TE: trailers\r\nConnection: TE\r\n");

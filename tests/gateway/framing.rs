@@ -390,6 +390,26 @@ fn trailers_cannot_say_who_the_caller_is_or_where_the_message_ends() {
 }
 
 #[test]
+fn trailers_have_no_field_that_a_route_removes_or_sets_and_no_token() {
+    let service = Upstream::polite();
+    let edits = "auth: none, headers: { request: { remove: [X-Debug], set: { X-Fix: fixed } } } }";
+    let rest = open(&service).replace("auth: none }", edits)
+        + "  - { id: token, path: /token, upstream: service, auth: { jwt: main, token_from: { header: X-Token } } }\n\
+           issuers: { main: { issuer: \"https://i.test\", audience: a, discovery: off, jwks_uri: \"https://i.test/jwks\" } }\n";
+    let gateway = Gateway::start("", &rest);
+
+    let mut client = gateway.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n\
+         1\r\na\r\n0\r\nX-Debug: 1\r\nx_debug: 1\r\nX-Fix: evil\r\nx.fix: evil\r\nX-Token: forged\r\n\
+         x_token: forged\r\nDPoP: forged\r\nX-Good: 1\r\n\r\n",
+    );
+    assert_eq!(client.answer().status, 200);
+
+    assert_eq!(service.only().trailers.to_ascii_lowercase(), "x-good: 1\r\n");
+}
+
+#[test]
 fn an_answer_with_two_framings_is_a_broken_service() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",

@@ -182,6 +182,42 @@ fn a_browser_with_too_many_cookies_is_told_to_delete_them_on_a_page() {
     assert!(service.seen().is_empty());
 }
 
+/// A page of another site chooses the target, and up to 4 KiB of `Referer`.
+#[test]
+fn no_page_can_have_the_cookies_of_its_visitor_deleted() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+
+    for (length, referer, cookies, status) in [
+        (30_000, 4_000, 0, 431),
+        (28_000, 0, 8_000, 431),
+        (32_760, 0, 0, 431),
+        (33_000, 0, 8_000, 414),
+        (40_000, 4_000, 8_000, 414),
+    ] {
+        let target = format!("/{}", "a".repeat(length));
+        let (referer, cookie) = ("r".repeat(referer), format!("a={}", "x".repeat(cookies)));
+        let request = || Request::get(format!("http://a{target}")).header("referer", &referer);
+        let head = Http2Client::run(&gateway, async |client| {
+            let request = request().header("cookie", &cookie).body(()).expect("a request");
+            client.begin(request, true).await.0.await.expect("a response")
+        });
+        let answer = gateway.get(&target, &format!("Referer: {referer}\r\nCookie: {cookie}\r\n"));
+        assert_eq!((head.status().as_u16(), answer.status), (status, status), "{length}");
+        assert_eq!(
+            (head.headers().get("clear-site-data"), answer.field("clear-site-data")),
+            (None, None)
+        );
+    }
+    let picture = format!(
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nCookie: a={}\r\n",
+        "x".repeat(33_000)
+    );
+    let answer = gateway.get("/", &picture);
+    assert_eq!((answer.status, answer.field("clear-site-data")), (431, None));
+    assert!(service.seen().is_empty());
+}
+
 /// CVE-2023-44487
 #[test]
 fn a_flood_of_resets_ends_the_connection() {

@@ -106,10 +106,19 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
             400,
         ),
         ("/cookie", format!("Cookie: a=1; CF_Authorization={token}; b=2\r\n"), 200),
+        ("/", "Cf-Access-Jwt-Assertion: \r\n".into(), 401),
         ("/cookie", format!("Cf-Access-Jwt-Assertion: {token}\r\n"), 401),
+        (
+            "/cookie",
+            format!("Cookie: CF_Authorization={token}\r\nAuthorization: Basic !!\r\n"),
+            200,
+        ),
         ("/any", format!("Cookie: CF_Authorization={token}\r\n"), 200),
         ("/any", format!("Cookie: CF_Authorization={token}x\r\n"), 401),
         ("/any", String::new(), 200),
+        // These methods do not read the field; two of them are malformed all the same.
+        ("/any", "Authorization: Basic YTpi\r\n".into(), 200),
+        ("/any", "Authorization: Basic YTpi\r\nAuthorization: Basic YTpi\r\n".into(), 400),
         (
             "/open",
             format!("Cf-Access-Jwt-Assertion: {token}\r\nCookie: CF_Authorization={token}\r\n"),
@@ -120,6 +129,7 @@ fn a_token_is_found_in_the_named_place_alone_and_reaches_no_service() {
         assert_eq!(gateway.get(path, &fields).status, status, "{path} {fields}");
         for seen in &service.seen()[before..] {
             assert!(!seen.head.contains(&token), "{}", seen.head);
+            assert_eq!(seen.field("authorization"), None, "{}", seen.head);
         }
     }
 }

@@ -52,6 +52,21 @@ fn a_token_of_a_route_for_both_kinds_is_counted_as_it_was_verified() {
     assert_eq!([count("introspection", "inactive"), count("jwt", "inactive")], [1.0, 0.0]);
 }
 
+/// Salesforce, Facebook and others do not keep to the syntax of RFC 6750 §2.1.
+#[test]
+fn a_reference_token_may_have_any_visible_character_that_belongs_to_no_list() {
+    let world = World::start("", "{ introspection: main }");
+
+    for (asked, token) in (1..).zip(["00D5!AQ0A", "EAAB|xyz", "abc:def", "{uuid}", "a=b"]) {
+        assert_eq!(world.ask(token).status, 401, "{token}");
+        assert_eq!(world.issuer.running.count(Endpoint::Introspection), asked, "{token}");
+    }
+    for token in ["a,b", "a b", "a\"b\"", "a\\b", "\u{e9}"] {
+        assert_eq!(world.ask(token).status, 400, "{token}");
+    }
+    assert_eq!(world.issuer.running.count(Endpoint::Introspection), 5);
+}
+
 #[test]
 fn a_signed_token_needs_no_other() {
     let world = World::start("", "{ bearer: main, forward_token: jwt }");

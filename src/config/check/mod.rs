@@ -89,7 +89,7 @@ pub(crate) fn check(
     let metering = check.metering(file);
     let mut sessions = check.sessions(file, &issuers, &limits);
     for session in sessions.values_mut() {
-        session.max_cookie_bytes = session_login::cookie_bytes(server.max_header_size);
+        session.max_cookie_bytes = server.max_cookie_bytes();
     }
     let upstreams = check.upstreams(file);
     let routes = check.routes(file, &server, &limits);

@@ -157,12 +157,6 @@ impl Check<'_> {
     }
 }
 
-/// Returns the bytes that cookies may take in a request head of `head` bytes: a quarter, up to 4 KiB, is left for the
-/// rest of it.
-pub(super) fn cookie_bytes(head: usize) -> usize {
-    head - (head / 4).min(4 << 10)
-}
-
 /// Parameters of the authorization request that the gateway sets itself, or cannot have, and what to do instead.
 const OWN_PARAMETERS: [(&str, &str); 18] = [
     ("response_type", "take it out: it is always code"),

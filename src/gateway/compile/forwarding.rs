@@ -8,6 +8,7 @@ use super::{CompileError, Compiler, find};
 use crate::config;
 use crate::gateway::proxy::fallback::Fallback;
 use crate::gateway::proxy::forward::Forward;
+use crate::gateway::proxy::header_edits::HeaderEditor;
 use crate::gateway::proxy::identity_headers::IdentityHeaders;
 use crate::gateway::proxy::identity_token;
 use crate::gateway::proxy::identity_token::IdentityTokens;
@@ -48,6 +49,7 @@ impl Compiler<'_> {
                     keys,
                     issuer,
                     Arc::clone(upstream),
+                    self.leeway(auth_method),
                     &auth_method.identity_headers,
                 )
             })
@@ -100,6 +102,7 @@ impl Compiler<'_> {
         name: &Arc<str>,
     ) -> Result<Forward, CompileError> {
         let server = &self.config.server;
+        let request = HeaderEditor::from(route.request_headers.clone());
         let identity = route
             .auth
             .methods()
@@ -120,7 +123,8 @@ impl Compiler<'_> {
                 ..BodyLimits::of(server)
             },
             target: TargetRewriter::new(route.rewrite.clone(), route.paths.clone()),
-            request: route.request_headers.clone().into(),
+            reserved_trailers: self.reserved_trailers.with(request.decided()),
+            request,
             response: route.response_headers.clone().into(),
             identity,
             websocket: route.websocket,

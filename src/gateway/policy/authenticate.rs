@@ -36,6 +36,8 @@ pub(crate) struct Authenticate {
     authenticators: Box<[Authenticator]>,
     /// Accepts requests without credentials; an invalid credential is refused all the same.
     optional: bool,
+    /// Whether a method takes its credential from `Authorization`.
+    reads_authorization: bool,
     challenges: AuthChallenges,
     /// The validator of proofs of possession, if a method takes tokens.
     proofs: Option<ProofValidator>,
@@ -127,20 +129,20 @@ impl Authenticate {
                 }
             }
         }
+        let reads_authorization = authenticators.iter().any(Authenticator::reads_authorization);
         let proofs = takes_tokens.then_some(proofs);
-        Self { authenticators: authenticators.into(), optional, challenges, proofs }
+        let authenticators = authenticators.into();
+        Self { authenticators, optional, reads_authorization, challenges, proofs }
     }
 
-    /// Returns the time until which `principal`, authenticated at `now` by the method `way`, may keep a stream open.
+    /// Returns the time until which `principal`, authenticated at `now` by that method, may keep a stream open.
     pub(crate) fn ends(
         &self,
         principal: &Principal,
         auth_method: usize,
         now: Timestamp,
     ) -> Timestamp {
-        let ends = principal.expires;
-        // A token accepted after its expiry, within the leeway, is good until the leeway ends.
-        if now < ends { ends } else { ends.plus(self.authenticators[auth_method].leeway) }
+        principal.accepted_until(now, self.authenticators[auth_method].leeway)
     }
 
     /// Returns the names of the methods, for metrics.
@@ -171,7 +173,13 @@ impl Authenticate {
             exchange.authenticated(AuthMethod::None, AuthResult::Ok);
             return Ok(Caller::Public);
         }
-        let presented = Presented::find(head).inspect_err(|_rejection| {
+        let presented = if self.reads_authorization {
+            Presented::find(head)
+        } else {
+            // It is meant for another server; even then there is one field at most.
+            only_field(&head.headers).map(|_unread| Presented::Nothing)
+        };
+        let presented = presented.inspect_err(|_rejection| {
             exchange.authenticated(self.authenticators[0].method, AuthResult::Malformed);
         })?;
         for (index, authenticator) in self.authenticators.iter().enumerate() {
@@ -280,6 +288,14 @@ impl Authenticated {
 }
 
 impl Authenticator {
+    fn reads_authorization(&self) -> bool {
+        match self.credential {
+            Credential::Token(_) => self.token_from == TokenSource::Authorization,
+            Credential::Basic(_) => true,
+            Credential::Session(_) => false,
+        }
+    }
+
     /// Returns the name in metrics and log for a token of this format: a method that takes signed and opaque tokens has
     /// the name of either.
     fn method_of(&self, format: TokenFormat) -> AuthMethod {
@@ -415,7 +431,9 @@ impl Authenticator {
         let refused = |PopError(result, rejection)| (result, rejection);
         exchange.speaks_dpop = scheme == Scheme::Dpop;
         // Checking every byte costs more than a cache hit: only tokens that are not cached are checked.
-        let Some(token) = b64token(token) else {
+        let is_token = if verifier.introspects() { is_reference_token } else { is_b64token };
+        let token = core::str::from_utf8(token).ok();
+        let Some(token) = token.filter(|token| is_token(token)) else {
             return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
         };
         if (scheme, self.bound_to) == (Scheme::Bearer, Some(TokenBinding::Key)) {
@@ -480,12 +498,18 @@ fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
     if fields.next().is_some() { Err(Rejection::MalformedCredentials) } else { Ok(field) }
 }
 
-/// Returns a token in the syntax of RFC 6750 §2.1; no other string can be a valid token.
-fn b64token(token: &[u8]) -> Option<&str> {
-    let token = core::str::from_utf8(token).ok()?;
+/// Whether a token has the syntax of RFC 6750 §2.1, as every signed and every encrypted one has.
+fn is_b64token(token: &str) -> bool {
     let body = token.trim_end_matches('=');
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
-    (!body.is_empty() && body.bytes().all(fits)).then_some(token)
+    !body.is_empty() && body.bytes().all(fits)
+}
+
+/// Whether an issuer may know the token: some issue tokens with other visible characters (RFC 6749 §A.12). Spaces,
+/// quotes, commas and backslashes would be those of a list, or of a parameter, in the field.
+fn is_reference_token(token: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_graphic() && !b"\",\\".contains(&b);
+    !token.is_empty() && token.bytes().all(fits)
 }
 
 /// Whether a query contains an access token as well (RFC 6750 §2.3).

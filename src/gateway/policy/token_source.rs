@@ -92,6 +92,11 @@ impl TokenPlaces {
         places
     }
 
+    /// Returns the names of the fields.
+    pub(crate) fn headers(&self) -> &[HeaderName] {
+        &self.headers
+    }
+
     /// Removes the tokens from what an upstream receives.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         if !self.headers.is_empty() {

@@ -32,6 +32,7 @@ use super::tunnel;
 use super::websocket::Handshake;
 use crate::base::body::Body;
 use crate::base::read_ahead::read_ahead;
+use crate::config::reserved_headers::ReservedHeaders;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::policy::cors;
@@ -74,6 +75,9 @@ pub(crate) struct Forward {
     pub target: TargetRewriter,
     /// The edits of request header fields.
     pub request: HeaderEditor,
+    /// The fields that the upstream receives in no trailer section of a client: those that the route or the gateway
+    /// removes from header sections, or sets.
+    pub reserved_trailers: ReservedHeaders,
     /// The edits of response header fields.
     pub response: HeaderEditor,
     /// The identity headers for the upstream, by authentication method.
@@ -120,12 +124,12 @@ impl Forward {
         let key = key_of(upstream);
         let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
         let fallback_key = self.fallback_upstream().and_then(key_of);
-        let is_private = permit.auth_method.is_some() || !body.is_end_stream();
+        let is_private = permit.principal.is_some() || !body.is_end_stream();
         let is_grpc = exchange.response_format.is_grpc();
         let is_stream =
             is_grpc && await_content::shares_connections(head.version, exchange, upstream);
         let bounds = if is_stream { self.bounds.of_stream() } else { self.bounds };
-        let content = exchange.receive(body, bounds)?;
+        let content = exchange.receive(body, bounds, &self.reserved_trailers)?;
         let deadline = if is_grpc {
             let began = exchange.clock().instant(exchange.started());
             CallDeadline::read(&head.headers, began)?
@@ -223,7 +227,7 @@ impl Forward {
         let guard = if streams {
             let has_cors = exchange.route().is_some_and(|route| route.cors.is_some());
             response =
-                response.map(|body| trailer_edits::remove(body, self.response.removed(), has_cors));
+                response.map(|body| trailer_edits::remove(body, self.response.decided(), has_cors));
             let responder = self.responder(upstream, exchange);
             self.guard_stream(permit, responder, exchange, gateway)?
         } else {

@@ -24,16 +24,15 @@ impl HeaderEditor {
         self.0.remove.is_empty() && self.0.set.is_empty() && self.0.add.is_empty()
     }
 
-    /// Returns the names of the fields to remove.
-    pub(crate) fn removed(&self) -> &[HeaderName] {
-        &self.0.remove
+    /// Returns the names of the fields that are removed or set: whatever the other side says in them is gone.
+    pub(crate) fn decided(&self) -> impl Iterator<Item = &HeaderName> {
+        self.0.remove.iter().chain(self.0.set.iter().map(|(name, _)| name))
     }
 
     /// Removes the fields of a client whose names upstreams cannot tell from one that is removed or set. The fields of
     /// exactly these names are left to [`Self::apply`].
     pub(crate) fn remove_other_spellings(&self, headers: &mut HeaderMap) {
-        let names = || self.0.remove.iter().chain(self.0.set.iter().map(|(name, _)| name));
-        remove_if(headers, |sent| names().any(|name| name != sent && are_alike(name, sent)));
+        remove_if(headers, |sent| self.decided().any(|name| name != sent && are_alike(name, sent)));
     }
 
     /// Applies the edits. A field whose value is empty is left out.

@@ -1,4 +1,4 @@
-//! Trailers of a response, from which the gateway removes what it removes from the header section.
+//! Trailers of a response, from which the gateway removes what it removes from the header section, or sets there.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -11,11 +11,15 @@ use crate::base::body::{self, Body};
 use crate::gateway::policy::cors;
 
 /// Returns the same body without trailer fields of these names, and without CORS fields if `has_cors`.
-pub(crate) fn remove(body: Body, names: &[HeaderName], has_cors: bool) -> Body {
+pub(crate) fn remove<'a>(
+    body: Body,
+    names: impl Iterator<Item = &'a HeaderName>,
+    has_cors: bool,
+) -> Body {
+    let names: Box<[HeaderName]> = names.cloned().collect();
     if names.is_empty() && !has_cors {
         return body;
     }
-    let names = names.into();
     body.wrapped(|body| EditedTrailers { body, names, has_cors })
 }
 

@@ -8,6 +8,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::config::reserved_headers::{ReservedHeaders, is_hop_by_hop};
+use crate::config::server::Server;
+use crate::gateway::Rejection;
 use crate::gateway::policy::dpop_fields::DPOP;
 
 /// Returns the entry that the gateway adds to `Via` for a request that came by `version` (RFC 9110 §7.6.3).
@@ -98,12 +100,25 @@ pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the bytes that the head of a request takes in HTTP/1.1: the unit of `server.max_header_size`.
-pub(crate) fn size(head: &Parts) -> usize {
+/// Refuses an HTTP/2 head with more header fields than `server.max_headers`, or that takes more bytes in HTTP/1.1 than
+/// `server.max_header_size`.
+///
+/// # Errors
+///
+/// [`Rejection::TargetTooLong`] if the target alone takes more, [`Rejection::HeadTooLarge`] otherwise.
+pub(crate) fn check_size(head: &Parts, server: &Server) -> Result<(), Rejection> {
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     let target = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
     let host = head.uri.authority().map_or(0, |host| host.as_str().len());
-    head.method.as_str().len() + target + host + fields.sum::<usize>()
+    let size = head.method.as_str().len() + target + host + fields.sum::<usize>();
+    if target > server.max_header_size {
+        Err(Rejection::TargetTooLong)
+    } else if size > server.max_header_size || head.headers.len() > server.max_headers {
+        let cookies = head.headers.get(COOKIE).map_or(0, HeaderValue::len);
+        Err(Rejection::head_too_large(cookies, server.max_cookie_bytes(), &head.headers))
+    } else {
+        Ok(())
+    }
 }
 
 /// Returns the protocol a client requests to switch to: exactly one, also named by `Connection` (RFC 9110 §7.8).

@@ -175,7 +175,7 @@ mod tests {
             (Rejection::HttpsRequired, 7),
             (Rejection::NoRoute, 12),
             (Rejection::Method { allow: HeaderValue::from_static("GET") }, 12),
-            (Rejection::HeadTooLarge, 8),
+            (Rejection::HeadTooLarge { clears_cookies: false }, 8),
             (Rejection::BodyTooLarge, 8),
             (Rejection::BodyTimeout, 4),
             (Rejection::TooManyFailures { retry_after: 1 }, 8),

@@ -142,8 +142,7 @@ fn fields(
     headers: &mut HeaderMap,
 ) {
     match rejection {
-        // Too many or too large cookies come with every request: without this their owner could never get out.
-        Rejection::HeadTooLarge => {
+        Rejection::HeadTooLarge { clears_cookies: true } => {
             headers.insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cookies\""));
         }
         Rejection::Method { allow } => {

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::base::scopes::Scopes;
 use crate::limit::Limited;
 use crate::observe::metrics::Rejected;
+use crate::session::navigation;
 use crate::token::authentication_level::AuthenticationLevel;
 use crate::upstream::UpstreamError;
 
@@ -32,8 +33,11 @@ pub enum Rejection {
         /// The methods of the path.
         allow: HeaderValue,
     },
-    /// The head has more header fields than the limit.
-    HeadTooLarge,
+    /// The head has more bytes, or more header fields, than the limit.
+    HeadTooLarge {
+        /// Whether browsers are to delete the cookies of the site.
+        clears_cookies: bool,
+    },
     /// The content exceeds the limit of the route.
     BodyTooLarge,
     /// The content arrived too slowly, or stalled.
@@ -104,6 +108,16 @@ pub enum Challenge {
 }
 
 impl Rejection {
+    /// Returns the rejection of a head beyond the limits that has these fields, and `cookies` bytes of cookies.
+    ///
+    /// Browsers delete cookies that leave no room for the rest of a head, more than `max_cookies` bytes: these come with every
+    /// request, and their owner could never get out. No page of another site can have that done to smaller ones by a long
+    /// target, nor by a picture.
+    pub(crate) fn head_too_large(cookies: usize, max_cookies: usize, fields: &HeaderMap) -> Self {
+        let clears_cookies = cookies > max_cookies && !navigation::is_cross_site_resource(fields);
+        Self::HeadTooLarge { clears_cookies }
+    }
+
     /// Returns the response status.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -115,7 +129,7 @@ impl Rejection {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) | Self::InsufficientAuthentication { .. } => {
@@ -165,7 +179,7 @@ impl Rejection {
             Self::UnknownCoding => "unknown-coding",
             Self::UnknownProtocol => "unknown-protocol",
             Self::Method { .. } => "method-not-allowed",
-            Self::HeadTooLarge => "head-too-large",
+            Self::HeadTooLarge { .. } => "head-too-large",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyTimeout => "body-timeout",
             Self::Overloaded => "overloaded",
@@ -206,7 +220,7 @@ impl Rejection {
             Self::UnknownCoding => "The transfer coding is not supported",
             Self::UnknownProtocol => "The protocol of the tunnel is not supported",
             Self::Method { .. } => "The method is not allowed for this path",
-            Self::HeadTooLarge => "The request head is too large",
+            Self::HeadTooLarge { .. } => "The request head is too large",
             Self::BodyTooLarge => "The request content is too large",
             Self::BodyTimeout => "The request content arrived too slowly",
             Self::Overloaded => "The gateway is overloaded",
@@ -272,7 +286,7 @@ impl Rejection {
             Self::AmbiguousPath => Rejected::AmbiguousPath,
             Self::TargetTooLong => Rejected::TargetSize,
             Self::Method { .. } => Rejected::Method,
-            Self::HeadTooLarge => Rejected::HeaderSize,
+            Self::HeadTooLarge { .. } => Rejected::HeaderSize,
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
             Self::Unauthenticated(_)

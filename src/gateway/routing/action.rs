@@ -102,7 +102,7 @@ impl Action {
                 let mut head = core::mem::replace(head, Request::new(()).into_parts().0);
                 normalize_own_path(&mut head.uri)?;
                 let bounds = BodyLimits::of(&snapshot.server);
-                let body = exchange.receive(body, bounds)?;
+                let body = exchange.receive(body, bounds, &snapshot.reserved)?;
                 let body = body.map_or_else(Body::empty, Body::streaming);
                 let request = Request::from_parts(head, body);
                 // Boxed: rarely used and large, and every request carries this future.

@@ -78,7 +78,7 @@ fn read(bytes: &[u8], piece: usize) -> (Vec<Parsed>, bool) {
     }
 }
 
-const BOUNDS: HeadLimits = HeadLimits { size: 8 * 1024, fields: 100 };
+const BOUNDS: HeadLimits = HeadLimits { size: 8 * 1024, fields: 100, cookies: 6 * 1024 };
 
 #[cfg(test)]
 mod tests {

@@ -81,7 +81,11 @@ impl<S: Socket + Send + 'static> Connection<S> {
         closing: Rc<Cell<Closing>>,
     ) -> Self {
         let io = Rc::new(RefCell::new(ConnectionIo::new(stream)));
-        let limits = HeadLimits { size: server.max_header_size, fields: server.max_headers };
+        let limits = HeadLimits {
+            size: server.max_header_size,
+            fields: server.max_headers,
+            cookies: server.max_cookie_bytes(),
+        };
         Self { io, peer, gateway, activity, limits, closing, interim: Rc::default() }
     }
 
@@ -222,7 +226,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let _active = self.activity.begin();
         let rejection = match refused.error {
             ParseError::Malformed => Rejection::BadRequest,
-            ParseError::TooLarge => Rejection::HeadTooLarge,
+            ParseError::TooLarge => {
+                let (cookies, max) = (refused.cookie_bytes, self.limits.cookies);
+                Rejection::head_too_large(cookies, max, &refused.fields)
+            }
             ParseError::TargetTooLong => Rejection::TargetTooLong,
         };
         let (mut head, ()) = Request::new(()).into_parts();

@@ -38,6 +38,15 @@ pub(super) struct HeadLimits {
     pub(super) size: usize,
     /// Number of header fields.
     pub(super) fields: usize,
+    /// Bytes of cookies, beyond which they are the cause of a head that is too large.
+    pub(super) cookies: usize,
+}
+
+impl HeadLimits {
+    /// Returns the bytes of the longest request target.
+    fn target(self) -> usize {
+        MAX_TARGET_BYTES.min(self.size)
+    }
 }
 
 /// A parse error of a request head.
@@ -58,6 +67,8 @@ pub(super) struct RefusedHead {
     /// The fields that can be read all the same, as far as the head has arrived: they tell in which format the client
     /// reads the response.
     pub(super) fields: HeaderMap,
+    /// The bytes of its cookies, as far as the head has arrived.
+    pub(super) cookie_bytes: usize,
 }
 
 /// Parses heads from the buffer of a connection.
@@ -79,8 +90,11 @@ impl HeadParser {
         read: &mut BytesMut,
         bounds: HeadLimits,
     ) -> Result<Option<Head>, RefusedHead> {
-        self.parse_strictly(read, bounds)
-            .map_err(|error| RefusedHead { error, fields: readable_fields(read, bounds.fields) })
+        self.parse_strictly(read, bounds).map_err(|error| RefusedHead {
+            error,
+            fields: readable_fields(read, bounds.fields),
+            cookie_bytes: cookie_bytes(read),
+        })
     }
 
     fn parse_strictly(
@@ -93,7 +107,7 @@ impl HeadParser {
             read.advance(2);
         }
         if self.is_unfinished(read) {
-            return if read.len() > bounds.size { Err(too_large(read)) } else { Ok(None) };
+            return if read.len() > bounds.size { Err(too_large(read, bounds)) } else { Ok(None) };
         }
         let mut typical = [const { MaybeUninit::uninit() }; TYPICAL_FIELDS];
         let mut spans = [[0; 4]; TYPICAL_FIELDS];
@@ -122,7 +136,7 @@ impl HeadParser {
         };
         match located {
             Ok(Some(located)) => self.read(&located, read, &spans, bounds),
-            Ok(None) if read.len() > bounds.size => Err(too_large(read)),
+            Ok(None) if read.len() > bounds.size => Err(too_large(read, bounds)),
             Ok(None) => {
                 self.scanned = read.len();
                 Ok(None)
@@ -153,7 +167,7 @@ impl HeadParser {
         bounds: HeadLimits,
     ) -> Result<Option<Head>, ParseError> {
         self.scanned = 0;
-        if located.target[1] as usize > MAX_TARGET_BYTES.min(bounds.size) {
+        if located.target[1] as usize > bounds.target() {
             return Err(ParseError::TargetTooLong);
         }
         if located.length > bounds.size || located.fields > bounds.fields {
@@ -206,10 +220,23 @@ impl HeadParser {
     }
 }
 
-/// Returns the error for an incomplete head beyond the limits: its target is too long if even that is incomplete.
-fn too_large(read: &[u8]) -> ParseError {
-    let ended = memchr(b'\n', read).is_some();
-    if ended { ParseError::TooLarge } else { ParseError::TargetTooLong }
+/// Returns the error for an incomplete head beyond the limits: its target may be too long, or even that incomplete.
+fn too_large(read: &[u8], bounds: HeadLimits) -> ParseError {
+    let line = memchr(b'\n', read).map(|end| &read[..end]);
+    let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1));
+    match target {
+        Some(target) if target.len() <= bounds.target() => ParseError::TooLarge,
+        _ => ParseError::TargetTooLong,
+    }
+}
+
+/// Returns the bytes of the cookies in a head that may be malformed, too large or incomplete.
+fn cookie_bytes(read: &[u8]) -> usize {
+    let lines = read.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii_end);
+    let fields = lines.take_while(|line| !line.is_empty());
+    let values = fields.filter_map(|line| line.split_at_checked(COOKIE.as_str().len() + 1));
+    let is_cookie = |name: &[u8]| name.eq_ignore_ascii_case(b"cookie:");
+    values.filter(|(name, _)| is_cookie(name)).map(|(_, value)| value.trim_ascii().len()).sum()
 }
 
 /// Returns up to `limit` fields of a head that may be malformed, too large or incomplete, without its cookies.
@@ -567,5 +594,5 @@ mod tests {
         head.parts.extensions.get().copied()
     }
 
-    const BOUNDS: HeadLimits = HeadLimits { size: 2000, fields: 50 };
+    const BOUNDS: HeadLimits = HeadLimits { size: 2000, fields: 50, cookies: 1500 };
 }

@@ -317,7 +317,7 @@ impl Inner {
         let confirmation = principal.confirmation.clone().or_else(claimed);
         let principal = Principal { confirmation, ..principal };
         let settings = self.issuer.settings();
-        let ends = principal.expires;
+        let ends = principal.accepted_until(requested, self.rules.leeway);
         let fresh_until = requested.plus(settings.introspection.cache).min(ends);
         let stale_until = match settings.on_unavailable {
             OnUnavailable::Deny => fresh_until,

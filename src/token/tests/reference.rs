@@ -45,6 +45,7 @@ async fn a_response_is_cached_for_its_time_and_no_longer() {
     bench.clock.advance(Duration::from_secs(10));
     bench.reference("t").await.unwrap();
     assert_eq!(bench.server.count(INTROSPECT), 3, "never beyond exp, although only 10 s old");
+    assert!(bench.reference("t").now_or_never().unwrap().is_ok(), "again, within the leeway");
 }
 
 #[tokio::test]

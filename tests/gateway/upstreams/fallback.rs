@@ -244,6 +244,28 @@ fn head_has_no_content_where_a_fixed_response_replaces_the_upstreams() {
 }
 
 #[test]
+fn the_last_good_response_to_an_anonymous_caller_is_used_for_anonymous_callers() {
+    let sick = Arc::new(AtomicBool::new(false));
+    let service = Service::start({
+        let sick = Arc::clone(&sick);
+        move |_| if sick.load(SeqCst) { error(503) } else { ok("fine") }
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let auth = "auth: { jwt: main, token_from: { header: X-Token }, optional: true }";
+    let rest = file(&service, &spare, "", "fallback: { stale: 1m }").replace("auth: none", auth)
+        + "issuers: { main: { issuer: \"https://i.test\", audience: a, discovery: off, jwks_uri: \"https://i.test/jwks\" } }\n";
+    let gateway = Gateway::at(Clock::system(), "", &rest);
+    assert_eq!(gateway.get("/a", "").text(), "fine");
+    assert_eq!(gateway.get("/b", "Authorization: Basic eDp5\r\n").text(), "fine");
+
+    sick.store(true, SeqCst);
+
+    assert_eq!(gateway.get("/a", "").text(), "fine");
+    assert_eq!(gateway.get("/a", "X-Token: bad\r\n").status, 401);
+    assert_eq!(gateway.get("/b", "").status, 503, "may be of one caller");
+}
+
+#[test]
 fn an_open_circuit_sends_nothing_until_the_gateways_own_probe_succeeds() {
     let sick = Arc::new(AtomicBool::new(true));
     let service = Service::start({

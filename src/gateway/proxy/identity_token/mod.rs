@@ -43,6 +43,8 @@ pub(crate) struct IdentityTokens {
     keys: Arc<SigningKeySet>,
     issuer: Arc<str>,
     audience: Arc<str>,
+    /// The leeway after `exp` within which the caller's token is still accepted.
+    leeway: Duration,
     /// The claims besides the derived ones.
     claims: Box<[Box<str>]>,
     /// By the digest of the caller's whole token; the claims are compared as well.
@@ -63,6 +65,7 @@ impl IdentityTokens {
         keys: Arc<SigningKeySet>,
         issuer: Arc<str>,
         audience: Arc<str>,
+        leeway: Duration,
         headers: &[IdentityHeader],
     ) -> Self {
         let claims = headers.iter().map(|header| header.claim.clone());
@@ -73,7 +76,7 @@ impl IdentityTokens {
             .eviction_policy(EvictionPolicy::tiny_lfu())
             .time_to_live(LIFETIME)
             .build_with_hasher(RandomState::default());
-        Self { keys, issuer, audience, claims, cache }
+        Self { keys, issuer, audience, leeway, claims, cache }
     }
 
     /// Returns the token for `principal` at `now`, as a field value.
@@ -92,7 +95,7 @@ impl IdentityTokens {
         {
             return Ok(cached.field);
         }
-        let expires = now.plus(LIFETIME).min(principal.expires);
+        let expires = now.plus(LIFETIME).min(principal.accepted_until(now, self.leeway));
         let token = self.keys.sign(&self.claims(principal, now, expires)?.into(), now)?;
         let mut field = HeaderValue::try_from(token).map_err(|_| SigningFailed)?;
         field.set_sensitive(true);
@@ -146,7 +149,7 @@ impl fmt::Debug for IdentityTokens {
     }
 }
 
-/// The lifetime of a token, unless the caller's own expires before.
+/// The lifetime of a token, unless the caller's own is accepted for less.
 const LIFETIME: Duration = Duration::from_secs(300);
 /// Tokens cached for each authentication method of a route.
 const MAX_CACHED_TOKENS: u64 = 10_000;
