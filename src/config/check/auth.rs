@@ -101,6 +101,7 @@ impl Check<'_> {
         {
             self.token_from_means_nothing(from.key_at);
         }
+        self.unused_staleness(file, &outer.max_staleness, &methods);
         methods
     }
 
@@ -172,11 +173,16 @@ impl Check<'_> {
             forward_token,
         };
         self.void_rules(file, inner, outer, &auth_method);
+        let own = core::slice::from_ref(&auth_method);
+        self.unused_staleness(file, &inner.max_staleness, own);
         Some(auth_method)
     }
 
     /// Returns the texts of a list, of which none may be empty: no token has such a value.
-    fn texts(&mut self, list: Option<&OneOrMany<String>>) -> Vec<Arc<str>> {
+    pub(super) fn texts<T: for<'s> From<&'s str>>(
+        &mut self,
+        list: Option<&OneOrMany<String>>,
+    ) -> Vec<T> {
         let mut texts = Vec::new();
         for at in list.into_iter().flat_map(|list| &list.items) {
             if at.value.is_empty() {

@@ -37,7 +37,7 @@ impl Check<'_> {
             self.unseen_fields(keys, &seen);
             self.unseen_hash("split_by", &keys.split_by, &seen);
             self.without_service(keys);
-            self.cors_of_other_routes(keys);
+            self.unusable_cors(keys, routes);
             self.of_other_methods(keys);
             self.of_known_callers(keys, routes);
         }
@@ -64,7 +64,7 @@ impl Check<'_> {
         }
     }
 
-    fn means_nothing(&mut self, at: Position, key: &str, why: &str) {
+    pub(super) fn means_nothing(&mut self, at: Position, key: &str, why: &str) {
         self.fault(Code::C110, at, format!("`{key}` means nothing {why}"), "take it out");
     }
 
@@ -134,22 +134,6 @@ impl Check<'_> {
             if let Some(at) = at {
                 let why = format!("beside `{kind}`: no service receives the request");
                 self.means_nothing(at, key, &why);
-            }
-        }
-    }
-
-    /// Warns of CORS methods that the route itself does not match.
-    fn cors_of_other_routes(&mut self, keys: &file::Route) {
-        let Some(taken) = keys.methods.get() else { return };
-        let methods = keys.cors.get().and_then(|cors| cors.methods.get());
-        for method in methods.into_iter().flat_map(|list| &list.value.items) {
-            let takes = |other: &Method| taken.items.iter().any(|at| at.value.0 == *other);
-            let asked = &method.value.0;
-            let is_taken = takes(asked) || (*asked == Method::HEAD && takes(&Method::GET));
-            if !is_taken {
-                let message = format!("this route does not take {asked}: no page can use it");
-                let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
-                self.fault(Code::C110, method.at, message, help);
             }
         }
     }
@@ -327,6 +311,7 @@ impl Check<'_> {
                     || *forward_token == ForwardToken::Signed
                         && named(credential.introspecting_issuers())
             });
+            self.unused_introspection(&name.value, keys, routes, obtains);
             if introspects && !presented && !obtains {
                 self.of_signed_tokens(keys);
             }

@@ -14,6 +14,7 @@ mod files;
 mod headers;
 mod ineffective_settings;
 mod ineffective_values;
+mod introspection_use;
 mod issuer_names;
 mod issuer_requirements;
 mod issuers;
@@ -35,6 +36,7 @@ mod token_rules;
 mod token_source;
 mod unreachable_rules;
 mod unsatisfiable_rules;
+mod unusable_cors;
 mod upstreams;
 mod written_fields;
 

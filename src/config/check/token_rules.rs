@@ -35,14 +35,14 @@ impl Check<'_> {
             Some(self.time_or_zero(&keys.max_token_age, Duration::ZERO, MAX_DURATION))
                 .filter(|age| !age.is_zero());
         if let Some(at) = keys.scope_claim.get() {
-            rules.scope_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
+            rules.scope_claim = self.texts(Some(at));
         }
         if let Some(at) = keys.audience_claim.get() {
             rules.audience_claim = self.audience_claim(keys, at);
         }
         rules.max_token_size = self.max_token_size(&keys.max_token_size, rules.max_token_size);
         if let Some(at) = keys.client_claim.get() {
-            rules.client_claim = at.items.iter().map(|at| at.value.as_str().into()).collect();
+            rules.client_claim = self.texts(Some(at));
         }
         rules.decryption = self.key_ring(keys);
         if let Some(cache) = keys.jwt_cache.get() {
@@ -73,7 +73,7 @@ impl Check<'_> {
                 "write what its tokens for this gateway say in `aud`",
             );
         }
-        Audience::OneOf(audience.items.iter().map(|at| Arc::from(at.value.as_str())).collect())
+        Audience::OneOf(self.texts::<Arc<str>>(Some(audience)).into())
     }
 
     fn audience_claim(
@@ -123,8 +123,7 @@ impl Check<'_> {
     }
 
     fn required_claims(&mut self, list: &Spanned<ListOrNone<String>>) -> Vec<Box<str>> {
-        let mut claims: Vec<Box<str>> =
-            list.items.iter().map(|at| at.value.as_str().into()).collect();
+        let mut claims: Vec<Box<str>> = self.texts(Some(list));
         if !claims.iter().any(|claim| &**claim == "aud") && !list.incomplete {
             let message = "a token that says nothing about its audience would be accepted";
             self.fault(Code::C109, list.at, message, "add `aud`");

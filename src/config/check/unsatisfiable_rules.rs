@@ -9,7 +9,7 @@ use crate::config::auth::{AuthMethod, Credential, Expected};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::File;
-use crate::config::file::issuers::{Issuer, RevocationCheck};
+use crate::config::file::issuers::Issuer;
 use crate::config::file::routes::{self as file};
 use crate::config::file::sessions::Session;
 
@@ -37,17 +37,6 @@ impl Check<'_> {
                 let message = format!("no token can satisfy this: {why}");
                 self.fault(Code::C106, path.at, message, "take it out, or write what tokens say");
             }
-        }
-        if let Some(at) = inner.max_staleness.get()
-            && let credential = &auth_method.credential
-            && credential.takes_tokens()
-            && credential.introspecting_issuers().is_empty()
-            && !credential.names().iter().any(|name| checks_revocation(file, name))
-        {
-            let message =
-                "`max_staleness` means nothing here: no issuer is asked about signed tokens";
-            let help = "write revocation_check: introspection into the issuer, or take it out";
-            self.fault(Code::C110, at.key_at, message, help);
         }
         self.foreign_clients(file, inner, outer, auth_method);
         self.unrequested_scopes(file, inner, outer, auth_method);
@@ -148,7 +137,7 @@ impl Check<'_> {
 }
 
 /// Returns the keys of the issuer called `name`.
-fn issuer<'f>(file: &'f File, name: &str) -> Option<&'f Issuer> {
+pub(super) fn issuer<'f>(file: &'f File, name: &str) -> Option<&'f Issuer> {
     let issuers = file.issuers.get()?;
     issuers.iter().find(|(key, _)| key.value == name).map(|(_, keys)| &**keys)
 }
@@ -156,12 +145,6 @@ fn issuer<'f>(file: &'f File, name: &str) -> Option<&'f Issuer> {
 /// Returns the `issuer` URL of the issuer called `name`.
 fn iss<'f>(file: &'f File, name: &str) -> Option<&'f str> {
     issuer(file, name)?.issuer.get().map(|at| at.value.as_str())
-}
-
-/// Whether the issuer called `name` is also asked about signed tokens.
-fn checks_revocation(file: &File, name: &str) -> bool {
-    let check = issuer(file, name).and_then(|keys| keys.revocation_check.get());
-    check.is_some_and(|at| at.value.0 == RevocationCheck::Introspection)
 }
 
 /// Whether the `client_id` of a token of the issuer called `name` is its client.

@@ -1,0 +1,84 @@
+//! Warns of CORS policies that no page can use (C110).
+
+use http::Method;
+use http::header::AUTHORIZATION;
+
+use super::Check;
+use crate::config::auth::{AuthMethod, Credential, TokenBinding, TokenSource};
+use crate::config::fault::Code;
+use crate::config::file::routes as file;
+use crate::config::route::{Cors, Route};
+
+impl Check<'_> {
+    /// Warns of a CORS policy, or of one of its methods, that no page can use.
+    pub(super) fn unusable_cors(&mut self, keys: &file::Route, routes: &[Route]) {
+        self.cors_of_other_routes(keys);
+        let Some(id) = keys.id.get() else { return };
+        let Some(route) = routes.iter().find(|route| *route.id == *id.value) else { return };
+        let Some(policy) = &route.cors else { return };
+        if route.auth.is_optional() {
+            return;
+        }
+        let lacks = |auth_method: &AuthMethod| lacking(auth_method, policy);
+        let first = route.auth.methods().first().and_then(lacks);
+        if let Some(first) =
+            first.filter(|_| route.auth.methods().iter().all(|it| lacks(it).is_some()))
+        {
+            let at = keys.cors.get().map_or(id.at, |cors| cors.key_at);
+            let message = "no page can use this route: `cors` lets it send no credential";
+            self.fault(Code::C110, at, message, first);
+            return;
+        }
+        let is_cookie =
+            |auth_method: &AuthMethod| matches!(auth_method.token_from, TokenSource::Cookie(_));
+        if !route.auth.methods().iter().all(is_cookie) {
+            return;
+        }
+        let methods = keys.cors.get().and_then(|cors| cors.methods.get());
+        for method in methods.into_iter().flat_map(|list| &list.value.items) {
+            let asked = &method.value.0;
+            if ![Method::GET, Method::HEAD, Method::OPTIONS].contains(asked) {
+                let message = format!(
+                    "no page can use {asked}: a token in a cookie authenticates it for pages of the same origin alone"
+                );
+                let help = "take it out, or have pages send the token in a field";
+                self.fault(Code::C110, method.at, message, help);
+            }
+        }
+    }
+
+    /// Warns of CORS methods that the route itself does not match.
+    fn cors_of_other_routes(&mut self, keys: &file::Route) {
+        let Some(taken) = keys.methods.get() else { return };
+        let methods = keys.cors.get().and_then(|cors| cors.methods.get());
+        for method in methods.into_iter().flat_map(|list| &list.value.items) {
+            let takes = |other: &Method| taken.items.iter().any(|at| at.value.0 == *other);
+            let asked = &method.value.0;
+            let is_taken = takes(asked) || (*asked == Method::HEAD && takes(&Method::GET));
+            if !is_taken {
+                let message = format!("this route does not take {asked}: no page can use it");
+                let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
+                self.fault(Code::C110, method.at, message, help);
+            }
+        }
+    }
+}
+
+/// Returns what a policy lacks for a page to send the credential of a method.
+fn lacking(auth_method: &AuthMethod, policy: &Cors) -> Option<String> {
+    let allows = |name: &_| policy.headers.contains(name);
+    let credentials = || (!policy.credentials).then(|| "write credentials: true".to_owned());
+    match (&auth_method.credential, &auth_method.token_from) {
+        (Credential::Session(_), _) | (_, TokenSource::Cookie(_)) => credentials(),
+        // Browsers send user names and passwords that they have asked for.
+        (Credential::Basic(_), _) if policy.credentials => None,
+        (_, TokenSource::Header(name)) => {
+            (!allows(name)).then(|| format!("write headers: [{name}]"))
+        }
+        (_, TokenSource::Authorization) if !allows(&AUTHORIZATION) => {
+            let proof = if auth_method.bound_to == Some(TokenBinding::Key) { ", DPoP" } else { "" };
+            Some(format!("write headers: [Authorization{proof}]"))
+        }
+        (_, TokenSource::Authorization) => None,
+    }
+}
