@@ -17,7 +17,7 @@ use super::cookies::deferred_cookies::DeferredCookies;
 use super::logout::ended_sessions::EndReason;
 use super::logout::session_watch::SessionWatch;
 use super::refresh::decision::RefreshNeed;
-use super::refresh::renewal::Freshness;
+use super::refresh::token_freshness::Freshness;
 use super::registry::RetainedState;
 use super::settings::Csrf;
 use super::store::loaded_session::LoadedSession;

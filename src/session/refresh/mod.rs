@@ -5,3 +5,4 @@ pub(crate) mod refresh_events;
 pub(crate) mod refresh_results;
 pub(crate) mod refresher;
 pub(super) mod renewal;
+pub(crate) mod token_freshness;

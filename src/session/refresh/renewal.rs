@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::decision::RefreshNeed;
 use super::refresh_results::{RefreshOutcome, RefreshUrgency};
 use super::refresher::MAX_REFRESHES_BEHIND;
+use super::token_freshness::Freshness;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::{LogoutKind, RefreshResult};
 use crate::session::Sessions;
 use crate::session::authenticate::{RETRY_AFTER, Reason, ResumedSession, SessionError};
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::storage::StoredSession;
-use crate::token::{Principal, TokenError};
+use crate::token::TokenError;
 
 impl Sessions {
     /// Refreshes a session whose access token is about to expire, or is not valid any more.
@@ -162,34 +163,5 @@ impl Sessions {
         }
         self.end(latest, LogoutKind::Expired).await;
         Err(Reason::TooLarge.with(self.clear(held)))
-    }
-}
-
-/// The validity of the access token of a session that is to be refreshed.
-pub(in crate::session) enum Freshness {
-    /// Valid for this principal.
-    Serves(Arc<Principal>),
-    /// Not expired; not verified.
-    Unknown,
-    /// Not valid.
-    Lost(RefreshNeed),
-}
-
-impl Freshness {
-    /// Returns the validity of a token that was refused with `error`.
-    pub(in crate::session) fn of(error: TokenError) -> Self {
-        Self::Lost(if error == TokenError::Expired {
-            RefreshNeed::Ended
-        } else {
-            RefreshNeed::Refused
-        })
-    }
-
-    /// Returns the urgency of a refresh.
-    const fn need(&self) -> RefreshNeed {
-        match self {
-            Self::Serves(_) | Self::Unknown => RefreshNeed::Serves,
-            Self::Lost(need) => *need,
-        }
     }
 }
