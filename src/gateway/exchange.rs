@@ -465,7 +465,8 @@ impl Exchange {
             && grpc::is_grpc(response.headers());
         let (received, exchange) = (Rc::clone(&self.received), Some(self));
         response.map(|body| {
-            let recorder = ResponseRecorder { status, sent: 0, ended: bodiless, exchange };
+            let (sent, ended) = (0, bodiless);
+            let recorder = ResponseRecorder { status, sent, ended, ends_in_status, exchange };
             let body = body.wrapped(|body| Watched::new(body, recorder));
             let refused = move || received.is_refused().then(|| received.rejection());
             if ends_in_status { StatusOnFailure::body(body, refused) } else { body }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Response};
 use http_body::Body as _;
-use tokio::time::Instant;
 
 use super::Upstream;
 use super::attempts::AttemptedEndpoints;
@@ -45,11 +44,17 @@ impl Upstream {
         let (idle, wait) = (options.idle, options.wait);
         let failed =
             |error, endpoint: &Arc<Endpoint>| Failed::of(error, Arc::clone(endpoint), None);
-        let Some(load) = endpoint.admit(self.settings.connect_timeout).await else {
-            let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
-            return Err(failed(error, endpoint));
+        // The gateway's own queues are no silence of the endpoint: that begins behind them.
+        let (load, mut began) = match endpoint.try_admit() {
+            Some(load) => (load, began),
+            None => match endpoint.admit(self.settings.connect_timeout.min(wait)).await {
+                Some(load) => (load, self.clock.uptime()),
+                None => {
+                    let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
+                    return Err(failed(error, endpoint));
+                }
+            },
         };
-        let since = self.clock.instant(began);
         let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
         let (mut sending, mut opened) = (sending, None);
         let may_be_http2 = self.settings.http2.is_possible(endpoint.scheme());
@@ -60,7 +65,7 @@ impl Upstream {
         if upgrades && let Some(key) = request.head.headers.get(SEC_WEBSOCKET_KEY) {
             match Box::pin(self.websocket_place(&endpoint, tried, options, began)).await {
                 Some(Acquired::Http2(place)) => {
-                    let exchange = self.exchange(request, &endpoint, Some(key), wait, since);
+                    let exchange = self.exchange(request, &endpoint, Some(key), options, began);
                     let reply = Box::pin(exchange.run(place, load, Body::empty())).await;
                     return self.over_http2(reply, endpoint, tried, began);
                 }
@@ -72,9 +77,16 @@ impl Upstream {
             sending = match sending.into_untouched() {
                 Err(sending) => sending,
                 Ok(body) => {
-                    let acquired = match idle.http2().ready(&endpoint, tried.sharing(), began) {
+                    let keep_alive = self.settings.keep_alive;
+                    let ready = idle.http2().ready(&endpoint, tried.sharing(), keep_alive, began);
+                    let acquired = match ready {
                         Some(acquired) => Ok((acquired, endpoint, load)),
-                        None => Box::pin(self.place(&endpoint, load, tried, options, began)).await,
+                        None => {
+                            let place = self.place(&endpoint, load, tried, options, began);
+                            let place = Box::pin(place).await;
+                            began = self.clock.uptime();
+                            place
+                        }
                     };
                     let acquired = match acquired {
                         Ok((acquired, at, permit)) => {
@@ -93,7 +105,7 @@ impl Upstream {
                             Box::new(BodyWriter::new(body))
                         }
                         Acquired::Http2(place) => {
-                            let exchange = self.exchange(request, &endpoint, None, wait, since);
+                            let exchange = self.exchange(request, &endpoint, None, options, began);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
                             let before = options.begin_exchange();
                             let reply = Box::pin(exchange.run(place, load, body)).await;
@@ -124,28 +136,38 @@ impl Upstream {
                 self.http1_connection(stream, &endpoint)
             }
             (None, None) => {
-                match Box::pin(self.connection(&endpoint, load, tried, began, blameless)).await {
+                let limit = self.settings.connect_timeout.min(wait);
+                let opening = self.connection(&endpoint, load, tried, limit, began, blameless);
+                match Box::pin(opening).await {
                     Ok((stream, at, permit)) => {
                         (endpoint, load) = (at, permit);
                         blameless &= !stream.selected_http1();
                         self.http1_connection(stream, &endpoint)
                     }
                     Err(ConnectError { failure, cause }) => {
+                        let blameless = blameless && failure == UpstreamError::Tls;
                         if failure == UpstreamError::Tls {
                             idle.http2().forget_http1(&endpoint);
                         }
                         let error = http1::SendError::not_sent(failure, sending);
-                        return Err(Failed::of(error, endpoint, Some(cause.into())));
+                        let failed = Failed::of(error, endpoint, Some(cause.into()));
+                        return Err(Failed { blameless, ..failed });
                     }
                 }
             }
         };
         let host = self.host_for(request, &endpoint);
+        let since = self.clock.instant(began);
+        let wait = options.within(wait, since);
         let before = options.begin_exchange();
         let reply = connection.exchange(request, host, sending, wait, since).await;
-        let reply = reply.map_err(|lost| {
+        let reply = reply.map_err(|mut lost| {
             if !lost.sent {
                 options.was_unsent(before);
+            }
+            if lost.failure == UpstreamError::Timeout && options.is_over() {
+                // Whether the endpoint is silent or only slower than its client likes, one request does not tell.
+                lost.failure = UpstreamError::Deadline { silent: false };
             }
             // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
             let stale = is_reused && lost.failure == UpstreamError::Reset;
@@ -160,7 +182,7 @@ impl Upstream {
             endpoint: Arc::clone(&endpoint),
             load,
             idle: idle.clone(),
-            time_limit: wait,
+            time_limit: options.wait,
             passive: Arc::clone(&self.passive),
             began,
         };
@@ -235,20 +257,20 @@ impl Upstream {
         Connection::new(stream, Arc::clone(&self.metrics))
     }
 
-    /// Opens a connection in HTTP/1.1 to `endpoint`, or to another address of the same name if that is faster (RFC 8305).
+    /// Opens a connection in HTTP/1.1 within `limit` to `endpoint`, or to another address of the same name if that is faster
+    /// (RFC 8305).
     /// With `blameless`, an endpoint that refuses HTTP/1.1 alone is none that refuses requests: only a check can tell.
     async fn connection(
         &self,
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
         tried: &mut AttemptedEndpoints,
+        limit: Duration,
         began: Duration,
         blameless: bool,
     ) -> Result<(Stream, Arc<Endpoint>, EndpointPermit), ConnectError> {
-        let limit = self.settings.connect_timeout;
-        let all = self.with_other_addresses(endpoint, load, tried);
         race(
-            all.into_iter(),
+            self.with_other_addresses(endpoint, load, tried),
             async |endpoint| connect(&endpoint, limit, Offer::Http1).await,
             |other, error| {
                 tried.exclude(other);
@@ -275,9 +297,8 @@ impl Upstream {
     ) -> Result<(Acquired, Arc<Endpoint>, EndpointPermit), (ConnectError, Arc<Endpoint>)> {
         let settings = self.pool_settings(options);
         let sharing = tried.sharing();
-        let all = self.with_other_addresses(endpoint, load, tried);
         race(
-            all.into_iter(),
+            self.with_other_addresses(endpoint, load, tried),
             async |endpoint| {
                 let pool = options.idle.http2();
                 pool.acquire(&endpoint, &settings, sharing, began).await
@@ -301,22 +322,25 @@ impl Upstream {
         .map_err(|error| (error, Arc::clone(endpoint)))
     }
 
-    /// Returns the exchange of `request` with `endpoint` in HTTP/2; `websocket` is the key of an opening handshake.
+    /// Returns the exchange of `request` with `endpoint` in HTTP/2, which gets it at the uptime `began`; `websocket` is the key of
+    /// an opening handshake.
     fn exchange<'a, 'r>(
         &'a self,
         request: &'a OutgoingRequest<'r>,
         endpoint: &'a Endpoint,
         websocket: Option<&'a HeaderValue>,
-        wait: Duration,
-        since: Instant,
+        options: &SendOptions<'_>,
+        began: Duration,
     ) -> http2::Exchange<'a, 'r> {
+        let since = self.clock.instant(began);
         http2::Exchange {
             request,
             host: self.host_for(request, endpoint),
             scheme: endpoint.scheme(),
             websocket,
-            wait,
+            wait: options.within(options.wait, since),
             since,
+            deadline: options.deadline,
             idle_timeout: self.settings.idle_timeout,
             metrics: Arc::clone(&self.metrics),
         }
@@ -387,20 +411,21 @@ impl Upstream {
         }
     }
 
-    /// Returns `endpoint`, and the other addresses that take its place if it is silent or refuses.
+    /// Returns `endpoint`, and the other addresses that take its place if it is silent or refuses. Each of these gets its
+    /// permit when its turn comes, and is left out if there is none.
     fn with_other_addresses(
         &self,
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
         tried: &AttemptedEndpoints,
-    ) -> Vec<(Arc<Endpoint>, EndpointPermit)> {
+    ) -> impl Iterator<Item = (Arc<Endpoint>, EndpointPermit)> + use<> {
         let set = self.endpoints.load_full();
         let others = self.other_addresses(&set, endpoint, tried);
         let others = others.into_iter().filter_map(|other| {
             let load = other.try_admit()?;
             Some((other, load))
         });
-        core::iter::once((Arc::clone(endpoint), load)).chain(others).collect()
+        core::iter::once((Arc::clone(endpoint), load)).chain(others)
     }
 
     /// Returns the other available addresses of the name that `endpoint` is an address of, those of the other family
@@ -452,7 +477,7 @@ pub(super) struct Answered {
     pub(super) endpoint: Arc<Endpoint>,
     /// The uptime of the response head, or of the end of a response that was waited for.
     pub(super) at: Duration,
-    /// Whether the request had not ended.
+    /// Whether the endpoint waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
     /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
     pub(super) is_failed_call: bool,
@@ -488,6 +513,19 @@ impl Failed {
     const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
         let (counted, connection_lost, in_vain, blameless) = (false, false, false, false);
         Self { error, endpoint, cause, counted, connection_lost, in_vain, blameless }
+    }
+
+    /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
+    /// waited for its client, for a place or for a connection.
+    pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
+        let error = http1::SendError {
+            failure: UpstreamError::Deadline { silent: false },
+            sent: true,
+            stale: false,
+            early: false,
+            anew: None,
+        };
+        Self::of(error, endpoint, None)
     }
 }
 

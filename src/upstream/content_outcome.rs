@@ -15,6 +15,7 @@ use super::passive_health::PassiveHealth;
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::watched_body::{Polled, Watch, Watched};
+use crate::observe::metrics::UpstreamFailure;
 
 /// The recorder of the outcome of one response's content.
 pub(super) struct ContentOutcome {
@@ -60,6 +61,7 @@ impl ContentOutcome {
         let failed = status.is_some_and(grpc::is_service_failure);
         if failed && let Some(status) = status {
             self.endpoint.health.failed(&format!("status {status} of a gRPC call"));
+            self.passive.metrics.failed(UpstreamFailure::GrpcStatus);
         }
         failed
     }

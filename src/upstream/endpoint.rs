@@ -45,6 +45,8 @@ pub(super) struct EndpointKey {
     pub(super) authority: Arc<str>,
     pub(super) dial: Dial,
     tls: Tls,
+    /// The name that its certificate must have.
+    server_name: Option<ServerName<'static>>,
     http2: Http2,
     max_connections: u32,
     max_pending: u32,
@@ -64,12 +66,14 @@ pub(super) enum Dial {
 }
 
 impl EndpointKey {
-    /// Creates the key of an endpoint of an upstream at `dial`, with `authority` in `Host`.
+    /// Creates the key of an endpoint of an upstream at `dial`, with `authority` in `Host`, whose certificate must have the name
+    /// `server_name`.
     pub(super) fn new(
         settings: &Settings,
         scheme: Scheme,
         authority: Arc<str>,
         dial: Dial,
+        server_name: Option<ServerName<'static>>,
     ) -> Self {
         Self {
             upstream: Arc::clone(&settings.name),
@@ -77,6 +81,7 @@ impl EndpointKey {
             authority,
             dial,
             tls: settings.tls.clone(),
+            server_name,
             http2: settings.http2,
             max_connections: settings.max_connections,
             max_pending: settings.max_pending,
@@ -99,6 +104,15 @@ impl Endpoint {
                 format!("{url} ({})", address.ip())
             }
             _ => url,
+        };
+        // So are the hosts of SRV records, whose certificates are for the domain of the records (RFC 6125 §6.2.1).
+        let name = match &key.server_name {
+            Some(ServerName::DnsName(of)) if key.tls.server_name.is_none() => {
+                let of = of.as_ref();
+                let is_host = key.authority.split(':').next().is_some_and(|host| host == of);
+                if is_host { name } else { format!("{name} as {of}") }
+            }
+            _ => name,
         };
         let host = HeaderValue::from_str(&key.authority);
         Self {
@@ -208,11 +222,8 @@ impl Endpoint {
         self.retired.load(Relaxed)
     }
 
-    /// Acquires a permit for a request in flight, waiting up to `wait`; `None` if there is none.
+    /// Waits up to `wait` for a permit for a request in flight; `None` if none is free by then, or too many requests wait.
     pub(super) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
-        if let Some(permit) = self.try_admit() {
-            return Some(permit);
-        }
         let _waiting = InFlight::begin(&self.pending, self.max_pending)?;
         let freed = Box::pin(Arc::clone(&self.free).acquire_owned());
         let permit = tokio::time::timeout(wait, freed).await.ok()?.ok()?;
@@ -294,3 +305,28 @@ struct FreeSlots {
 }
 
 static FREE_SLOTS: Mutex<FreeSlots> = Mutex::new(FreeSlots { returned: Vec::new(), unused: 0 });
+
+#[cfg(test)]
+mod tests {
+    use super::super::UpstreamRegistry;
+    use super::*;
+
+    #[test]
+    fn endpoints_whose_certificates_must_have_other_names_are_different() {
+        let settings = Settings::new("a", Vec::new());
+        let registry = UpstreamRegistry::default();
+        let endpoint = |name: &'static str| {
+            let dial = Dial::Socket(([127, 0, 0, 1], 9).into());
+            let name = ServerName::try_from(name).ok();
+            let authority = "h.test:9".into();
+            let key = EndpointKey::new(&settings, Scheme::Https, authority, dial, name);
+            registry.endpoint(key, None)
+        };
+
+        let (of_host, of_records) = (endpoint("h.test"), endpoint("a.test"));
+
+        assert!(!Arc::ptr_eq(&of_host, &of_records) && Arc::ptr_eq(&of_host, &endpoint("h.test")));
+        assert_eq!(of_host.name(), "https://h.test:9 (127.0.0.1)");
+        assert_eq!(of_records.name(), "https://h.test:9 (127.0.0.1) as a.test");
+    }
+}

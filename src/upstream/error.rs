@@ -28,6 +28,15 @@ pub enum UpstreamError {
     /// The response did not arrive in time.
     #[error("upstream response: timed out")]
     Timeout,
+    /// The deadline of the caller passed before the response.
+    #[error("upstream response: not before the deadline")]
+    Deadline {
+        /// Whether the connection was silent altogether for a while, and the upstream did not wait for the client.
+        silent: bool,
+    },
+    /// A gap in the content of the response exceeded `idle_timeout`.
+    #[error("upstream response: the content stalled")]
+    Stalled,
     /// The response violates its version of HTTP, or its framing is ambiguous (RFC 9112 §6, RFC 9113 §8.1.1).
     #[error("upstream response: not valid HTTP")]
     Protocol,
@@ -115,6 +124,13 @@ impl UpstreamError {
             Self::Tls => "the TLS handshake failed",
             Self::Reset => "the connection was closed before the end of the response",
             Self::Timeout => "timed out: no response in time",
+            Self::Stalled => "timed out: no more of the response within idle_timeout",
+            Self::Deadline { silent: true } => {
+                "the deadline of the call passed: nothing was received on its connection"
+            }
+            Self::Deadline { silent: false } => {
+                "the deadline of the call passed before its response"
+            }
             Self::Protocol => "the response is not valid HTTP",
             Self::Refused => "the upstream refused the request before processing it",
             Self::NoEndpoint => "no target is available",
@@ -135,6 +151,7 @@ impl UpstreamError {
                 | Self::StreamReset(_)
                 | Self::Truncated { .. }
                 | Self::Timeout
+                | Self::Stalled
                 | Self::Protocol
                 | Self::Invalid(_)
         )
@@ -154,13 +171,15 @@ impl UpstreamError {
             Self::Connect => UpstreamFailure::Connect,
             Self::Tls | Self::TlsAlert(_) => UpstreamFailure::Tls,
             Self::Reset | Self::StreamReset(_) | Self::Truncated { .. } => UpstreamFailure::Reset,
-            Self::Timeout => UpstreamFailure::Timeout,
+            Self::Timeout | Self::Stalled | Self::Deadline { silent: true } => {
+                UpstreamFailure::Timeout
+            }
             Self::Protocol | Self::Invalid(_) => UpstreamFailure::Protocol,
             Self::Refused => UpstreamFailure::Refused,
             Self::NoEndpoint => UpstreamFailure::NoTarget,
             Self::CircuitOpen { .. } => UpstreamFailure::CircuitOpen,
             Self::Overflow => UpstreamFailure::Overflow,
-            Self::Client => return None,
+            Self::Client | Self::Deadline { silent: false } => return None,
         })
     }
 }

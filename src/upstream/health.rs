@@ -27,8 +27,8 @@ pub(super) struct Health {
     broken_at: AtomicU64,
     /// Uptime in nanoseconds of the last lost connection that counted; 0 after a response.
     lost_at: AtomicU64,
-    /// Uptime in nanoseconds of the first failure of those in a row.
-    failing_since: AtomicU64,
+    /// Uptime in nanoseconds of the first lost or broken response since a good one, of the last ten seconds; 0 if there is none.
+    lost_since: AtomicU64,
     /// Uptime in nanoseconds until which the endpoint is ejected; 0 if it is not.
     ejected_until: AtomicU64,
     /// Requests and failures of the current ten seconds: see [`Window`].
@@ -174,14 +174,9 @@ impl Health {
         self.ejected_until.load(Relaxed)
     }
 
-    /// Whether the last requests have failed.
-    pub(super) fn is_failing(&self) -> bool {
-        self.failures.load(Relaxed) != 0 || self.broken.load(Relaxed) != 0
-    }
-
-    /// Whether a request that began at the uptime `began` was sent before the endpoint began to fail.
-    pub(super) fn began_to_fail_after(&self, began: Duration) -> bool {
-        self.failing_since.load(Relaxed) >= nanos(began)
+    /// Whether a request that began at the uptime `began` was sent before the endpoint began to lose responses.
+    pub(super) fn was_lost_after(&self, began: Duration) -> bool {
+        self.lost_since.load(Relaxed) >= nanos(began)
     }
 
     /// Whether the connection of a request that was sent at `began`, and lost at `now`, was lost together with another one
@@ -223,6 +218,7 @@ impl Health {
             return run.load(Relaxed) != 0 && {
                 run.store(0, Relaxed);
                 self.lost_at.store(0, Relaxed);
+                self.lost_since.store(0, Relaxed);
                 // An ejection that is over leaves its end behind, from which a slow start counts.
                 other.load(Relaxed) == 0 && self.is_ejected(now) && {
                     self.ejected_until.store(nanos(now).max(1), Relaxed);
@@ -230,8 +226,13 @@ impl Health {
                 }
             };
         }
-        if !self.is_failing() {
-            self.failing_since.store(nanos(now), Relaxed);
+        if outcome != Outcome::Failed {
+            let first = |since: u64| {
+                let is_over = since == 0 || nanos(now).saturating_sub(since) > LOSSES_RETENTION;
+                is_over.then_some(nanos(now).max(1))
+            };
+            // Of losses at the same moment, any is the first.
+            let _ = self.lost_since.fetch_update(Relaxed, Relaxed, first);
         }
         let in_a_row = run.fetch_add(1, Relaxed) + 1 >= outlier.errors;
         let was_ejected = self.is_ejected(now);
@@ -387,6 +388,8 @@ impl Window {
 }
 
 const WINDOW_SECS: u64 = 10;
+/// How long the first of several lost responses is remembered, in nanoseconds.
+const LOSSES_RETENTION: u64 = WINDOW_SECS * 1_000_000_000;
 /// The share in percent that an endpoint receives outside of a slow start.
 const FULL_SHARE: u8 = 100;
 /// The share in percent at the beginning of a slow start.
@@ -483,6 +486,18 @@ mod tests {
 
         assert_eq!(of_one_death, [true, false, false, false]);
         assert!(of_a_later_request && after_a_response);
+    }
+
+    #[test]
+    fn a_request_in_flight_is_lost_with_its_endpoint_whatever_that_answered_before() {
+        let (health, outlier) = (Health::default(), Outlier::default());
+        let at = |n: u64| NOW + Duration::from_millis(n);
+
+        let _ = health.record(Outcome::Failed, &outlier, at(0), at(1));
+        let _ = health.record(Outcome::Lost, &outlier, at(2), at(10));
+
+        assert!(health.was_lost_after(at(2)) && health.was_lost_after(at(9)));
+        assert!(!health.was_lost_after(at(11)), "one that was sent later is a retry as any other");
     }
 
     #[test]

@@ -23,8 +23,12 @@ pub(super) async fn check(
     settings: &Settings,
     check: &HealthCheck,
 ) -> Result<(), Box<str>> {
+    let host = match &settings.host_header {
+        HostHeader::Fixed(name) => name,
+        HostHeader::Target | HostHeader::Preserve => endpoint.host(),
+    };
     if let Some(service) = &check.grpc {
-        return match http2::health::check(endpoint, service, check.timeout).await {
+        return match http2::health::check(endpoint, host, service, check.timeout).await {
             Ok(()) => Ok(()),
             Err(cause) => Err(format!("health check: {cause}").into()),
         };
@@ -33,10 +37,6 @@ pub(super) async fn check(
         let stream = connect(endpoint, check.timeout, Offer::Http2).await;
         let stream = stream.map_err(|error| error.cause)?;
         let is_http2 = endpoint.requires_http2() || stream.selected_http2() == Some(true);
-        let host = match &settings.host_header {
-            HostHeader::Fixed(name) => name,
-            HostHeader::Target | HostHeader::Preserve => endpoint.host(),
-        };
         let status = if is_http2 {
             let status = http2::health::status_of(stream, endpoint, host, &check.path).await;
             status.map_err(|cause| format!("health check: {cause}"))?
@@ -84,5 +84,6 @@ async fn status_of(mut stream: Stream, host: &HeaderValue, path: &str) -> Result
     }
 }
 
-const MAX_FIELDS: usize = 128;
-const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// As much as a response to a request may have.
+const MAX_FIELDS: usize = 256;
+const MAX_HEAD_BYTES: usize = 64 * 1024;

@@ -235,7 +235,9 @@ impl Upstream {
         for (index, configured) in self.targets.iter().enumerate() {
             let Target { address, weight, backup } = &configured.target;
             let member = |authority: Arc<str>, dial: Dial, of_record: u16, rank: u32| {
-                let key = EndpointKey::new(&self.settings, address.scheme, authority, dial);
+                let server_name = configured.tls.as_ref().map(|(_, name)| name.clone());
+                let scheme = address.scheme;
+                let key = EndpointKey::new(&self.settings, scheme, authority, dial, server_name);
                 let endpoint = self.registry.endpoint(key, configured.tls.as_ref());
                 endpoint.retire(false);
                 Member {

@@ -40,9 +40,31 @@ impl PassiveHealth {
         if outcome == Outcome::Lost && endpoint.health.is_lost_together(began, now) {
             return;
         }
+        self.judge_endpoint(endpoint, outcome, began, now);
+        self.judge_circuit(endpoint, outcome, began, now);
+    }
+
+    /// Records an outcome for the endpoint alone: one address of several that an attempt tried.
+    pub(super) fn judge_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        began: Duration,
+        now: Duration,
+    ) {
         if endpoint.health.record(outcome, &self.settings.outlier, began, now) {
             self.log_state(endpoint, now);
         }
+    }
+
+    /// Records the outcome of an attempt for the circuit alone: its addresses were recorded before.
+    pub(super) fn judge_circuit(
+        &self,
+        endpoint: &Endpoint,
+        outcome: Outcome,
+        began: Duration,
+        now: Duration,
+    ) {
         if let Some((settings, circuit)) = &self.circuit
             && circuit.record(outcome, settings, began, now)
         {
@@ -50,16 +72,18 @@ impl PassiveHealth {
         }
     }
 
-    /// Records that an attempt that began at `began` could not connect; the control runtime checks the endpoint at once.
+    /// Records that an attempt that began at `began` could not connect to `endpoint`, one of the addresses that it tried; the
+    /// control runtime checks the endpoint at once.
     pub(super) fn refused(&self, endpoint: &Endpoint, error: &ConnectError, began: Duration) {
         self.failed(endpoint, &error.cause, began);
         endpoint.report_refusal();
     }
 
-    /// Records that an attempt that began at `began` failed for this cause.
+    /// Records that an attempt that began at `began` failed at `endpoint` for this cause; the circuit counts the attempt once,
+    /// whatever the number of addresses that it tried.
     pub(super) fn failed(&self, endpoint: &Endpoint, cause: &str, began: Duration) {
         endpoint.health.failed(cause);
-        self.judge(endpoint, Outcome::Failed, began, self.clock.uptime());
+        self.judge_endpoint(endpoint, Outcome::Failed, began, self.clock.uptime());
     }
 
     /// Records that the content behind a good head ended in `error`, of a request that was sent at `began`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::{Response, StatusCode};
+use tokio::time::{Instant, timeout_at};
 
 use super::Upstream;
 use super::attempt::Failed;
@@ -119,8 +120,16 @@ impl Upstream {
         loop {
             tried.add(&endpoint);
             let began = now;
-            let mut outcome =
-                self.attempt(&endpoint, request, writer, &options, &mut tried, now).await;
+            let mut outcome = match options.deadline {
+                None => self.attempt(&endpoint, request, writer, &options, &mut tried, now).await,
+                Some(deadline) => {
+                    let attempt =
+                        self.attempt(&endpoint, request, writer, &options, &mut tried, now);
+                    // Boxed: few requests have a deadline, and all carry this future.
+                    let outcome = Box::pin(timeout_at(deadline, attempt)).await;
+                    outcome.unwrap_or_else(|_| Err(Failed::overdue(Arc::clone(&endpoint))))
+                }
+            };
             let may_repeat = || {
                 let has_other = || self.endpoints.load().members.len() > 1;
                 whole.is_some()
@@ -132,7 +141,8 @@ impl Upstream {
                 && may_repeat()
                 && let Ok(answered) = outcome
             {
-                outcome = Box::pin(self.hold(answered, options.wait)).await;
+                let limit = options.within(options.wait, Instant::now());
+                outcome = Box::pin(self.hold(answered, limit)).await;
             }
             match outcome {
                 Ok(answered) => {
@@ -140,11 +150,15 @@ impl Upstream {
                     let status = answered.response.status();
                     let blames = blames_endpoint(status) || answered.is_failed_call;
                     let blamed = blames && !answered.early;
+                    if blamed && !answered.is_failed_call {
+                        answered.endpoint.health.failed(&format!("status {}", status.as_u16()));
+                    }
                     if !blames || blamed {
                         let outcome = Outcome::of_head(!blamed);
                         self.passive.judge(&answered.endpoint, outcome, began, now);
                     }
                     if retries.on_status(status)
+                        && !options.is_over()
                         && let Some(again) = anew()
                         && let Some(other) = self.select(&tried, now, options.key)
                         && tried.permit_another(retries, method, true)
@@ -164,16 +178,31 @@ impl Upstream {
                         waited: now.saturating_sub(options.began),
                     });
                 }
+                Err(Failed {
+                    error: http1::SendError { failure, .. }, endpoint, cause, ..
+                }) if matches!(failure, UpstreamError::Deadline { .. }) => {
+                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
+                    if failure == (UpstreamError::Deadline { silent: true }) {
+                        // The client chose the time: that takes out one of several endpoints, but opens no circuit.
+                        self.passive.failed(&endpoint, &cause, began);
+                    }
+                    let (endpoint, attempts) = (Some(endpoint), tried.count());
+                    let (sent, content) = (true, None);
+                    let failed = SendFailure { failure, endpoint, cause, attempts, sent, content };
+                    return Err(Box::new(self.lost(failed)));
+                }
                 Err(failed) => {
                     let Failed { error, endpoint: at, cause, counted, .. } = failed;
                     let Failed { connection_lost, in_vain, blameless, .. } = failed;
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
-                    // Failures to connect were recorded where they happened.
                     let refused = failure == UpstreamError::Refused;
                     let is_fault = (failure.is_endpoint_fault() || refused) && !stale && !early;
                     let blames = is_fault && !blameless || in_vain;
-                    if cause.is_none() && blames {
+                    if cause.is_some() && blames {
+                        // The addresses that the attempt tried were recorded where they failed.
+                        self.passive.judge_circuit(&at, Outcome::Failed, began, now);
+                    } else if blames {
                         at.health.failed(&failure.cause());
                         if !counted {
                             let is_lost = failure.is_lost_connection();
@@ -190,8 +219,7 @@ impl Upstream {
                         let (attempts, endpoint) = (tried.count(), Some(Arc::clone(&at)));
                         let failed =
                             SendFailure { failure, endpoint, cause, attempts, sent, content };
-                        // One of a slow client is not counted as the upstream's.
-                        Box::new(if early || counted { failed } else { self.lost(failed) })
+                        Box::new(if counted { failed } else { self.lost(failed) })
                     };
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else { return Err(failed(&tried, None)) };
@@ -223,7 +251,7 @@ impl Upstream {
                         || connection_lost && retries.on_failure(UpstreamError::Reset);
                     // A dead endpoint takes no requests, and one that refuses has processed none: where another is well,
                     // those that it had in flight are no further load for the upstream.
-                    let died = stale || at.health.began_to_fail_after(began);
+                    let died = stale || at.health.was_lost_after(began);
                     // Nor is a request that another one's response took along with their connection.
                     let taken_along = connection_lost && blameless;
                     let is_reset = matches!(
@@ -235,9 +263,10 @@ impl Upstream {
                     let moves = |target: &Arc<Endpoint>| {
                         (!sent || is_reset && died)
                             && !Arc::ptr_eq(target, &at)
-                            && !target.health.is_failing()
+                            && !(target.health.is_down() || target.health.is_ejected(now))
                     };
                     if let Some(target) = target
+                        && !options.is_over()
                         && (refunded
                             || retriable
                                 && tried.permit_another(retries, method, sent)

@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body as _;
+use tokio::time::Instant;
 
 use super::connection_pool::IdlePool;
 use super::settings::Retries;
@@ -18,6 +19,8 @@ pub struct SendOptions<'a> {
     pub idle: &'a IdlePool,
     /// The timeout until the response head.
     pub wait: Duration,
+    /// The deadline of the caller, by which there must be a response.
+    pub deadline: Option<Instant>,
     /// The uptime of this moment.
     pub began: Duration,
     /// The retry policy; `None` is the upstream's.
@@ -43,7 +46,24 @@ impl SendOptions<'_> {
             arrival.set(before);
         }
     }
+
+    /// Whether the deadline has passed.
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Returns how long something that began at `since` may take before the response: `limit`, up to the timeout of the
+    /// response head and the deadline.
+    pub(super) fn within(&self, limit: Duration, since: Instant) -> Duration {
+        let limit = limit.min(self.wait);
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(since));
+        left.map_or(limit, |left| limit.min(left))
+    }
 }
+
+/// How long a client must have sent nothing of its content for a failure of the upstream, which waits for it, to be the
+/// client's.
+pub(super) const CLIENT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The content of a request, until it is sent.
 #[derive(Debug)]

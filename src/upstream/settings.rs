@@ -315,12 +315,13 @@ impl Retries {
             | UpstreamError::StreamReset(_)
             | UpstreamError::Truncated { .. }
             | UpstreamError::Invalid(InvalidResponse::PartialHead) => RetryOn::Reset,
-            UpstreamError::Timeout => RetryOn::Timeout,
+            UpstreamError::Timeout | UpstreamError::Stalled => RetryOn::Timeout,
             UpstreamError::Overflow | UpstreamError::Refused => return true,
             UpstreamError::NoEndpoint
             | UpstreamError::CircuitOpen { .. }
             | UpstreamError::Protocol
             | UpstreamError::Invalid(_)
+            | UpstreamError::Deadline { .. }
             | UpstreamError::Client => return false,
         };
         self.on.contains(&cause)

@@ -377,6 +377,7 @@ impl Client {
         SendOptions {
             idle: &self.idle,
             wait: self.wait,
+            deadline: None,
             began,
             retries: None,
             has_fallback: false,

@@ -106,6 +106,25 @@ fn a_response_that_breaks_off_is_logged_with_both_lengths() {
 }
 
 #[test]
+fn a_gap_in_a_response_is_logged_with_the_setting_that_bounds_it() {
+    let service = Upstream::by_hand(|mut stream, _, _| {
+        let mut reading = Reading::new(&stream);
+        let _ = reading.until(b"\r\n\r\n");
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nhalf");
+        let _ = reading.until(b"never");
+    });
+    let gateway = Gateway::start("", &route(&service.url(), ", idle_timeout: 100ms"));
+    let mut client = gateway.connect();
+
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    drop(client.rest());
+
+    eventually("the line", || {
+        gateway.log().contains("no more of the response within idle_timeout")
+    });
+}
+
+#[test]
 fn a_failed_handshake_is_logged_with_the_reason() {
     let authority = Authority::new();
     let now = 2100;

@@ -314,6 +314,8 @@ fn a_service_that_tires_of_a_stalled_client_is_not_left_alone_for_it() {
             while let Some(request) = reading.head(connection) {
                 if request.line().starts_with("POST") {
                     let _ = reading.exactly(3);
+                    // The client has sent nothing for longer than a second.
+                    thread::sleep(Duration::from_millis(1500));
                     let _ = stream.write_all(goodbye);
                     return;
                 }
@@ -328,6 +330,33 @@ fn a_service_that_tires_of_a_stalled_client_is_not_left_alone_for_it() {
 
         assert!(matches!(client.answer().status, 502 | 503));
         assert_eq!(gateway.get("/", "").text(), "fine");
+    }
+}
+
+#[test]
+fn a_service_that_fails_uploads_at_once_is_left_alone() {
+    for goodbye in [&b""[..], b"HTTP/1.1 503 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]
+    {
+        let service = Upstream::by_hand(move |mut stream, connection, _| {
+            let mut reading = Reading::new(&stream);
+            while let Some(request) = reading.head(connection) {
+                if request.line().starts_with("POST") {
+                    let _ = reading.exactly(3);
+                    let _ = stream.write_all(goodbye);
+                    return;
+                }
+                let _ = stream.write_all(&ok("fine"));
+            }
+        });
+        let (rest, _backup) = trusting(&service, "");
+        let gateway = Gateway::start("", &rest);
+
+        eventually("the backup serves", || {
+            let mut client = gateway.connect();
+            client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+            let _ = client.try_answer();
+            gateway.get("/", "").text() == "backup"
+        });
     }
 }
 

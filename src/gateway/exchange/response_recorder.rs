@@ -1,13 +1,17 @@
 //! The observer of a response's content on its way to the client, which records the exchange when it ends.
 
 use core::task::Poll;
+use std::borrow::Cow;
 
 use http_body::Body as _;
 
 use super::{CLIENT_CLOSED, Exchange};
 use crate::base::body::{self, Body};
 use crate::base::watched_body::{Polled, Watch};
+use crate::gateway::proxy::call_deadline::DeadlineExceeded;
 use crate::gateway::proxy::stream_guard::{StreamGuard, TerminationReason};
+use crate::gateway::response::grpc_refusal::code_of_failure;
+use crate::gateway::response::rejection::Rejection;
 use crate::upstream::UpstreamError;
 
 /// The observer of a response's content, with the exchange that it ends.
@@ -16,6 +20,8 @@ pub(super) struct ResponseRecorder {
     /// Bytes of content sent so far.
     pub(super) sent: u64,
     pub(super) ended: bool,
+    /// Whether a failure becomes the status of a gRPC call in trailers.
+    pub(super) ends_in_status: bool,
     /// `None` once the body was dropped.
     pub(super) exchange: Option<Box<Exchange>>,
 }
@@ -28,15 +34,23 @@ impl ResponseRecorder {
         let termination = error.downcast_ref::<TerminationReason>();
         // A client that disconnects while its request is forwarded is no fault of the upstream.
         let is_client = error.downcast_ref() == Some(&UpstreamError::Client);
-        let gone = is_client && !exchange.received.is_refused();
+        let refused = exchange.received.is_refused().then(|| exchange.received.rejection());
+        let gone = is_client && refused.is_none();
+        let is_overdue = error.is::<DeadlineExceeded>();
+        if self.ends_in_status {
+            exchange.grpc_status = code_of_failure(error, refused);
+        }
         exchange.error = match termination {
             Some(reason) => Some(reason.name()),
             None if gone => None,
             None if is_client => Some(exchange.body_failed().name()),
+            None if is_overdue => Some(Rejection::DeadlineExceeded.name()),
             None => Some("upstream-failed"),
         };
         if gone {
             self.status = CLIENT_CLOSED;
+        } else if is_overdue {
+            exchange.outcome.cause = Some(Cow::Borrowed(OVERDUE));
         } else if let Some(failure) = error.downcast_ref::<UpstreamError>() {
             exchange.outcome.cause = Some(failure.cause());
         }
@@ -75,3 +89,6 @@ impl Watch for ResponseRecorder {
         exchange.response_ended(status, self.sent);
     }
 }
+
+/// The cause of a response that the deadline of its call ended.
+const OVERDUE: &str = "the deadline of the call passed during its response";

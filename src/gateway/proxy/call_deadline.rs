@@ -41,6 +41,11 @@ impl CallDeadline {
         Ok(began.checked_add(timeout).map(Self))
     }
 
+    /// Returns the moment at which it passes.
+    pub(crate) const fn instant(self) -> Instant {
+        self.0
+    }
+
     /// Sets the field for the upstream to the time that is left.
     ///
     /// # Errors

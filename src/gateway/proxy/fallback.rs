@@ -103,8 +103,15 @@ impl Fallback {
                 }
                 return Ok(sent.into());
             }
-            // What a client causes has no fallback.
-            Err(failed) if failed.failure == UpstreamError::Client => return Err(failed),
+            // What a client causes has no fallback, nor has a call whose deadline has passed.
+            Err(failed)
+                if matches!(
+                    failed.failure,
+                    UpstreamError::Client | UpstreamError::Deadline { .. }
+                ) =>
+            {
+                return Err(failed);
+            }
             Err(mut failed) => {
                 let may_repeat = !failed.sent || method.is_idempotent();
                 let content = failed.content.take().or(again);

@@ -182,6 +182,7 @@ impl Forward {
         let options = SendOptions {
             idle: &gateway.idle,
             wait,
+            deadline: deadline.map(CallDeadline::instant),
             began,
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
@@ -281,7 +282,7 @@ impl Forward {
     ///
     /// # Errors
     ///
-    /// [`Rejection::DeadlineExceeded`] if the deadline passes before.
+    /// [`UpstreamError::Deadline`] if the deadline passes before a target is tried.
     async fn relay_interim(
         &self,
         mut sending: Pin<Box<impl Future<Output = Sent>>>,
@@ -300,7 +301,9 @@ impl Forward {
             polled
         });
         match deadline {
-            Some(deadline) => Box::pin(deadline.limit(sent)).await,
+            Some(deadline) => Box::pin(deadline.limit(sent))
+                .await
+                .map_err(|_| UpstreamError::Deadline { silent: false }.into()),
             None => Ok(sent.await),
         }
     }

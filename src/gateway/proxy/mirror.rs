@@ -67,13 +67,13 @@ impl Mirror {
             let request =
                 OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
             let wait = upstream.settings().timeout;
-            let (retries, has_fallback) = (None, false);
             let options = SendOptions {
                 idle: &idle,
                 wait,
+                deadline: None,
                 began: now.uptime,
-                retries,
-                has_fallback,
+                retries: None,
+                has_fallback: false,
                 key,
                 arrival: None,
             };

@@ -81,6 +81,17 @@ fn status(rejection: &Rejection) -> Status {
     }
 }
 
+/// Returns the status code of a call whose response failed with `error`, or whose request was `refused` after its response had
+/// begun; `None` if the client itself is gone.
+pub(crate) fn code_of_failure(error: &body::Error, refused: Option<Rejection>) -> Option<u16> {
+    end_of_call(error, refused).map(|(status, _)| status as u16)
+}
+
+fn end_of_call(error: &body::Error, refused: Option<Rejection>) -> Option<(Status, &'static str)> {
+    let refused = refused.map(|refused| (status(&refused), refused.title()));
+    refused.or_else(|| status_of_error(error))
+}
+
 /// Returns the status and message of a call whose response failed with `error`; `None` if the client itself is gone.
 fn status_of_error(error: &body::Error) -> Option<(Status, &'static str)> {
     if error.is::<DeadlineExceeded>() {
@@ -100,7 +111,7 @@ fn status_of_error(error: &body::Error) -> Option<(Status, &'static str)> {
     }
     match error.downcast_ref::<UpstreamError>() {
         Some(UpstreamError::Client) => None,
-        Some(UpstreamError::Timeout) => {
+        Some(UpstreamError::Timeout | UpstreamError::Stalled) => {
             Some((Status::DeadlineExceeded, "The upstream server did not respond in time"))
         }
         _ => Some((Status::Unavailable, "The upstream server failed during the call")),
@@ -134,8 +145,7 @@ impl<F: Fn() -> Option<Rejection> + Unpin> http_body::Body for StatusOnFailure<F
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(body).poll_frame(cx);
         let Poll::Ready(Some(Err(error))) = &polled else { return polled };
-        let refused = (this.refused)().map(|refused| (status(&refused), refused.title()));
-        let Some((status, message)) = refused.or_else(|| status_of_error(error)) else {
+        let Some((status, message)) = end_of_call(error, (this.refused)()) else {
             return polled;
         };
         this.body = None;

@@ -80,7 +80,7 @@ pub enum Rejection {
     StoreUnavailable,
     /// The request has passed gateways of this kind too often: an upstream is the gateway itself.
     LoopDetected,
-    /// The deadline of a gRPC call has passed.
+    /// The deadline of a gRPC call has passed before it could be forwarded.
     DeadlineExceeded,
     /// A gRPC call came on an unencrypted connection of a listener that redirects to https: gRPC has no redirects.
     HttpsRequired,
@@ -131,7 +131,7 @@ impl Rejection {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout | Self::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) | Self::InsufficientAuthentication { .. } => {
                 StatusCode::UNAUTHORIZED
             }
@@ -150,9 +150,9 @@ impl Rejection {
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upstream(UpstreamError::Timeout) | Self::DeadlineExceeded => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::Upstream(
+                UpstreamError::Timeout | UpstreamError::Stalled | UpstreamError::Deadline { .. },
+            ) => StatusCode::GATEWAY_TIMEOUT,
             Self::Upstream(
                 UpstreamError::Connect
                 | UpstreamError::Tls
@@ -195,15 +195,17 @@ impl Rejection {
             Self::StoreUnavailable => "store-unavailable",
             Self::SessionTooLarge => "session-too-large",
             Self::Upstream(UpstreamError::Client) => "body-broken",
-            Self::Upstream(UpstreamError::Timeout) => "upstream-timeout",
+            Self::Upstream(UpstreamError::Timeout | UpstreamError::Stalled) => "upstream-timeout",
             Self::Upstream(
                 UpstreamError::NoEndpoint
                 | UpstreamError::CircuitOpen { .. }
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => "upstream-unavailable",
+            Self::DeadlineExceeded | Self::Upstream(UpstreamError::Deadline { .. }) => {
+                "deadline-exceeded"
+            }
             Self::Upstream(_) => "upstream-failed",
-            Self::DeadlineExceeded => "deadline-exceeded",
             Self::HttpsRequired => "https-required",
             Self::LoopDetected => "loop",
             Self::Internal => "internal",
@@ -246,15 +248,19 @@ impl Rejection {
             }
             Self::SessionTooLarge => "The session's tokens no longer fit into cookies",
             Self::Upstream(UpstreamError::Client) => "The request content ended early",
-            Self::Upstream(UpstreamError::Timeout) => "The upstream server did not respond in time",
+            Self::Upstream(UpstreamError::Timeout | UpstreamError::Stalled) => {
+                "The upstream server did not respond in time"
+            }
             Self::Upstream(
                 UpstreamError::NoEndpoint
                 | UpstreamError::CircuitOpen { .. }
                 | UpstreamError::Overflow
                 | UpstreamError::Refused,
             ) => "The upstream server is unavailable",
+            Self::DeadlineExceeded | Self::Upstream(UpstreamError::Deadline { .. }) => {
+                "The deadline of the call has passed"
+            }
             Self::Upstream(_) => "The upstream server could not be reached",
-            Self::DeadlineExceeded => "The deadline of the call has passed",
             Self::HttpsRequired => "The connection must be encrypted",
             Self::LoopDetected => "Request loop detected",
             Self::Internal => "Internal gateway error",
@@ -270,6 +276,9 @@ impl Rejection {
                 Cow::Borrowed("the authorization server did not answer; its own lines say why")
             }
             Self::StoreUnavailable => Cow::Borrowed("Redis did not answer; its own lines say why"),
+            Self::DeadlineExceeded => {
+                Cow::Borrowed("the deadline of the call passed before it was forwarded")
+            }
             Self::SessionTooLarge => Cow::Borrowed("the refreshed tokens do not fit into cookies"),
             _ => return None,
         })

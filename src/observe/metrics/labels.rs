@@ -221,7 +221,7 @@ words! {
         Revoked = "revoked",
     }
 
-    /// The reason why an attempt got no response from the upstream.
+    /// The reason why an attempt got no good response from the upstream.
     UpstreamFailure {
         /// No connection could be made.
         Connect = "connect",
@@ -235,6 +235,8 @@ words! {
         Protocol = "protocol",
         /// The upstream refused the request before processing it.
         Refused = "refused",
+        /// The response is to a gRPC call, with a status of a failing service.
+        GrpcStatus = "grpc_status",
         /// No target is healthy.
         NoTarget = "no_target",
         /// The circuit of the upstream is open.

@@ -126,7 +126,7 @@ impl ResponseBody {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     return if !starved && self.gap.poll_elapsed(cx).is_ready() {
-                        Poll::Ready(Some(Err(UpstreamError::Timeout)))
+                        Poll::Ready(Some(Err(UpstreamError::Stalled)))
                     } else {
                         Poll::Pending
                     };

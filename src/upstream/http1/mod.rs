@@ -31,6 +31,7 @@ use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
 use super::handshake_error;
 use super::interim_responses::InterimResponses;
+use super::send_options::CLIENT_PAUSE;
 use super::tunnel::Tunnel;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
@@ -58,7 +59,7 @@ pub(super) struct Connection {
 pub(super) struct Reply {
     pub(super) response: Response<()>,
     pub(super) content: BodyKind,
-    /// Whether the upstream responded before the request had ended.
+    /// Whether the upstream responded while it waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
 }
 
@@ -80,7 +81,7 @@ pub(super) struct SendError {
     pub(super) sent: bool,
     /// Whether the request failed on a reused connection that the upstream may have closed meanwhile.
     pub(super) stale: bool,
-    /// Whether the request had not ended.
+    /// Whether the upstream waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
     /// The request for another connection: `None` if a part of its body is lost.
     pub(super) anew: Option<Box<BodyWriter>>,
@@ -139,6 +140,8 @@ impl Connection {
         sending.resume(&mut self.write);
         self.silence.start(wait, since);
         let (mut progress, mut interim) = (None, InterimResponses::new(request.interim));
+        // Since when the upstream has waited for the client, and what was sent by then.
+        let mut starved: Option<(Instant, u64)> = None;
         let outcome = poll_fn(|cx| {
             let polled = self.poll_response(cx, &mut sending, &head.method, &mut interim);
             if let Poll::Ready(received) = polled {
@@ -147,6 +150,9 @@ impl Connection {
             // Bytes that were written at once were written when the wait began.
             let sent = sending.progress();
             if sending.waits_for_data() {
+                if starved.is_none_or(|(_, before)| before != sent) {
+                    starved = Some((Instant::now(), sent));
+                }
                 self.silence.stopped();
                 return Poll::Pending;
             }
@@ -156,17 +162,18 @@ impl Connection {
             self.silence.poll_elapsed(cx).map(|()| Err(UpstreamError::Timeout))
         })
         .await;
+        let early = sending.waits_for_data()
+            && starved.is_some_and(|(since, _)| since.elapsed() >= CLIENT_PAUSE);
         match outcome {
             Ok(received) if received.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 self.tunnel(received.response, head)
             }
-            Ok(received) => self.reply(received, sending),
+            Ok(received) => self.reply(received, sending, early),
             Err(failure) => {
                 // A failed write over TLS does not tell whether the records before the last one have arrived.
                 let may_have_arrived =
                     self.stream.is_tls() && sending.offered(&self.write) > MAX_TLS_RECORD_BYTES;
                 let sent = sending.progress() > 0 || may_have_arrived;
-                let early = sending.waits_for_data();
                 let anew = sending.anew(&self.write, head_bytes, sent);
                 Err(SendError { failure, sent, stale: false, early, anew })
             }
@@ -239,9 +246,9 @@ impl Connection {
         mut self: Box<Self>,
         head: head::Head,
         sending: Box<BodyWriter>,
+        early: bool,
     ) -> Result<Reply, SendError> {
         let head::Head { response, framing, reusable } = head;
-        let early = sending.waits_for_data();
         let mut decoder = Decoder::of_response(framing);
         let first = if framing == Framing::Chunked && !self.read.is_empty() {
             let Ok(event) = decoder.take(&mut self.read) else {

@@ -143,7 +143,7 @@ impl Connection {
         Some(StreamSlot { connection: Rc::clone(self), rested })
     }
 
-    /// Whether the connection is of no more use: it has ended, or has been without a stream for `keep_alive`.
+    /// Whether the connection is of no more use: it has ended, or has no stream and allows none, or had none for `keep_alive`.
     pub(super) fn is_over(&self, now: Duration, keep_alive: Duration) -> bool {
         if self.facts.is_closed() {
             return true;
@@ -153,7 +153,7 @@ impl Connection {
         }
         let since = self.idle_since.get().unwrap_or(now);
         self.idle_since.set(Some(since));
-        !self.facts.accepts_streams() || now.saturating_sub(since) >= keep_alive
+        !self.takes_streams() || now.saturating_sub(since) >= keep_alive
     }
 }
 
@@ -214,17 +214,35 @@ async fn drive(mut driver: Driver, facts: Rc<ConnectionFacts>) {
     facts.close();
 }
 
-/// Waits until an upstream with open streams is silent, even when it is asked for a sign of life.
+/// Waits until an upstream with open streams is silent, or one whose request was given up, even when it is asked for a sign
+/// of life.
 async fn until_dead(pings: Option<PingPong>, facts: &ConnectionFacts) {
     let Some(mut pings) = pings else { return core::future::pending().await };
+    // When the last one was answered, and the reads by then.
+    let mut answered: Option<(Instant, u64)> = None;
     loop {
         let reads = facts.reads();
-        sleep(PING_INTERVAL).await;
-        if facts.reads() != reads || facts.streams() == 0 {
+        let is_due = if timeout(PING_INTERVAL, facts.doubted()).await.is_ok() {
+            answered
+                .is_none_or(|(at, reads)| facts.reads() != reads || at.elapsed() > PING_INTERVAL)
+        } else {
+            facts.reads() == reads && facts.streams() > 0
+        };
+        if !is_due {
             continue;
         }
-        match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
+        let mut pinged = pin!(pings.ping(Ping::opaque()));
+        let mut answer = timeout(PING_PATIENCE, pinged.as_mut()).await;
+        if answer.is_err() {
+            // Further requests take another connection, while the streams of this one have some more time.
+            facts.retire();
+            answer = timeout(PING_TIMEOUT, pinged).await;
+        }
+        match answer {
+            Ok(Ok(_)) => {
+                answered = Some((Instant::now(), facts.reads()));
+                sleep(PING_PAUSE).await;
+            }
             // The end of the connection, which its driver notices.
             Ok(Err(_)) => return core::future::pending().await,
             Err(_) => return,
@@ -241,6 +259,11 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Bytes of the header fields of a response, 32 more for each field (RFC 9113 §6.5.2).
 pub(super) const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// The silence after which an upstream with open streams is asked for a sign of life. gRPC servers close connections
-/// that ask more often than every five minutes.
+/// that ask more often than every five minutes, unless a response was sent in between.
 const PING_INTERVAL: Duration = Duration::from_secs(310);
+/// How long its answer may take before the connection gets no further request.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take after that before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The shortest time between two of them: requests that are given up ask for one as often as clients like.
+const PING_PAUSE: Duration = Duration::from_secs(10);

@@ -44,6 +44,9 @@ pub(super) struct ConnectionFacts {
     written: Cell<u64>,
     /// Header blocks that the upstream may still send.
     header_blocks: Cell<u32>,
+    /// The number of reads when a request last doubted the connection.
+    doubted_at: Cell<u64>,
+    doubted: Notify,
     changed: Notify,
 }
 
@@ -123,6 +126,22 @@ impl ConnectionFacts {
         self.written.get()
     }
 
+    /// Doubts the connection: a request was given up, and nothing was received since it was sent.
+    pub(super) fn doubt(&self) {
+        self.doubted_at.set(self.reads.get());
+        self.doubted.notify_one();
+    }
+
+    /// Waits until a request doubts the connection and nothing was received since.
+    pub(super) async fn doubted(&self) {
+        loop {
+            self.doubted.notified().await;
+            if self.doubted_at.get() == self.reads.get() {
+                return;
+            }
+        }
+    }
+
     /// Records a request, whose response may have so many header blocks: interim ones, the head, trailers.
     pub(super) fn request_sent(&self) {
         let blocks = self.header_blocks.get().saturating_add(MAX_HEADER_BLOCKS_PER_RESPONSE);
@@ -137,17 +156,21 @@ pub(super) struct FrameScanner {
     headers: FrameHeaders,
     /// Frames without content that may still be received.
     bucket: TokenBucket,
+    /// Header blocks that may still be received beyond those of the requests: interim responses, whose bytes are bounded for
+    /// each request.
+    blocks: TokenBucket,
 }
 
 impl FrameScanner {
     /// Creates the scanner of a connection that begins `now`.
     pub(super) const fn new(facts: Rc<ConnectionFacts>, now: Instant) -> Self {
         let headers = FrameHeaders::after(0);
-        Self { facts, headers, bucket: TokenBucket::of_empty_frames(now) }
+        let blocks = TokenBucket::new(MAX_BURST_BLOCKS, MAX_BLOCKS_PER_SECOND, now);
+        Self { facts, headers, bucket: TokenBucket::of_empty_frames(now), blocks }
     }
 
     fn scan(&mut self, bytes: &mut [u8]) -> Result<(), Flood> {
-        let Self { facts, headers, bucket } = self;
+        let Self { facts, headers, bucket, blocks } = self;
         headers.scan(bytes, |kind, flags, length| {
             if !facts.settled.get() {
                 // An upstream that speaks another protocol is detected by its first bytes.
@@ -164,8 +187,10 @@ impl FrameScanner {
                 DATA if flags & END_STREAM == 0 && length == 0 => bucket.spend(),
                 DATA | RST_STREAM | WINDOW_UPDATE | CONTINUATION => Ok(()),
                 HEADERS => {
-                    let left = facts.header_blocks.get().checked_sub(1).ok_or(Flood)?;
-                    facts.header_blocks.set(left);
+                    match facts.header_blocks.get().checked_sub(1) {
+                        Some(left) => facts.header_blocks.set(left),
+                        None => blocks.spend()?,
+                    }
                     facts.responded.set(true);
                     Ok(())
                 }
@@ -220,6 +245,9 @@ pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
 /// Header blocks per response: some interim responses, the head, and trailers. Unused ones count towards the
 /// connection's later responses.
 const MAX_HEADER_BLOCKS_PER_RESPONSE: u32 = 16;
+/// Header blocks beyond these at a time: about as many as the limit of interim responses to one request allows.
+const MAX_BURST_BLOCKS: u32 = 2_000;
+const MAX_BLOCKS_PER_SECOND: u32 = 200;
 const ACK: u8 = 1;
 
 #[cfg(test)]
@@ -285,7 +313,7 @@ mod tests {
     async fn header_blocks_beyond_those_of_the_requests_end_the_connection() {
         let (facts, mut frames) = settled();
         facts.request_sent();
-        for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE {
+        for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE + MAX_BURST_BLOCKS {
             assert_eq!(frames.scan(&mut frame(HEADERS, 4, 30)), Ok(()));
         }
 

@@ -23,7 +23,7 @@ use crate::base::grpc::{self, FRAME_HEADER_BYTES, frame};
 use crate::base::inspected_stream::InspectedStream;
 use crate::http2::{ContentError, ReceivedContent, ReceivedContents};
 
-/// Asks a gRPC server whether `service` is serving, or the server as a whole if that is empty, within `limit`.
+/// Asks a gRPC server as `host` whether `service` is serving, or the server as a whole if that is empty, within `limit`.
 ///
 /// # Errors
 ///
@@ -31,13 +31,14 @@ use crate::http2::{ContentError, ReceivedContent, ReceivedContents};
 /// the service.
 pub(in crate::upstream) async fn check(
     endpoint: &Endpoint,
+    host: &HeaderValue,
     service: &str,
     limit: Duration,
 ) -> Result<(), Cow<'static, str>> {
     let checking = async {
         let stream = connect(endpoint, limit, Offer::Http2).await;
         let stream = stream.map_err(|error| error.cause.into_string())?;
-        let request = Request::post(target(endpoint, endpoint.host(), CHECK)?)
+        let request = Request::post(target(endpoint, host, CHECK)?)
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .body(());
@@ -278,6 +279,14 @@ mod tests {
         }
     }
 
+    async fn check_at(
+        endpoint: &Endpoint,
+        service: &str,
+        limit: Duration,
+    ) -> Result<(), Cow<'static, str>> {
+        check(endpoint, endpoint.host(), service, limit).await
+    }
+
     #[tokio::test]
     async fn a_server_says_whether_it_is_serving() {
         for (status, grpc_status, expected) in [
@@ -286,7 +295,7 @@ mod tests {
             (1, "5", "gRPC status 5 NOT_FOUND"),
         ] {
             let endpoint = server(Some((status, grpc_status))).await;
-            let checked = check(&endpoint, "a.B", Duration::from_secs(5)).await;
+            let checked = check_at(&endpoint, "a.B", Duration::from_secs(5)).await;
             assert_eq!(checked.err().unwrap_or_default(), expected);
         }
     }
@@ -294,10 +303,10 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_silent_or_gone_does_not_serve() {
         let endpoint = server(None).await;
-        let silent = check(&endpoint, "", Duration::from_millis(200)).await;
+        let silent = check_at(&endpoint, "", Duration::from_millis(200)).await;
         assert_eq!(silent, Err("no answer within 200 ms".into()));
 
-        let gone = check(&endpoint_at(1), "", Duration::from_secs(5)).await;
+        let gone = check_at(&endpoint_at(1), "", Duration::from_secs(5)).await;
         assert_eq!(gone, Err("connection refused".into()));
     }
 
@@ -354,7 +363,7 @@ mod tests {
         let settings = Settings::new("test", Vec::new());
         let dial = Dial::Socket(([127, 0, 0, 1], port).into());
         let authority = format!("127.0.0.1:{port}").into();
-        Endpoint::new(EndpointKey::new(&settings, Scheme::Http, authority, dial), None)
+        Endpoint::new(EndpointKey::new(&settings, Scheme::Http, authority, dial, None), None)
     }
 
     proptest! {

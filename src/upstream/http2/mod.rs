@@ -33,6 +33,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::connection::Connection;
 pub(super) use self::connection::Sharing;
+use self::frame_monitor::ConnectionFacts;
 pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
 use self::response::{Ending, ResponseContent};
 use self::stream::StreamState;
@@ -57,7 +58,7 @@ pub(super) struct Reply {
     pub(super) response: Response<Body>,
     /// The stream itself, if the upstream has opened a WebSocket on it.
     pub(super) tunnel: Option<Tunnel>,
-    /// Whether the upstream responded before the request had ended.
+    /// Whether the upstream responded while it waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
 }
 
@@ -75,7 +76,7 @@ pub(super) struct SendError {
     pub(super) taken_along: bool,
     /// Whether the upstream ended the connection without a response to any request, and this one is the first to report it.
     pub(super) in_vain: bool,
-    /// Whether the request had not ended.
+    /// Whether the upstream waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
     /// The content for another attempt: `None` if a part of it is lost.
     pub(super) anew: Option<Body>,
@@ -90,10 +91,13 @@ pub(super) struct Exchange<'a, 'r> {
     pub(super) scheme: Scheme,
     /// The key of the opening handshake of a WebSocket, if the request is one.
     pub(super) websocket: Option<&'a HeaderValue>,
-    /// The maximum silence of the upstream, as in HTTP/1.1: waiting for the client's content is none.
+    /// The maximum silence of the upstream, as in HTTP/1.1: waiting for the client's content is none. It ends at the
+    /// deadline at the latest.
     pub(super) wait: Duration,
     /// The beginning of the first silence.
     pub(super) since: Instant,
+    /// The deadline of the caller.
+    pub(super) deadline: Option<Instant>,
     /// The maximum gap in the content of the response; not for events and gRPC.
     pub(super) idle_timeout: Duration,
     pub(super) metrics: Arc<UpstreamMetrics>,
@@ -115,7 +119,9 @@ impl Exchange<'_, '_> {
         let pool = Rc::clone(&place.pool);
         let held = Box::new((place, permit));
         let stream = StreamState::new(body, held);
-        let _cut = CutUnlessAnswered(&stream);
+        let facts = &connection.facts;
+        let (reads, written) = (facts.reads(), facts.written());
+        let _cut = CutUnlessAnswered { stream: &stream, facts, reads };
         let length = stream.upload.size_hint().exact();
         let request = if self.websocket.is_some() {
             request::build_websocket(self.request, self.host, self.scheme)
@@ -127,7 +133,6 @@ impl Exchange<'_, '_> {
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
         connection.facts.request_sent();
-        let (reads, written) = (connection.facts.reads(), connection.facts.written());
         let responding = self.response_to(request, &connection, &stream);
         match self.within_silence(&stream, responding).await {
             Some(Ok((response, sending))) => match (self.websocket, sending) {
@@ -137,7 +142,7 @@ impl Exchange<'_, '_> {
                 _ => self.answered(&connection, &stream, response),
             },
             Some(Err(mut failure)) => {
-                let early = stream.upload.is_starved();
+                let early = stream.upload.waits_long(self.since);
                 if failure.is_of_connection() && connection.facts.written() == written {
                     // The connection has taken nothing since: neither this request nor a part of it.
                     failure = StreamError::Unsent;
@@ -157,7 +162,6 @@ impl Exchange<'_, '_> {
                     | StreamError::Protocol
                     | StreamError::ProtocolOfConnection => false,
                 };
-                let facts = &connection.facts;
                 let error = match (failure, facts.alert()) {
                     (StreamError::Lost, Some(cause)) => UpstreamError::TlsAlert(cause),
                     _ => failure.error(),
@@ -172,11 +176,20 @@ impl Exchange<'_, '_> {
                 })
             }
             None => {
-                if connection.facts.reads() == reads {
-                    // A connection that is silent altogether is dead: it gets no further request.
-                    connection.facts.retire();
-                }
-                Err(lost(&stream, UpstreamError::Timeout, true, false, false))
+                let silent = facts.reads() == reads;
+                let failure = if self.deadline.is_some_and(|until| until <= Instant::now()) {
+                    let silent = silent
+                        && !stream.upload.is_starved()
+                        && self.since.elapsed() >= MIN_JUDGED_SILENCE;
+                    UpstreamError::Deadline { silent }
+                } else {
+                    if silent {
+                        // A connection that is silent altogether is dead: it gets no further request.
+                        facts.retire();
+                    }
+                    UpstreamError::Timeout
+                };
+                Err(lost(&stream, failure, true, false, false))
             }
         }
     }
@@ -254,8 +267,10 @@ impl Exchange<'_, '_> {
             return Err(lost(stream, failure, true, false, false));
         }
         stream.upload.settle();
-        let early = stream.upload.is_starved();
-        let is_grpc = grpc::is_grpc(response.headers());
+        let early = stream.upload.waits_long(self.since);
+        // A call ends with its response, also with one of another type.
+        let is_grpc =
+            grpc::is_grpc(response.headers()) || grpc::is_grpc(&self.request.head.headers);
         let endless = is_endless(response.headers());
         let ending = if is_grpc { Ending::Cut } else { Ending::Finish(self.wait) };
         let bodiless = response::is_bodiless(&self.request.head.method, response.status());
@@ -308,6 +323,9 @@ fn opened(
     Ok(Reply { response: Response::from_parts(head, Body::empty()), tunnel, early: false })
 }
 
+/// The shortest silence before the deadline of a call that counts against its endpoint: the client chooses the deadline.
+const MIN_JUDGED_SILENCE: Duration = Duration::from_millis(100);
+
 /// Ends a stream without a response.
 fn lost(
     stream: &StreamState,
@@ -335,13 +353,22 @@ fn lost(
     SendError { failure, sent, stale, connection_lost, taken_along, in_vain, early, anew }
 }
 
-/// Resets a stream whose request is cancelled before its response.
-struct CutUnlessAnswered<'a>(&'a Rc<StreamState>);
+/// Resets a stream whose request is cancelled before its response, and asks an upstream from which nothing was received
+/// meanwhile for a sign of life.
+struct CutUnlessAnswered<'a> {
+    stream: &'a Rc<StreamState>,
+    facts: &'a ConnectionFacts,
+    /// The reads of the connection before the request.
+    reads: u64,
+}
 
 impl Drop for CutUnlessAnswered<'_> {
     fn drop(&mut self) {
-        if !self.0.upload.is_settled() {
-            self.0.cut();
+        if !self.stream.upload.is_settled() {
+            self.stream.cut();
+            if self.facts.reads() == self.reads {
+                self.facts.doubt();
+            }
         }
     }
 }

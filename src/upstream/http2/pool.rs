@@ -5,8 +5,8 @@
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::rc::{self, Rc};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -71,6 +71,7 @@ impl Drop for Place {
 pub(super) struct EndpointPool {
     /// The generation of the endpoint's slot.
     generation: u64,
+    endpoint: Weak<Endpoint>,
     connections: RefCell<Vec<Rc<Connection>>>,
     opening: Cell<usize>,
     /// Connections opened so far.
@@ -84,7 +85,9 @@ pub(super) struct EndpointPool {
     /// The number of requests after which the endpoint ends a connection, as it has shown lately: see
     /// [`EndpointPool::unsent`].
     max_requests: Cell<usize>,
-    /// The uptime at which that is forgotten; `None` until the next sweep.
+    /// The last connection that ended so.
+    ended: RefCell<Option<EndedConnection>>,
+    /// The uptime at which both are forgotten; `None` until the next sweep.
     max_requests_until: Cell<Option<Duration>>,
     /// Failed attempts so far.
     failures: Cell<u64>,
@@ -110,7 +113,8 @@ impl ConnectionPool {
     /// # Errors
     ///
     /// The error of a failed connection attempt, unless others succeed at the same time; [`UpstreamError::Overflow`] if no
-    /// place became free within the timeout of the request, or [`MAX_CONNECTS_WAITED`] times that of an attempt.
+    /// place became free within the timeout of the request, or [`MAX_CONNECTS_WAITED`] times that of an attempt, although
+    /// there are connections.
     pub(in crate::upstream) async fn acquire(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -130,14 +134,17 @@ impl ConnectionPool {
         Box::pin(pool.wait_for_place(endpoint, settings, sharing, now)).await
     }
 
-    /// Takes a place for a stream to `endpoint` if that needs no wait.
+    /// Takes a place for a stream to `endpoint` if that needs no wait; connections without a stream are kept for `keep_alive`.
     pub(in crate::upstream) fn ready(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         sharing: Sharing,
+        keep_alive: Duration,
         now: Duration,
     ) -> Option<Acquired> {
         let pool = self.of(endpoint);
+        // A reload may have changed it.
+        pool.keep_alive.set(keep_alive);
         if now < pool.http1_until.get() {
             return Some(Acquired::Http1(None));
         }
@@ -145,11 +152,11 @@ impl ConnectionPool {
     }
 
     /// Forgets that `endpoint` has selected HTTP/1.1: it no longer speaks that.
-    pub(in crate::upstream) fn forget_http1(&self, endpoint: &Endpoint) {
+    pub(in crate::upstream) fn forget_http1(&self, endpoint: &Arc<Endpoint>) {
         self.of(endpoint).http1_until.set(Duration::ZERO);
     }
 
-    fn of(&self, endpoint: &Endpoint) -> Rc<EndpointPool> {
+    fn of(&self, endpoint: &Arc<Endpoint>) -> Rc<EndpointPool> {
         let mut endpoints = self.0.borrow_mut();
         let Slot { index, generation } = *endpoint.slot();
         if endpoints.len() <= index {
@@ -160,14 +167,16 @@ impl ConnectionPool {
         if let Some(pool) = slot.as_ref().filter(|pool| pool.generation == generation) {
             return Rc::clone(pool);
         }
-        Rc::clone(slot.insert(Rc::new(EndpointPool::new(generation))))
+        Rc::clone(slot.insert(Rc::new(EndpointPool::new(generation, endpoint))))
     }
 
-    /// Drops connections that have ended or are no longer needed; called by a worker every second or so.
+    /// Drops connections that have ended or are no longer needed, and those without a stream to addresses that are no longer in
+    /// use; called by a worker every second or so.
     pub(in crate::upstream) fn sweep(&self, now: Duration) {
         for pool in self.0.borrow().iter().flatten() {
             pool.expire_max_requests(now);
-            let keep_alive = pool.keep_alive.get();
+            let is_gone = pool.endpoint.upgrade().is_none_or(|endpoint| endpoint.is_retired());
+            let keep_alive = if is_gone { Duration::ZERO } else { pool.keep_alive.get() };
             // Dropped after the borrow ends: closing a connection wakes tasks.
             let over: Vec<_> = {
                 let mut connections = pool.connections.borrow_mut();
@@ -181,9 +190,10 @@ impl ConnectionPool {
 }
 
 impl EndpointPool {
-    fn new(generation: u64) -> Self {
+    fn new(generation: u64, endpoint: &Arc<Endpoint>) -> Self {
         Self {
             generation,
+            endpoint: Arc::downgrade(endpoint),
             connections: RefCell::default(),
             opening: Cell::new(0),
             opened: Cell::new(0),
@@ -191,6 +201,7 @@ impl EndpointPool {
             waiting_alone: Cell::new(0),
             streams_per_connection: Cell::new(TYPICAL_STREAMS),
             max_requests: Cell::new(usize::MAX),
+            ended: RefCell::default(),
             max_requests_until: Cell::new(None),
             failures: Cell::new(0),
             failure: RefCell::default(),
@@ -222,21 +233,32 @@ impl EndpointPool {
     ///
     /// Some servers end each connection after a number of requests (nginx: `keepalive_requests`), whatever arrives behind
     /// the last one. Further connections receive no more than that for a while, so that a request is not sent in vain
-    /// time and again.
-    pub(super) fn unsent(&self, connection: &Connection) {
-        if let Some(processed) = connection.unsent() {
+    /// time and again. One that ends early says nothing, since its server may have restarted: two must end alike.
+    pub(super) fn unsent(&self, connection: &Rc<Connection>) {
+        let Some(processed) = connection.unsent() else { return };
+        let connection = Rc::downgrade(connection);
+        let before = self.ended.take().and_then(|last| {
+            // Each of a connection's requests that was not processed tells more exactly how many were.
+            let is_same = last.connection.ptr_eq(&connection);
+            if is_same { last.before } else { Some(last.processed) }
+        });
+        self.ended.replace(Some(EndedConnection { connection, processed, before }));
+        self.max_requests_until.set(None);
+        if before == Some(processed) {
             self.max_requests.set(processed.max(MIN_REQUESTS_PER_CONNECTION));
-            self.max_requests_until.set(None);
         }
     }
 
     /// Forgets after a while how many requests the endpoint takes per connection.
     fn expire_max_requests(&self, now: Duration) {
         match self.max_requests_until.get() {
-            _ if self.max_requests.get() == usize::MAX => {}
+            _ if self.ended.borrow().is_none() => {}
             None => self.max_requests_until.set(Some(now + MAX_REQUESTS_RETENTION)),
             Some(until) if now < until => {}
-            Some(_) => self.max_requests.set(usize::MAX),
+            Some(_) => {
+                self.max_requests.set(usize::MAX);
+                self.ended.take();
+            }
         }
     }
 
@@ -264,8 +286,8 @@ impl EndpointPool {
         sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, ConnectError> {
-        let deadline =
-            Instant::now() + settings.wait.min(settings.connect_timeout * MAX_CONNECTS_WAITED);
+        let wait = settings.wait.min(settings.connect_timeout * MAX_CONNECTS_WAITED);
+        let deadline = Instant::now() + wait;
         let failures = self.failures.get();
         let _waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
@@ -306,7 +328,13 @@ impl EndpointPool {
             // Connections are being opened, and each attempt notifies within its own timeout; or others are opened later.
             let until = self.takes_more_connections_at().map_or(deadline, |at| at.min(deadline));
             if timeout_at(until, self.changed.notified()).await.is_err() && until == deadline {
-                return Err(UpstreamError::Overflow.into());
+                let has_connections = self.takes_streams() || self.opening.get() == 0;
+                return Err(if has_connections {
+                    UpstreamError::Overflow.into()
+                } else {
+                    // A handshake takes longer than the request may.
+                    ConnectError::timeout(wait)
+                });
             }
         }
     }
@@ -345,7 +373,8 @@ impl EndpointPool {
                 }
                 Ok(Opened::Http1(stream)) => {
                     pool.http1_until.set(now + HTTP1_RETENTION);
-                    pool.http1.replace(Some(stream));
+                    // Without a request that waits it would be in use by none, and closed by the endpoint some time.
+                    pool.http1.replace(Some(stream).filter(|_| pool.waiting.get() > 0));
                 }
                 // A server that reloads closes connections that it has just accepted: the requests that wait open others.
                 // One that limits its connections does so while others live, on which they wait for a place.
@@ -365,6 +394,16 @@ impl EndpointPool {
             pool.changed.notify_waiters();
         });
     }
+}
+
+/// A connection that its endpoint has ended by GOAWAY.
+#[derive(Debug)]
+struct EndedConnection {
+    connection: rc::Weak<Connection>,
+    /// The number of its requests that were processed.
+    processed: usize,
+    /// That number of the connection that ended so before it.
+    before: Option<usize>,
 }
 
 enum Opened {
@@ -417,6 +456,9 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pool.waiting.set(self.pool.waiting.get() - 1);
+        if self.pool.waiting.get() == 0 {
+            self.pool.http1.take();
+        }
         self.pool.waiting_alone.set(self.pool.waiting_alone.get() - self.alone);
     }
 }

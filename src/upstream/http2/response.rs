@@ -168,7 +168,7 @@ impl http_body::Body for ResponseContent {
                 if this.stream.as_ref().is_some_and(|stream| stream.upload.is_starved()) {
                     this.gap.stopped();
                 } else if this.gap.poll_elapsed(cx).is_ready() {
-                    return Poll::Ready(Some(Err(this.fail(UpstreamError::Timeout))));
+                    return Poll::Ready(Some(Err(this.fail(UpstreamError::Stalled))));
                 }
                 Poll::Pending
             }

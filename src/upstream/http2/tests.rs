@@ -59,6 +59,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
             websocket: None,
             wait: limit,
             since: Instant::now(),
+            deadline: None,
             idle_timeout: limit,
             metrics: Arc::clone(&metrics),
         };
@@ -128,6 +129,24 @@ async fn an_endpoint_that_allows_no_stream_gets_a_few_connections_for_a_request(
     assert!((1..=4).contains(&connections.load(SeqCst)), "{connections:?}");
 }
 
+/// The service accepts connections, and sends no settings.
+#[tokio::test]
+async fn a_handshake_that_takes_longer_than_the_request_may_is_no_lack_of_places() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let endpoint = endpoint(listener.local_addr().expect("an address"));
+    let metrics = Metrics::default().upstream("test");
+    let limit = Duration::from_secs(60);
+    let wait = Duration::from_millis(100);
+    let settings =
+        PoolSettings { connect_timeout: limit, wait, keep_alive: limit, metrics: &metrics };
+    let pool = ConnectionPool::default();
+
+    let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO);
+    let failure = LocalSet::new().run_until(place).await.map_err(|error| error.failure);
+
+    assert_eq!(failure.err(), Some(UpstreamError::Connect));
+}
+
 /// One connection with one stream is all that the service takes; it closes further ones at once.
 #[tokio::test]
 async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections() {
@@ -191,7 +210,7 @@ async fn acquire(
 fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
     let settings = Settings::new("test", Vec::new());
     let authority = address.to_string().into();
-    let key = EndpointKey::new(&settings, Scheme::Http, authority, Dial::Socket(address));
+    let key = EndpointKey::new(&settings, Scheme::Http, authority, Dial::Socket(address), None);
     Arc::new(Endpoint::new(key, None))
 }
 

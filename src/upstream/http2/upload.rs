@@ -14,6 +14,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::super::send_options::CLIENT_PAUSE;
 use crate::base::body::{self, Body};
 
 /// The state of the content of one request.
@@ -64,6 +65,12 @@ impl UploadState {
     /// Whether the upstream waits for the client, and not the other way round.
     pub(super) fn is_starved(&self) -> bool {
         self.starved.get() && !self.over.get()
+    }
+
+    /// Whether the upstream waits for the client, which has sent nothing for a while. `since` is the beginning of the request.
+    pub(super) fn waits_long(&self, since: Instant) -> bool {
+        let last = self.last.get().map_or(since, |last| last.max(since));
+        self.is_starved() && last.elapsed() >= CLIENT_PAUSE
     }
 
     /// Whether the client's content ended in an error.

@@ -164,6 +164,21 @@ fn a_deadline_ends_a_call_that_has_no_response_and_one_that_streams() {
         assert_eq!(over.code, Some(4));
     });
 
+    eventually("the calls are logged", || {
+        let log = gateway.log();
+        let overdue =
+            log.lines().filter(|line| line.contains("\"error.type\":\"deadline-exceeded\""));
+        let overdue: Vec<_> = overdue.collect();
+        let count = |text: &str| overdue.iter().filter(|line| line.contains(text)).count();
+        overdue.len() == 3
+            && count("\"error.cause\":\"the deadline of the call passed") == 3
+            && count("\"rpc.grpc.status_code\":4") == 3
+            && count(&format!("\"target\":\"{}\"", service.url())) == 2
+    });
+    // A deadline that leaves no time is the client's.
+    let series = "northgate_http_requests_total{route=\"open\",method=\"POST\",code=\"408\"}";
+    assert_eq!(gateway.metric(series), 1.0);
+
     eventually("the resets", || reset.load(SeqCst) == 2);
     for timeout in timeouts.lock().expect("a lock").iter() {
         let left: u64 = timeout.strip_suffix('u').expect("microseconds").parse().expect("a number");
@@ -378,6 +393,7 @@ fn a_call_that_fails_in_its_middle_ends_in_a_status() {
         response.headers_mut().clear();
         assert!(try_read(response.body_mut()).await.is_err());
     });
+    eventually("the status is logged", || gateway.log().contains("\"rpc.grpc.status_code\":14"));
 }
 
 #[test]
@@ -412,6 +428,8 @@ fn a_service_that_fails_every_call_is_ejected_and_its_status_is_logged() {
         });
 
         assert_eq!((failed, failing.calls()), (5, 5), "{has_content}");
+        let series = "northgate_upstream_errors_total{upstream=\"service\",reason=\"grpc_status\"}";
+        assert_eq!(gateway.metric(series), 5.0);
         eventually("the calls are logged", || {
             gateway.log().matches("\"rpc.grpc.status_code\":14").count() == 5
         });

@@ -3,6 +3,7 @@
 
 mod connections;
 mod content;
+mod deadlines;
 mod grpc;
 mod hostile;
 mod interim;

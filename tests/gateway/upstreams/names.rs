@@ -182,6 +182,26 @@ fn a_silent_address_costs_a_fraction_of_the_connection_timeout() {
 }
 
 #[test]
+fn a_request_that_succeeds_opens_no_circuit_however_many_addresses_refuse() {
+    let service = Service::at("127.0.0.7:0", |_| ok("fine"));
+    let all = [2, 3, 4, 5, 7].map(|last| address(&format!("127.0.0.{last}"))).to_vec();
+    let server = NameServer::start(&[("orders.test", all)]);
+    let target = format!("http://orders.test:{}", service.address.port());
+    let more = "circuit_breaker: { errors: 2, open_for: 1h }";
+    let gateway = Gateway::at(Clock::system(), "", &named(&target, &server, more));
+    eventually("the name is resolved", || {
+        service.count("/") > 0 || {
+            gateway.get("/", "");
+            false
+        }
+    });
+
+    for _ in 0..10 {
+        assert_eq!(gateway.get("/then", "").status, 200);
+    }
+}
+
+#[test]
 fn a_service_listens_on_a_unix_socket() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("app.sock");

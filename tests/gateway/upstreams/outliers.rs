@@ -132,6 +132,7 @@ fn a_target_that_is_ejected_and_still_used_is_not_called_out() {
     let all: serde_json::Value = serde_json::from_slice(&state.body).expect("JSON");
     let endpoint = &all[0]["endpoints"][0];
     assert_eq!((&endpoint["state"], &endpoint["out"]), (&"ejected".into(), &false.into()));
+    assert_eq!(endpoint["last_failure"], "status 500");
     let series = "northgate_upstream_target_healthy{upstream=\"a\",target=\"";
     assert_eq!(gateway.metric(&format!("{series}{}\"}}", sick.url())), 1.0);
 }
