@@ -45,15 +45,13 @@ impl Upstream {
         let failed =
             |error, endpoint: &Arc<Endpoint>| Failed::of(error, Arc::clone(endpoint), None);
         // The gateway's own queues are no silence of the endpoint: that begins behind them.
-        let (load, mut began) = match endpoint.try_admit() {
-            Some(load) => (load, began),
-            None => match endpoint.admit(self.settings.connect_timeout.min(wait)).await {
-                Some(load) => (load, self.clock.uptime()),
-                None => {
-                    let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
-                    return Err(failed(error, endpoint));
-                }
-            },
+        let (load, mut began) = if let Some(load) = endpoint.try_admit() {
+            (load, began)
+        } else if let Some(load) = endpoint.admit(self.settings.connect_timeout.min(wait)).await {
+            (load, self.clock.uptime())
+        } else {
+            let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
+            return Err(failed(error, endpoint));
         };
         let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
         let (mut sending, mut opened) = (sending, None);
@@ -79,14 +77,13 @@ impl Upstream {
                 Ok(body) => {
                     let keep_alive = self.settings.keep_alive;
                     let ready = idle.http2().ready(&endpoint, tried.sharing(), keep_alive, began);
-                    let acquired = match ready {
-                        Some(acquired) => Ok((acquired, endpoint, load)),
-                        None => {
-                            let place = self.place(&endpoint, load, tried, options, began);
-                            let place = Box::pin(place).await;
-                            began = self.clock.uptime();
-                            place
-                        }
+                    let acquired = if let Some(acquired) = ready {
+                        Ok((acquired, endpoint, load))
+                    } else {
+                        let place = self.place(&endpoint, load, tried, options, began);
+                        let place = Box::pin(place).await;
+                        began = self.clock.uptime();
+                        place
                     };
                     let acquired = match acquired {
                         Ok((acquired, at, permit)) => {

@@ -110,8 +110,8 @@ impl LimitStore {
         let prefix = format!("{}{}:", self.prefix, settings.name);
         // As every key, it is another one for another kind, window or `by`.
         let digest = sha256(&[settings.id().to_string().as_bytes()]);
-        let digits = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let overflow = format!("{prefix}overflow-{digits}").into();
+        let number = digest[..8].iter().fold(0, |number, byte| (number << 8) | u64::from(*byte));
+        let overflow = format!("{prefix}overflow-{number:016x}").into();
         Arc::new(SharedLimit::new(
             id,
             (prefix.into(), overflow),
