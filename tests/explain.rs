@@ -160,6 +160,7 @@ No route matches: 405, a route has this path, but not this method. Allow: GET, H
 No route matches: 400, an upstream could read its path as another route's.
   host     h                   any host
   reading  /orders/..%2Fadmin  leads to read
+  reading  /orders/../admin    leads to read
   reading  /admin              leads nowhere: 404
 ",
         ),

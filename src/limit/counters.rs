@@ -14,7 +14,6 @@ use super::ledger::{Ledger, Usage};
 use super::persistence::SavedCounters;
 use super::rate::{Kind, Window};
 use super::settings::Settings;
-use super::shared::SharedLimit;
 use crate::base::clock::{Clock, Timestamp};
 use crate::observe::metrics::Metrics;
 
@@ -88,13 +87,13 @@ impl LimitCounters {
         }
     }
 
-    /// Removes every counter that has recovered, that is, equals a new one, and forgets the consumers without one; `shared` has
-    /// the leases of a limit that several gateways share.
-    pub(super) fn sweep(&self, shared: Option<&SharedLimit>, moment: Now) {
+    /// Removes every counter that has recovered, that is, equals a new one, and forgets the consumers without one. Those of a
+    /// limit that several gateways share have leases: `has_lease`.
+    pub(super) fn sweep(&self, has_lease: Option<impl Fn(u64) -> bool>, moment: Now) {
         let now = self.time(moment);
         self.cells.sweep(now);
-        self.consumers.retain(|key| match shared {
-            Some(shared) => shared.existing(key, |_| ()).is_some(),
+        self.consumers.retain(|key| match &has_lease {
+            Some(has_lease) => has_lease(key),
             None => self.cells.get(key, now).is_some(),
         });
     }

@@ -90,7 +90,9 @@ impl LimitRegistry {
     pub fn sweep(&self, moment: Now) {
         let all: Vec<_> = self.counts().iter().map(with_id).collect();
         for (id, counts) in all {
-            counts.sweep(self.shared.get(&id).as_deref(), moment);
+            let shared = self.shared.get(&id);
+            let has_lease = shared.map(|shared| move |key| shared.existing(key, |_| ()).is_some());
+            counts.sweep(has_lease, moment);
         }
         let mut limits = self.counts();
         let sweeps = 1 + limits.values().filter_map(|limit| limit.unused_since).max().unwrap_or(0);

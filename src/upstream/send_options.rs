@@ -61,10 +61,6 @@ impl SendOptions<'_> {
     }
 }
 
-/// How long a client must have sent nothing of its content for a failure of the upstream, which waits for it, to be the
-/// client's.
-pub(super) const CLIENT_PAUSE: Duration = Duration::from_secs(1);
-
 /// The content of a request, until it is sent.
 #[derive(Debug)]
 pub struct RequestContent {

@@ -9,6 +9,10 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{InvalidResponse, UpstreamError};
 
+/// How long a client must have sent nothing of its content for a failure of the upstream, which waits for it, to be the
+/// client's.
+pub(super) const CLIENT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Settings of one upstream, already validated; see each field for its unit and default.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Settings {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 pub(in crate::limit) use self::alone::Outage;
 
 use super::lease_size::{RATE_LEASE_MICROS, max_lease};
-use super::lease_table::LeaseSlot;
 use super::protocol::{
     LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape, Status,
 };
@@ -83,6 +82,15 @@ pub(in crate::limit) enum Standing {
     Refused(u64),
     /// Only the store can tell.
     Unknown,
+}
+
+/// The place of a lease.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(in crate::limit) enum LeaseSlot {
+    /// The key's own.
+    Own(u64),
+    /// The lease that all keys beyond the bound share.
+    Overflow,
 }
 
 /// A lease that a request was charged to.

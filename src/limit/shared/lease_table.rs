@@ -3,19 +3,10 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use super::lease::Lease;
+use super::lease::{Lease, LeaseSlot};
 use crate::base::lock::IgnorePoison;
 use crate::limit::prehashed::PrehashedMap;
 use crate::observe::metrics::LabeledGauge;
-
-/// The place of a lease.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(in crate::limit) enum LeaseSlot {
-    /// The key's own.
-    Own(u64),
-    /// The lease that all keys beyond the bound share.
-    Overflow,
-}
 
 /// Leases by key.
 #[derive(Debug)]

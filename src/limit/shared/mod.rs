@@ -31,11 +31,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::lease::{ChargedLease, Lease};
+pub(super) use self::lease::{ChargedLease, Lease, LeaseSlot};
 pub(super) use self::lease_size::overrun_bound;
-pub(super) use self::lease_table::LeaseSlot;
-pub(super) use self::pending_request::{StoreAnswer, Ticket, TicketRequest, ask};
+pub(super) use self::pending_request::{StoreAnswer, Ticket, ask};
 pub(super) use self::protocol::Shape;
-pub(super) use self::shared_limit::{FirstAnswer, SharedLimit};
+pub(super) use self::shared_limit::{FirstAnswer, SharedLimit, TicketRequest};
 pub(super) use self::store_epoch::{from_epoch_nanos, to_epoch_nanos};
 pub use self::store_task::LimitStore;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::lease::Lease;
-use super::lease_table::LeaseSlot;
-use super::protocol::{Message, Shape, Status};
-use super::shared_limit::SharedLimit;
+use super::lease::LeaseSlot;
+use super::protocol::{Message, Status};
+use super::shared_limit::{SharedLimit, TicketRequest};
 use super::store_state::Decided;
 use crate::limit::counters::Now;
 
@@ -89,17 +89,6 @@ impl Ticket {
             self.taken = true;
         }
     }
-}
-
-/// The request of a [`Ticket`].
-pub(in crate::limit) struct TicketRequest<K> {
-    /// Returns the counter's key in the store.
-    pub(in crate::limit) key: K,
-    pub(in crate::limit) shape: Shape,
-    pub(in crate::limit) cost: u64,
-    pub(in crate::limit) exact: bool,
-    /// Whether a refusal by this limit refuses no other.
-    pub(in crate::limit) dry_run: bool,
 }
 
 impl Drop for Ticket {

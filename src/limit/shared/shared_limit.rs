@@ -3,10 +3,10 @@
 use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
+use super::lease::LeaseSlot;
 use super::lease::{Lease, Standing};
 use super::lease_size::overrun_bound;
-use super::lease_table::{LeaseSlot, LeaseTable};
-use super::pending_request::TicketRequest;
+use super::lease_table::LeaseTable;
 use super::protocol::{Message, Purpose, Shape};
 use super::store_state::{Reason, StoreState};
 use crate::limit::counters::Now;
@@ -35,6 +35,17 @@ pub(in crate::limit) enum FirstAnswer {
     Ask,
     /// The store is unavailable.
     StoreFailed,
+}
+
+/// The question of a request to a shared limit.
+pub(in crate::limit) struct TicketRequest<K> {
+    /// Returns the counter's key in the store.
+    pub(in crate::limit) key: K,
+    pub(in crate::limit) shape: Shape,
+    pub(in crate::limit) cost: u64,
+    pub(in crate::limit) exact: bool,
+    /// Whether a refusal by this limit refuses no other.
+    pub(in crate::limit) dry_run: bool,
 }
 
 impl SharedLimit {

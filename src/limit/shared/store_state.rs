@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::lease::LeaseSlot;
 use super::lease::Outage;
-use super::lease_table::LeaseSlot;
 use super::protocol::{Message, Status};
 use super::store_time::StoreTime;
 use crate::limit::counters::Now;

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::backend::Backend;
 use super::lease::Lease;
-use super::lease_table::LeaseSlot;
+use super::lease::LeaseSlot;
 use super::protocol::{Message, Purpose, Shape};
 use super::redis_backend::RedisBackend;
 use super::shared_limit::SharedLimit;

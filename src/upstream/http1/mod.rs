@@ -31,7 +31,7 @@ use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;
 use super::handshake_error;
 use super::interim_responses::InterimResponses;
-use super::send_options::CLIENT_PAUSE;
+use super::settings::CLIENT_PAUSE;
 use super::tunnel::Tunnel;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;

@@ -14,7 +14,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::super::send_options::CLIENT_PAUSE;
+use super::super::settings::CLIENT_PAUSE;
 use crate::base::body::{self, Body};
 
 /// The state of the content of one request.
