@@ -23,6 +23,8 @@ use url::Url;
 
 use super::settings::Settings;
 use super::signing_key::SigningKey;
+use super::token_response::Tokens;
+use crate::base::clock::Timestamp;
 
 /// The server. Dropping it closes the listener and every connection.
 pub(crate) struct Server {
@@ -204,6 +206,19 @@ async fn answer(
 pub(crate) fn signing_key(kid: &str) -> SigningKey {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     SigningKey::from_pem(pair.serialize_pem().as_bytes()).unwrap().with_kid(kid)
+}
+
+/// A token response at `received` with nothing but an access token.
+pub(crate) fn access_token_alone(received: Timestamp) -> Tokens {
+    Tokens {
+        access_token: "access".into(),
+        refresh_token: None,
+        id_token: None,
+        expires_in: None,
+        refresh_expires_in: None,
+        scope: None,
+        received,
+    }
 }
 
 /// Waits until `holds`, and panics after ten seconds.

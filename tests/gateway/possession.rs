@@ -3,9 +3,7 @@
 use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use core::time::Duration;
-use http::StatusCode;
 use northgate::dev::issuer::{API, Mint};
 use northgate::issuer::Key;
 use northgate::issuer::signing_key::SigningKey;
@@ -205,12 +203,7 @@ fn the_confirmation_of_a_reference_token_is_enforced() {
         "active": true, "iss": world.issuer.running.url(), "aud": API, "sub": "p", "client_id": "p",
         "token_type": "DPoP", "cnf": { "jkt": thumbprint(&world.key) },
     });
-    let answer = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: Bytes::from(answer.to_string()),
-    };
-    world.issuer.running.inject(Endpoint::Introspection, answer, u32::MAX);
+    world.issuer.running.inject(Endpoint::Introspection, Fault::json(&answer), u32::MAX);
     let ask = |scheme, proofs: &[&str]| {
         world.gateway.get("/reference", &fields(scheme, token, proofs)).status
     };

@@ -6,7 +6,6 @@ use std::io::Write;
 use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::StatusCode;
 use northgate::dev::issuer::Mint;
 use northgate::token::{Revocation, RevocationTarget, token_digest};
 use serde_json::{Value, json};
@@ -197,15 +196,7 @@ fn the_issuers_word_and_the_end_of_a_session_end_its_streams() {
     assert_eq!(of_bob.echo(b"still here"), b"still here");
 
     // Its refresh token is refused: the session is over, and with it what it has open.
-    world.issuer.running.inject(
-        Endpoint::Token,
-        Fault::Answer {
-            status: StatusCode::BAD_REQUEST,
-            content_type: "application/json",
-            body: r#"{"error":"invalid_grant"}"#.into(),
-        },
-        1,
-    );
+    world.issuer.running.inject(Endpoint::Token, Fault::invalid_grant(), 1);
     world.advance(250);
     assert_eq!(world.try_browse(&bob).status, 401);
     assert!(of_bob.is_closed());

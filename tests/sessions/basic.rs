@@ -143,11 +143,7 @@ async fn a_token_whose_lifetime_is_not_told_is_renewed_by_its_refresh_token_and_
     });
     let access = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
     let told = json!({ "access_token": access, "token_type": "Bearer", "refresh_token": "gone" });
-    let untold = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: told.to_string().into(),
-    };
+    let untold = Fault::json(&told);
     gate.issuer.inject(Endpoint::Token, untold, 1);
     let first = gate.ask("alice", "wonderland").await.unwrap();
     assert_eq!(first, format!("Bearer {access}"));
@@ -169,7 +165,7 @@ async fn credentials_are_checked_again_when_the_cache_expires() {
         gate.ask("alice", "wonderland").await.unwrap();
     }
     let asked = gate.asked();
-    gate.issuer.inject(Endpoint::Token, refusal(), 1);
+    gate.issuer.inject(Endpoint::Token, Fault::invalid_grant(), 1);
 
     // Five minutes after its last check the password is checked again, although the token is valid.
     gate.clock.advance(Duration::from_secs(28));
@@ -385,14 +381,6 @@ async fn credentials_that_the_issuer_has_not_seen_are_no_guesses() {
     gate.clock.advance(Duration::from_secs(2));
 
     assert!(gate.ask("alice", "wonderland").await.is_ok());
-}
-
-fn refusal() -> Fault {
-    Fault::Answer {
-        status: StatusCode::BAD_REQUEST,
-        content_type: "application/json",
-        body: r#"{"error":"invalid_grant"}"#.into(),
-    }
 }
 
 #[tokio::test]

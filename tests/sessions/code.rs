@@ -289,11 +289,7 @@ fn tokens(gate: &Gate, claims: &Value) -> Fault {
         "access_token": sign("at+jwt", access), "token_type": "Bearer", "expires_in": 600,
         "id_token": sign("JWT", claims.clone()),
     });
-    Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    }
+    Fault::json(&tokens)
 }
 
 #[tokio::test]
@@ -375,11 +371,7 @@ async fn a_fresh_code_that_is_refused_is_shown_and_logged_the_first_time() {
     let away = gate.depart(&mut browser, "/auth/login?return_to=%2Fapp").await;
     let back = walk(&away, "allow").await;
     let body = json!({ "error": "invalid_grant", "error_description": "redirect_uri" });
-    let refused = Fault::Answer {
-        status: StatusCode::BAD_REQUEST,
-        content_type: "application/json",
-        body: body.to_string().into(),
-    };
+    let refused = Fault::json_with(StatusCode::BAD_REQUEST, &body);
     gate.issuer.inject(Endpoint::Token, refused, 1);
 
     let response = gate.come_back(&mut browser, &back).await;

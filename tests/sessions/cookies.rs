@@ -1,7 +1,7 @@
 //! The binding and the lifetime of cookies, for every token storage.
 
 use crate::fault_injection::{Endpoint, Fault};
-use http::{Method, StatusCode};
+use http::Method;
 use northgate::base::scopes::Scopes;
 use northgate::session::{Csrf, Reason, SameSite, Store, TokenStorage};
 use serde_json::json;
@@ -119,11 +119,7 @@ async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported()
         "access_token": "x".repeat(15_000), "token_type": "Bearer", "expires_in": 600,
         "refresh_token": "y".repeat(15_000),
     });
-    let grown = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    };
+    let grown = Fault::json(&tokens);
     gate.issuer.inject(Endpoint::Token, grown, u32::MAX);
     let before = browser.clone();
 

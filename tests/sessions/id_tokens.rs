@@ -6,14 +6,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
-use northgate::issuer::{self, Discovery, Endpoints};
 use northgate::session::{Forward, Reason};
 use serde_json::{Value, json};
 
 use crate::code::{code, parameter};
 use crate::fault_injection::{Endpoint, Fault};
 use crate::issuer_pages::walk;
-use crate::support::{Browser, Gate, NOW, text};
+use crate::support::{Browser, Gate, NOW, text, without_introspection};
 
 /// The claims of an ID token of alice's, an administrator.
 fn admin(gate: &Gate) -> Value {
@@ -49,11 +48,7 @@ fn tokens(id_token: &str) -> Fault {
         "access_token": "opaque", "token_type": "Bearer", "expires_in": 600,
         "refresh_token": "s", "id_token": id_token,
     });
-    Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    }
+    Fault::json(&tokens)
 }
 
 #[tokio::test]
@@ -115,8 +110,7 @@ async fn a_refresh_whose_token_is_introspected_as_another_subjects_ends_the_sess
         let claims = json!({
             "active": true, "iss": gate.issuer.url(), "sub": sub, "aud": API, "exp": end,
         });
-        let body = claims.to_string().into();
-        Fault::Answer { status: StatusCode::OK, content_type: "application/json", body }
+        Fault::json(&claims)
     };
     let mut browser = Browser::default();
     gate.issuer.inject(Endpoint::Introspection, about("alice"), 1);
@@ -124,9 +118,7 @@ async fn a_refresh_whose_token_is_introspected_as_another_subjects_ends_the_sess
     gate.advance(700);
     let mut other = json!({ "token_type": "Bearer", "expires_in": 600, "refresh_token": "s" });
     other["access_token"] = "mallorys".into();
-    let body = other.to_string().into();
-    let other = Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
-    gate.issuer.inject(Endpoint::Token, other, 1);
+    gate.issuer.inject(Endpoint::Token, Fault::json(&other), 1);
     gate.issuer.inject(Endpoint::Introspection, about("mallory"), u32::MAX);
 
     let refused = gate.ask(&mut browser).await.unwrap_err();
@@ -165,11 +157,7 @@ async fn an_id_token_that_was_not_asked_for_tells_nothing() {
         settings.userinfo = true;
     });
     let mut browser = Browser::default();
-    let userinfo = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: json!({ "id": 7 }).to_string().into(),
-    };
+    let userinfo = Fault::json(&json!({ "id": 7 }));
     gate.issuer.inject(Endpoint::UserInfo, userinfo, 1);
 
     gate.log_in_with(&mut browser, json!({})).await;
@@ -244,17 +232,7 @@ async fn the_id_token_tells_how_the_user_has_logged_in() {
 #[tokio::test]
 async fn an_encrypted_access_token_for_the_gateway_is_verified_like_a_bare_one() {
     // Of an issuer without introspection.
-    let ask = |asked: &mut issuer::Settings| {
-        let url = |path: &str| Some(format!("{}{path}", asked.issuer).parse().unwrap());
-        asked.discovery = Discovery::Off;
-        asked.endpoints = Endpoints {
-            authorization: url("/authorize"),
-            token: url("/token"),
-            jwks: url("/jwks"),
-            ..Endpoints::default()
-        };
-    };
-    let mut gate = Gate::asking(DevIssuerConfig::default(), ask, code);
+    let mut gate = Gate::asking(DevIssuerConfig::default(), without_introspection, code);
     gate.decrypt_with([7; 32]);
     let claims = json!({
         "iss": gate.issuer.url(), "sub": "alice", "aud": API, "exp": NOW.as_secs() + 600,

@@ -3,7 +3,7 @@
 use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
-use northgate::issuer::{self, Discovery, Endpoints, ResourceIndicator};
+use northgate::issuer::ResourceIndicator;
 use northgate::session::{Forward, Identity, LoginRedirect, Reason, Settings};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use url::Url;
 use crate::code::{code, location, parameter};
 use crate::fault_injection::{Endpoint, Fault};
 use crate::issuer_pages::walk;
-use crate::support::{Browser, Gate};
+use crate::support::{Browser, Gate, without_introspection};
 
 /// A token response for the login that `away` begins, with other members.
 pub(crate) fn answer(gate: &Gate, away: &Url, more: Value) -> Fault {
@@ -35,11 +35,7 @@ pub(crate) fn answer_claiming(gate: &Gate, away: &Url, about: Value, more: Value
     for (name, value) in more.as_object().unwrap() {
         tokens[name] = value.clone();
     }
-    Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    }
+    Fault::json(&tokens)
 }
 
 impl Gate {
@@ -176,7 +172,7 @@ async fn claims_that_the_id_token_lacks_come_from_the_userinfo_endpoint() {
     });
     let mut browser = Browser::default();
     let claims = json!({ "sub": "alice", "groups": ["staff"] });
-    gate.issuer.inject(Endpoint::UserInfo, json_of(&claims), 1);
+    gate.issuer.inject(Endpoint::UserInfo, Fault::json(&claims), 1);
 
     let response = gate.log_in_with(&mut browser, json!({})).await;
 
@@ -191,10 +187,10 @@ async fn claims_that_the_id_token_lacks_come_from_the_userinfo_endpoint() {
 #[tokio::test]
 async fn userinfo_that_is_not_about_the_user_of_the_login_begins_no_session() {
     for (fault, status) in [
-        (json_of(&json!({ "sub": "bob" })), StatusCode::BAD_GATEWAY),
-        (json_of(&json!({ "groups": ["staff"] })), StatusCode::BAD_GATEWAY),
-        (json_of(&json!({ "sub": ["alice"] })), StatusCode::BAD_GATEWAY),
-        (json_of(&json!({ "id": "alice" })), StatusCode::BAD_GATEWAY),
+        (Fault::json(&json!({ "sub": "bob" })), StatusCode::BAD_GATEWAY),
+        (Fault::json(&json!({ "groups": ["staff"] })), StatusCode::BAD_GATEWAY),
+        (Fault::json(&json!({ "sub": ["alice"] })), StatusCode::BAD_GATEWAY),
+        (Fault::json(&json!({ "id": "alice" })), StatusCode::BAD_GATEWAY),
         (Fault::garbage(), StatusCode::SERVICE_UNAVAILABLE),
         (Fault::Status(StatusCode::UNAUTHORIZED), StatusCode::SERVICE_UNAVAILABLE),
         (Fault::Close, StatusCode::SERVICE_UNAVAILABLE),
@@ -257,18 +253,7 @@ async fn a_signed_userinfo_response_counts_if_the_issuer_made_it_for_this_client
 
 #[tokio::test]
 async fn an_access_token_that_nothing_can_verify_is_no_outage() {
-    let ask = |asked: &mut issuer::Settings| {
-        let url = |path: &str| Some(format!("{}{path}", asked.issuer).parse().unwrap());
-        asked.discovery = Discovery::Off;
-        asked.endpoints = Endpoints {
-            authorization: url("/authorize"),
-            token: url("/token"),
-            jwks: url("/jwks"),
-            revocation: url("/revoke"),
-            ..Endpoints::default()
-        };
-    };
-    let gate = Gate::asking(DevIssuerConfig::default(), ask, |settings| {
+    let gate = Gate::asking(DevIssuerConfig::default(), without_introspection, |settings| {
         code(settings);
         settings.resource = Some(ResourceIndicator::parse(API).unwrap());
     });
@@ -318,14 +303,6 @@ async fn a_second_load_of_a_callback_that_has_failed_logs_in_anew() {
 
     assert_eq!(location(&response).path(), "/authorize");
     gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
-}
-
-fn json_of(body: &Value) -> Fault {
-    Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: body.to_string().into(),
-    }
 }
 
 #[tokio::test]
@@ -389,7 +366,7 @@ async fn userinfo_tells_nothing_about_the_login() {
     let mut browser = Browser::default();
     let claims =
         json!({ "sub": "alice", "acr": "gold", "auth_time": 1_800_000_000, "groups": ["x"] });
-    gate.issuer.inject(Endpoint::UserInfo, json_of(&claims), 1);
+    gate.issuer.inject(Endpoint::UserInfo, Fault::json(&claims), 1);
 
     gate.log_in_with(&mut browser, json!({})).await;
 

@@ -60,11 +60,7 @@ async fn a_user_is_named_by_the_id_token_if_the_access_token_has_no_name() {
     }
     let gate = Gate::at(options, |_| {});
     let says = json!({ "active": true, "aud": API, "scope": "orders:read", "username": "alice" });
-    let fault = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: says.to_string().into(),
-    };
+    let fault = Fault::json(&says);
     gate.issuer.inject(Endpoint::Introspection, fault, 100);
     let browser = gate.alice().await;
 
@@ -285,11 +281,7 @@ async fn tokens_that_fit_no_cookie_are_a_clear_error() {
         "access_token": access_token, "token_type": "Bearer", "expires_in": 60,
         "refresh_token": "x".repeat(25_000),
     });
-    let fault = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    };
+    let fault = Fault::json(&tokens);
     gate.issuer.inject(Endpoint::Token, fault, 1);
     let mut browser = Browser::default();
 

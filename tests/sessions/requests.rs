@@ -202,12 +202,7 @@ async fn no_outage_ends_a_session_but_a_dead_refresh_token_does() {
         assert!(matches!(error.reason, Reason::Unavailable { .. }), "{status} {body}: {error:?}");
         gate.advance(60);
     }
-    let fault = Fault::Answer {
-        status: StatusCode::BAD_REQUEST,
-        content_type: "application/json",
-        body: r#"{"error":"invalid_grant"}"#.into(),
-    };
-    gate.issuer.inject(Endpoint::Token, fault, 1);
+    gate.issuer.inject(Endpoint::Token, Fault::invalid_grant(), 1);
 
     let before = browser.clone();
     assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
@@ -476,11 +471,7 @@ async fn an_expired_refresh_token_is_not_sent() {
         "access_token": access_token, "token_type": "Bearer", "expires_in": 60,
         "refresh_token": "refresh", "refresh_expires_in": 120,
     });
-    let fault = Fault::Answer {
-        status: StatusCode::OK,
-        content_type: "application/json",
-        body: tokens.to_string().into(),
-    };
+    let fault = Fault::json(&tokens);
     gate.issuer.inject(Endpoint::Token, fault, 1);
     let mut browser = gate.alice().await;
     let asked = gate.issuer.count(Endpoint::Token);

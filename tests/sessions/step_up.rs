@@ -315,12 +315,7 @@ async fn a_stronger_login_whose_code_is_refused_ends_on_a_page_and_not_in_a_loop
     let url = gate.refuse(&browser, browser.get("/orders")).await.url().clone();
     let away = gate.depart(&mut browser, url.to_str().unwrap()).await;
     let back = walk(&away, "allow").await;
-    let refused = Fault::Answer {
-        status: StatusCode::BAD_REQUEST,
-        content_type: "application/json",
-        body: json!({ "error": "invalid_grant" }).to_string().into(),
-    };
-    gate.issuer.inject(Endpoint::Token, refused, 1);
+    gate.issuer.inject(Endpoint::Token, Fault::invalid_grant(), 1);
 
     let response = gate.come_back(&mut browser, &back).await;
 

@@ -16,7 +16,7 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::scopes::Scopes;
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, DevIssuerConfig};
-use northgate::issuer::{self, Client, ClientAuth, Issuer};
+use northgate::issuer::{self, Client, ClientAuth, Discovery, Endpoints, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{Flow, SessionError, SessionRegistry, SessionUser, Sessions, Settings};
 use northgate::token::{
@@ -229,6 +229,19 @@ fn session(
     let (issuer, verifier) = (Arc::clone(issuer), Some(Arc::clone(verifier)));
     let (clock, control) = (clock.clone(), Handle::current());
     Arc::new(Sessions::new(settings, issuer, verifier, clock, metrics, control, kept))
+}
+
+/// Settings of an issuer that has no introspection.
+pub(crate) fn without_introspection(asked: &mut issuer::Settings) {
+    let url = |path: &str| Some(format!("{}{path}", asked.issuer).parse().unwrap());
+    asked.discovery = Discovery::Off;
+    asked.endpoints = Endpoints {
+        authorization: url("/authorize"),
+        token: url("/token"),
+        jwks: url("/jwks"),
+        revocation: url("/revoke"),
+        ..Endpoints::default()
+    };
 }
 
 /// Verifies an access token by the operator's rules.

@@ -23,6 +23,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{DevIssuer, DevIssuerConfig, DevIssuerHandle, StartError};
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -161,6 +162,20 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// This JSON, with status 200.
+    pub(crate) fn json(body: &Value) -> Self {
+        Self::json_with(StatusCode::OK, body)
+    }
+
+    /// The refusal of a grant by which a code or refresh token is worth nothing.
+    pub(crate) fn invalid_grant() -> Self {
+        Self::json_with(StatusCode::BAD_REQUEST, &json!({ "error": "invalid_grant" }))
+    }
+
+    pub(crate) fn json_with(status: StatusCode, body: &Value) -> Self {
+        Self::Answer { status, content_type: "application/json", body: body.to_string().into() }
+    }
+
     /// A page where JSON should be, with status 200: the response of a captive portal or of a proxy's login page.
     pub(crate) const fn garbage() -> Self {
         Self::Answer {

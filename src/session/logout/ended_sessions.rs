@@ -248,7 +248,7 @@ const RETENTION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 mod tests {
     use super::*;
     use crate::base::clock::Clock;
-    use crate::issuer::Tokens;
+    use crate::issuer::testing::access_token_alone;
     use crate::session::settings::Forward;
     use crate::session::store::loaded_session::LoadedSession;
     use crate::session::store::state::SessionState;
@@ -368,15 +368,7 @@ mod tests {
     }
 
     fn loaded(since: Timestamp) -> LoadedSession {
-        let tokens = Tokens {
-            access_token: "access".into(),
-            refresh_token: None,
-            id_token: None,
-            expires_in: None,
-            refresh_expires_in: None,
-            scope: None,
-            received: NOON,
-        };
+        let tokens = access_token_alone(NOON);
         LoadedSession::new(
             SessionState { since, ..SessionState::begin(tokens, NOON) },
             Forward::None,

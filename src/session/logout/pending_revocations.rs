@@ -286,6 +286,7 @@ mod tests {
     use super::*;
     use crate::base::secret::Secret;
     use crate::issuer::Tokens;
+    use crate::issuer::testing::access_token_alone;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -361,13 +362,9 @@ mod tests {
 
     fn state() -> SessionState {
         let tokens = Tokens {
-            access_token: "access".into(),
             refresh_token: Some("refresh".into()),
             id_token: Some("identity".into()),
-            expires_in: None,
-            refresh_expires_in: None,
-            scope: None,
-            received: NOON,
+            ..access_token_alone(NOON)
         };
         SessionState::begin(tokens, NOON)
     }

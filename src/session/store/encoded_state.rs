@@ -108,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::issuer::Tokens;
+    use crate::issuer::testing::access_token_alone;
 
     #[test]
     fn trailing_bytes_are_rejected() {
@@ -120,16 +120,8 @@ mod tests {
     }
 
     fn state() -> SessionState {
-        let tokens = Tokens {
-            access_token: "access".into(),
-            refresh_token: None,
-            id_token: None,
-            expires_in: None,
-            refresh_expires_in: None,
-            scope: None,
-            received: Timestamp::from_secs(1_700_049_600),
-        };
-        SessionState::begin(tokens, Timestamp::from_secs(1_700_049_600))
+        const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
+        SessionState::begin(access_token_alone(NOON), NOON)
     }
 
     proptest! {

@@ -349,7 +349,7 @@ const MAX_PENDING_WRITES: usize = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuer::Tokens;
+    use crate::issuer::testing::access_token_alone;
     use crate::session::settings::Forward;
     use crate::session::store::state::SessionState;
 
@@ -377,15 +377,9 @@ mod tests {
 
     fn loaded() -> Arc<LoadedSession> {
         let now = crate::base::clock::Timestamp::from_secs(1_700_000_000);
-        let tokens = Tokens {
-            access_token: "a".into(),
-            refresh_token: None,
-            id_token: None,
-            expires_in: None,
-            refresh_expires_in: None,
-            scope: None,
-            received: now,
-        };
-        Arc::new(LoadedSession::new(SessionState::begin(tokens, now), Forward::None))
+        Arc::new(LoadedSession::new(
+            SessionState::begin(access_token_alone(now), now),
+            Forward::None,
+        ))
     }
 }

@@ -274,19 +274,16 @@ mod tests {
 
     use super::super::loaded_session::LoadedSession;
     use super::*;
+    use crate::issuer::testing::access_token_alone;
     use crate::session::settings::Forward;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
     fn tokens(life: Option<u64>, refresh_token: Option<&str>) -> Tokens {
         Tokens {
-            access_token: "access".into(),
             refresh_token: refresh_token.map(Secret::from),
-            id_token: None,
             expires_in: life.map(Duration::from_secs),
-            refresh_expires_in: None,
-            scope: None,
-            received: NOON,
+            ..access_token_alone(NOON)
         }
     }
 

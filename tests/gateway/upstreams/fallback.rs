@@ -8,7 +8,7 @@ use std::thread;
 use super::balance::EVENTS;
 use super::health::error;
 use super::service::Service;
-use crate::support::{Client, Gateway, Http2, Outcome, eventually, ok};
+use crate::support::{Client, Gateway, Http2, Outcome, Seen, eventually, ok};
 use northgate::base::clock::Clock;
 
 fn file(primary: &Service, spare: &Service, more: &str, route: &str) -> String {
@@ -18,6 +18,18 @@ fn file(primary: &Service, spare: &Service, more: &str, route: &str) -> String {
         primary.url(),
         spare.url()
     )
+}
+
+/// A service that answers `status` while its switch is set, and otherwise `well`.
+fn service_that_fails(
+    fails: bool,
+    status: u16,
+    well: fn(&Seen) -> Vec<u8>,
+) -> (Service, Arc<AtomicBool>) {
+    let fails = Arc::new(AtomicBool::new(fails));
+    let switch = Arc::clone(&fails);
+    let answer = move |seen: &Seen| if fails.load(SeqCst) { error(status) } else { well(seen) };
+    (Service::start(answer), switch)
 }
 
 #[test]
@@ -150,11 +162,7 @@ fn the_settings_of_the_upstream_that_answers_hold() {
 
 #[test]
 fn the_last_good_response_is_used_for_the_same_public_request_only() {
-    let sick = Arc::new(AtomicBool::new(false));
-    let service = Service::start({
-        let sick = Arc::clone(&sick);
-        move |seen| if sick.load(SeqCst) { error(503) } else { ok(seen.target()) }
-    });
+    let (service, sick) = service_that_fails(false, 503, |seen| ok(seen.target()));
     let spare = Service::start(|_| ok("spare"));
     let route = "fallback: { stale: 1m }";
     let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, "", route));
@@ -191,11 +199,7 @@ fn the_last_good_response_is_used_for_the_same_public_request_only() {
 
 #[test]
 fn a_deleted_resource_has_no_last_good_response() {
-    let sick = Arc::new(AtomicBool::new(false));
-    let service = Service::start({
-        let sick = Arc::clone(&sick);
-        move |seen| if sick.load(SeqCst) { error(503) } else { ok(seen.target()) }
-    });
+    let (service, sick) = service_that_fails(false, 503, |seen| ok(seen.target()));
     let spare = Service::start(|_| ok("spare"));
     let route = "fallback: { stale: 1m }";
     let gateway = Gateway::at(Clock::system(), "", &file(&service, &spare, "", route));
@@ -245,11 +249,7 @@ fn head_has_no_content_where_a_fixed_response_replaces_the_upstreams() {
 
 #[test]
 fn the_last_good_response_to_an_anonymous_caller_is_used_for_anonymous_callers() {
-    let sick = Arc::new(AtomicBool::new(false));
-    let service = Service::start({
-        let sick = Arc::clone(&sick);
-        move |_| if sick.load(SeqCst) { error(503) } else { ok("fine") }
-    });
+    let (service, sick) = service_that_fails(false, 503, |_| ok("fine"));
     let spare = Service::start(|_| ok("spare"));
     let auth = "auth: { jwt: main, token_from: { header: X-Token }, optional: true }";
     let rest = file(&service, &spare, "", "fallback: { stale: 1m }").replace("auth: none", auth)
@@ -267,11 +267,7 @@ fn the_last_good_response_to_an_anonymous_caller_is_used_for_anonymous_callers()
 
 #[test]
 fn an_open_circuit_sends_nothing_until_the_gateways_own_probe_succeeds() {
-    let sick = Arc::new(AtomicBool::new(true));
-    let service = Service::start({
-        let sick = Arc::clone(&sick);
-        move |_| if sick.load(SeqCst) { error(500) } else { ok("fine") }
-    });
+    let (service, sick) = service_that_fails(true, 500, |_| ok("fine"));
     let spare = Service::start(|_| ok("spare"));
     let more = "health_check: { path: /health, interval: 1h, timeout: 1s, status: 200-599 }, \
                 outlier: { errors: 1000, error_rate: 0% }, \
@@ -326,11 +322,7 @@ fn buffered_content_is_sent_again() {
 
 #[test]
 fn reloads_keep_no_circuit_open() {
-    let sick = Arc::new(AtomicBool::new(true));
-    let service = Service::start({
-        let sick = Arc::clone(&sick);
-        move |_| if sick.load(SeqCst) { error(500) } else { ok("fine") }
-    });
+    let (service, sick) = service_that_fails(true, 500, |_| ok("fine"));
     let spare = Service::start(|_| ok("spare"));
     let breaker = "circuit_breaker: { errors: 1, open_for: 1s, close_after: 2 }";
     let text = file(&service, &spare, breaker, "");

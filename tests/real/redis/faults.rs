@@ -419,9 +419,7 @@ async fn a_session_whose_key_was_removed_is_refreshed() {
     fleet.issuer.rotate_keys().expect("new keys");
     let mut keys = published_keys(&fleet).await;
     keys.retain(|key| !old.contains(key));
-    let body = json!({ "keys": keys }).to_string().into();
-    let withdrawn =
-        Fault::Answer { status: StatusCode::OK, content_type: "application/json", body };
+    let withdrawn = Fault::json(&json!({ "keys": keys }));
     fleet.issuer.inject(Endpoint::Jwks, withdrawn, u32::MAX);
     let redeemed = fleet.issuer.count(Endpoint::Token);
     // The gateway fetches the JWK set again.
