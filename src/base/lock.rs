@@ -3,9 +3,9 @@
 //! Locked values are consistent after every statement, so a panic of another thread does not invalidate them: poisoning
 //! is ignored.
 
-use std::sync::LockResult;
+use std::sync::{LockResult, TryLockError, TryLockResult};
 
-/// Takes the guard (or the value) out of a [`LockResult`], poisoned or not.
+/// Takes the guard (or the value) out of a [`LockResult`] or [`TryLockResult`], poisoned or not.
 pub trait IgnorePoison {
     /// A `MutexGuard`, an `RwLock` guard, or the value that the lock held.
     type Guard;
@@ -19,6 +19,19 @@ impl<G> IgnorePoison for LockResult<G> {
 
     fn ignore_poison(self) -> G {
         self.unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl<G> IgnorePoison for TryLockResult<G> {
+    /// `None` while another thread holds the lock.
+    type Guard = Option<G>;
+
+    fn ignore_poison(self) -> Option<G> {
+        match self {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

@@ -37,7 +37,7 @@ impl Calendar {
         if last.start <= now && now < last.end {
             return last;
         }
-        let period = self.find(now).unwrap_or_else(|| Period::even(now, self.unit));
+        let period = self.find_or_even(now);
         self.last.store(period.pack(), Relaxed);
         period
     }
@@ -46,13 +46,22 @@ impl Calendar {
     pub(super) fn ends_from(&self, end: u64) -> Arc<[u64]> {
         let mut known = self.ends.lock().ignore_poison();
         if known.first() != Some(&end) {
-            let next = |end: &u64| {
-                Some(self.find(*end).unwrap_or_else(|| Period::even(*end, self.unit)).end)
-            };
-            let all = core::iter::successors(Some(end), next);
-            *known = all.take(MAX_OWED_WINDOWS as usize + 1).collect();
+            // Where a window has passed, the ends that are left are known.
+            let left = known.binary_search(&end).map(|at| known[at..].to_vec());
+            let mut all = left.unwrap_or_else(|_| vec![end]);
+            let mut last = all.last().copied().unwrap_or(end);
+            while all.len() <= MAX_OWED_WINDOWS as usize {
+                last = self.find_or_even(last).end;
+                all.push(last);
+            }
+            *known = all.into();
         }
         Arc::clone(&known)
+    }
+
+    /// Returns the window around `now`, searched anew.
+    pub(super) fn find_or_even(&self, now: u64) -> Period {
+        self.find(now).unwrap_or_else(|| Period::even(now, self.unit))
     }
 
     /// Returns the window; `None` beyond the years of the calendar (-9999 to 9999).

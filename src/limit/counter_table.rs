@@ -7,11 +7,11 @@
 //! shards, each with a lock of its own that is held for nanoseconds, so that workers do not wait for one another.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::counter::{Counter, CounterKind};
 use super::overflow::Overflow;
-use super::prehashed::PrehashedMap;
+use super::prehashed::{PrehashedMap, least};
 use crate::base::lock::IgnorePoison;
 use crate::observe::metrics::LabeledGauge;
 
@@ -80,9 +80,7 @@ impl CounterTable {
         // Noted under the lock: a save that does not see the change is followed by another.
         let change = |cell: &mut Counter, slot| {
             let result = change(cell, slot);
-            if !self.changed.load(Relaxed) {
-                self.changed.store(true, Relaxed);
-            }
+            self.note_change();
             result
         };
         let mut shard = lock(&self.shard(key).0);
@@ -115,7 +113,7 @@ impl CounterTable {
     pub(super) fn give_back(&self, key: u64, place: Slot, change: impl FnOnce(&mut Counter)) {
         let change = |cell: &mut Counter| {
             change(cell);
-            self.changed.store(true, Relaxed);
+            self.note_change();
         };
         if place == Slot::Overflow {
             return self.overflow.give_back(change);
@@ -144,7 +142,7 @@ impl CounterTable {
     pub(super) fn remove(&self, key: u64, now: u64) -> bool {
         let removed = {
             let mut shard = lock(&self.shard(key).0);
-            self.changed.store(true, Relaxed);
+            self.note_change();
             shard.cells.remove(&key)
         };
         self.release(usize::from(removed.is_some()));
@@ -160,7 +158,7 @@ impl CounterTable {
             count += cells.values().filter(|cell| cell.until > now).count();
         }
         self.overflow.restore(Counter::default(), Vec::new());
-        self.changed.store(true, Relaxed);
+        self.note_change();
         count
     }
 
@@ -220,6 +218,13 @@ impl CounterTable {
         }
     }
 
+    /// Has the counters saved. The flag shares a cache line with all threads: it is written only if it changes.
+    fn note_change(&self) {
+        if !self.changed.load(Relaxed) {
+            self.changed.store(true, Relaxed);
+        }
+    }
+
     /// Reserves room for one key, if there is any.
     fn reserve(&self) -> bool {
         let max_keys = self.max_keys.load(Relaxed);
@@ -256,7 +261,7 @@ impl CounterTable {
                 (1..self.shards.len()).map(|step| (index + step) & (self.shards.len() - 1));
             let mut others: Vec<_> = others
                 .take(if is_small { self.shards.len() } else { MIN_SHARDS - 1 })
-                .filter_map(|other| self.shards[other].try_lock())
+                .filter_map(|other| self.shards[other].0.try_lock().ignore_poison())
                 .collect();
             let mut all: Vec<&mut ShardState> =
                 others.iter_mut().map(|shard| &mut **shard).collect();
@@ -286,15 +291,12 @@ impl CounterTable {
                 shard.cells.iter().map(|(key, cell)| (self.kind.used(*cell, now), place, *key));
             candidates.extend(used.filter(|(used, ..)| *used < used_up));
         }
-        let batch = (candidates.len() / 16).max(1).min(candidates.len());
-        if batch < candidates.len() {
-            candidates.select_nth_unstable(batch - 1);
-        }
-        for (_, place, key) in &candidates[..batch] {
+        let least = least(&mut candidates);
+        for (_, place, key) in least {
             shards[*place].cells.remove(key);
         }
-        self.release(batch);
-        batch
+        self.release(least.len());
+        least.len()
     }
 
     fn shard(&self, key: u64) -> &Shard {
@@ -318,17 +320,6 @@ impl Drop for CounterTable {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard(Mutex<ShardState>);
-
-impl Shard {
-    /// Locks the shard if no other thread holds it.
-    fn try_lock(&self) -> Option<MutexGuard<'_, ShardState>> {
-        match self.0.try_lock() {
-            Ok(state) => Some(state),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-}
 
 #[derive(Debug, Default)]
 struct ShardState {

@@ -11,8 +11,6 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use super::charged_limit::ChargedLimit;
 use super::concurrency::{InFlightPermit, SharedPermit};
 use super::consumers::name_of;
@@ -39,29 +37,15 @@ pub(super) struct LimitCheck {
 
 impl LimitCheck {
     /// Refuses a request for `wait` nanoseconds, and records the balance.
-    fn refuse(&self, standing: &mut LimitState, wait: u64, balance: Balance) -> Limited {
-        self.note(standing, |_| balance);
-        refuse(&self.limiter, self.place, wait, balance)
-    }
-
-    /// Returns the record of an admitted request.
-    fn charged(
+    fn refuse(
         &self,
-        (key, plan): (u64, PlanIndex),
-        slot: Slot,
-        name: Option<Arc<Map<String, Value>>>,
-    ) -> ChargedLimit {
-        ChargedLimit {
-            limiter: Arc::clone(&self.limiter),
-            metrics: Arc::clone(&self.metrics),
-            key,
-            plan,
-            slot,
-            place: self.place,
-            name,
-            window_end: None,
-            lease: None,
-        }
+        standing: &mut LimitState,
+        wait: u64,
+        balance: impl FnOnce() -> Balance,
+    ) -> Limited {
+        let limited = refuse(&self.limiter, self.place, wait, balance);
+        standing.ended_by(&limited);
+        limited
     }
 
     /// Records the balance, if responses have header fields about this limit.
@@ -151,7 +135,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                 Err(_) if limiter.settings().dry_run => self.pass_dry_run(check, others, refused),
                 Err(wait) => {
                     check.metrics.decided(LimitResult::Limited);
-                    let balance = limiter.left_by_refused(plan, *cell, now, wait);
+                    let balance = || limiter.left_by_refused(plan, *cell, now, wait);
                     let limited = check.refuse(self.standing, wait, balance);
                     self.ask(others, Some(first(refused, limited)))
                 }
@@ -172,9 +156,7 @@ impl<'a, 's> Evaluation<'a, 's> {
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
         let request = SharedRequest { limiter, shared, plan, place: check.place, cost };
-        // Decided where the request holds its place, also if the key has got a lease of its own meanwhile.
-        let held = self.tickets.iter().find(|ticket| ticket.place == check.place).map(Ticket::slot);
-        shared.with(held.unwrap_or(LeaseSlot::Own(key)), now, |lease, slot| {
+        shared.with(request.slot(&self.tickets, LeaseSlot::Own(key)), now, |lease, slot| {
             let course = request.course(lease, &mut self.tickets, self.settled, self.moment);
             if let SharedCourse::Refuse(result, wait) = course {
                 if limiter.settings().dry_run {
@@ -182,7 +164,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                 }
                 check.metrics.decided(result);
                 let wait = wait.saturating_mul(1_000);
-                let balance = limiter.shared_left_by_refused(plan, lease, now, wait);
+                let balance = || limiter.shared_left_by_refused(plan, lease, now, wait);
                 let limited = check.refuse(self.standing, wait, balance);
                 return self.ask(others, Some(first(refused, limited)));
             }
@@ -286,7 +268,17 @@ impl<'a, 's> Evaluation<'a, 's> {
                 // Found by the lease.
                 Charged::Shared(slot, lease) => (Slot::Own, lease.charged(slot)),
             };
-            ChargedLimit { window_end: window_end(), lease, ..check.charged(key, slot, name) }
+            ChargedLimit {
+                limiter: Arc::clone(limiter),
+                metrics: Arc::clone(&check.metrics),
+                key: key.0,
+                plan: key.1,
+                slot,
+                place: check.place,
+                name,
+                window_end: window_end(),
+                lease,
+            }
         };
         if self.subject.request_size.is_none() && !limiter.is_concurrency() {
             self.standing.metered.push(charged(name.clone()));

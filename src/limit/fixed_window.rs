@@ -56,9 +56,8 @@ impl FixedWindow {
             WindowEnds::With(calendar) => {
                 let now = to_epoch_nanos(now) / NANOS;
                 let period = calendar.around(now);
-                let next = calendar.around(period.end);
-                // The calendar keeps the window of the last call, which is this one's again.
-                calendar.around(now);
+                // The calendar keeps the window of now.
+                let next = calendar.find_or_even(period.end);
                 let micros = |secs: u64| from_epoch_nanos(secs.saturating_mul(NANOS));
                 let length = (period.end - period.start).max(next.end - next.start);
                 let span = length.saturating_mul(3_000_000);

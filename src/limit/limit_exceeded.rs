@@ -27,30 +27,32 @@ pub struct Limited {
     pub retry_after: u64,
     /// 429 or 503.
     pub status: StatusCode,
-    /// Whether the response has `Retry-After`.
-    pub(super) announce: bool,
     /// The index of the first limit that refused among its route's.
     pub(super) place: u16,
-    /// The balance of that limit: a smaller request may be admitted.
-    pub(super) balance: Balance,
+    /// The balance of that limit, if it has header fields: a smaller request may be admitted.
+    pub(super) announced: Option<Balance>,
 }
 
 impl Limited {
     /// Returns the value of `Retry-After` (RFC 9110 §10.2.3), unless the limit has no header fields.
     pub fn retry_after_value(&self) -> Option<HeaderValue> {
-        self.announce.then(|| self.retry_after.into())
+        self.announced.map(|_| self.retry_after.into())
     }
 }
 
-/// Returns the refusal of a limit with this balance.
-pub(super) fn refuse(limiter: &Limiter, place: usize, wait: u64, balance: Balance) -> Limited {
+/// Returns the refusal of a limit with this balance, which is computed if clients are told.
+pub(super) fn refuse(
+    limiter: &Limiter,
+    place: usize,
+    wait: u64,
+    balance: impl FnOnce() -> Balance,
+) -> Limited {
     let settings = limiter.settings();
     Limited {
         retry_after: seconds(wait).max(1) + jitter(settings.retry_jitter),
         status: settings.status.into(),
-        announce: settings.headers,
         place: place as u16,
-        balance,
+        announced: settings.headers.then(balance),
     }
 }
 

@@ -36,10 +36,10 @@ impl LimitState {
 
     /// Records that a limit has ended the request body.
     pub fn ended_by(&mut self, limited: &Limited) {
-        if limited.announce
+        if let Some(balance) = limited.announced
             && let Some(slot) = self.left.get_mut(usize::from(limited.place))
         {
-            *slot = limited.balance;
+            *slot = balance;
         }
     }
 

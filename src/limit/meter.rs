@@ -134,7 +134,7 @@ impl Growth {
                 Err(_) if limiter.settings().dry_run => *cell,
                 Err(wait) => {
                     first.metrics.decided(LimitResult::Limited);
-                    let balance = limiter.left_by_refused(first.plan, *cell, now, wait);
+                    let balance = || limiter.left_by_refused(first.plan, *cell, now, wait);
                     return Err(refuse(limiter, first.place, wait, balance));
                 }
             };
@@ -160,8 +160,7 @@ impl Growth {
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.size) - limiter.cost(self.before);
         let request = SharedRequest { limiter, shared, plan, place, cost };
-        let held = self.tickets.iter().find(|ticket| ticket.place == place).map(Ticket::slot);
-        shared.with(held.unwrap_or(charged.slot), now, |lease, slot| {
+        shared.with(request.slot(&self.tickets, charged.slot), now, |lease, slot| {
             let course = match limiter.rule(plan) {
                 // A rate takes the rest of a body as debt, which the store is told.
                 Algorithm::Rate(_) => SharedCourse::Charge,
@@ -176,7 +175,7 @@ impl Growth {
                 }
                 first.metrics.decided(result);
                 let wait = wait.saturating_mul(1_000);
-                let balance = limiter.shared_left_by_refused(plan, lease, now, wait);
+                let balance = || limiter.shared_left_by_refused(plan, lease, now, wait);
                 return Err(refuse(limiter, place, wait, balance));
             }
             self.asks |= matches!(course, SharedCourse::Ask);

@@ -5,6 +5,7 @@
 //! (RFC 9651). The policy is constant and written once; the remaining
 //! allowance is written when a response is sent, into one buffer on the stack.
 
+use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::limiter::{Balance, Limiter};
@@ -67,9 +68,9 @@ impl RateLimitFields {
         let Ok(value) = HeaderValue::from_bytes(&line.bytes[..line.len]) else { return };
         if line.len > 0 {
             // Both are lists: an upstream's own fields stay beside the gateway's.
-            append(headers, &RATE_LIMIT, value);
+            append(headers, RATE_LIMIT, value);
             if let Some(policy) = self.policy.clone().or_else(|| self.policy_of(standing)) {
-                append(headers, &RATE_LIMIT_POLICY, policy);
+                append(headers, RATE_LIMIT_POLICY, policy);
             }
         }
     }
@@ -85,12 +86,12 @@ impl RateLimitFields {
 
 /// Appends to a list of named policies. An upstream's field in the form of an older draft (`limit=100, remaining=99`) is replaced:
 /// together the two would be no list.
-fn append(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     let is_named = |value: &HeaderValue| value.as_bytes().trim_ascii_start().starts_with(b"\"");
-    if headers.get_all(name).iter().all(is_named) {
-        headers.append(name, value);
-    } else {
-        headers.insert(name, value);
+    match headers.entry(name) {
+        Entry::Vacant(field) => _ = field.insert(value),
+        Entry::Occupied(mut field) if field.iter().all(is_named) => field.append(value),
+        Entry::Occupied(mut field) => _ = field.insert(value),
     }
 }
 
@@ -163,7 +164,7 @@ mod tests {
                 headers.append(RATE_LIMIT, HeaderValue::from_static(value));
             }
 
-            append(&mut headers, &RATE_LIMIT, own.clone());
+            append(&mut headers, RATE_LIMIT, own.clone());
 
             let fields: Vec<_> = headers.get_all(RATE_LIMIT).iter().collect();
             assert_eq!(fields, all);

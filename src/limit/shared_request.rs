@@ -37,6 +37,12 @@ pub(super) enum SharedCourse {
 }
 
 impl SharedRequest<'_> {
+    /// Returns where the request holds its place, also if the key has got a lease of its own meanwhile; else `own`.
+    pub(super) fn slot(&self, tickets: &[Ticket], own: LeaseSlot) -> LeaseSlot {
+        let ticket = tickets.iter().find(|ticket| ticket.place == self.place);
+        ticket.map_or(own, Ticket::slot)
+    }
+
     /// Decides by the lease, by the store's answer in `tickets`, or, if the store was asked and has none, without it.
     pub(super) fn course(
         &self,

@@ -88,19 +88,20 @@ impl Destination {
         match self {
             Self::Log(log) => {
                 let (log, events) = (log.clone(), batch.events());
-                let written = spawn_blocking(move || log.write(&events)).await;
-                let written = written.unwrap_or_else(|failed| Err(io::Error::other(failed)));
-                written.map_err(ExportError::Log)
+                blocking(move || log.write(&events)).await.map_err(ExportError::Log)
             }
             Self::File(file) => {
                 let (file, events) = (file.clone(), batch.events());
-                let appended = spawn_blocking(move || file.append(&events, is_adopted)).await;
-                let appended = appended.unwrap_or_else(|failed| Err(io::Error::other(failed)));
-                appended.map_err(ExportError::File)
+                let append = move || file.append(&events, is_adopted);
+                blocking(append).await.map_err(ExportError::File)
             }
             Self::Http(http, client) => send(client, http, &batch.events()).await,
         }
     }
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    spawn_blocking(work).await.unwrap_or_else(|failed| Err(io::Error::other(failed)))
 }
 
 /// Sends events in as many requests as the receiver needs (CloudEvents HTTP binding §3.3, batched content mode).

@@ -1,11 +1,11 @@
 //! The leases of one limit by key: bounded, swept, and locked one shard at a time.
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lease::{Lease, LeaseSlot};
 use crate::base::lock::IgnorePoison;
-use crate::limit::prehashed::PrehashedMap;
+use crate::limit::prehashed::{PrehashedMap, least};
 use crate::observe::metrics::LabeledGauge;
 
 /// Leases by key.
@@ -138,7 +138,7 @@ impl LeaseTable {
                 break;
             }
             // Only locks that are free: their owners may wait for this shard.
-            if let Some(shard) = try_lock(&self.shards[(index + step) % SHARDS]) {
+            if let Some(shard) = self.shards[(index + step) % SHARDS].try_lock().ignore_poison() {
                 searched += shard.len();
                 others.push(shard);
             }
@@ -152,17 +152,14 @@ impl LeaseTable {
             let ranked = leases.map(|(key, lease)| ((lease.is_refused(), lease.used), place, *key));
             candidates.extend(ranked);
         }
-        let batch = (candidates.len() / 16).max(1).min(candidates.len());
-        if batch < candidates.len() {
-            candidates.select_nth_unstable(batch - 1);
-        }
-        for (_, place, key) in &candidates[..batch] {
+        let least = least(&mut candidates);
+        for (_, place, key) in least {
             if let Some(lease) = shards[*place].remove(key) {
                 evict(*key, lease);
             }
         }
-        self.removed(batch);
-        if batch == 0 {
+        self.removed(least.len());
+        if least.is_empty() {
             self.skipped_searches.store(searched.max(SHARDS), Relaxed);
         }
     }
@@ -190,15 +187,6 @@ impl Drop for LeaseTable {
 
 fn index(key: u64) -> usize {
     (key >> 32) as usize % SHARDS
-}
-
-/// Locks a shard if no other thread holds it.
-fn try_lock<T>(shard: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
-    match shard.try_lock() {
-        Ok(shard) => Some(shard),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
 }
 
 const SHARDS: usize = 64;

@@ -77,6 +77,12 @@ pub(super) struct Purpose {
     pub(super) reset: bool,
 }
 
+impl Purpose {
+    /// The last message about a lease: what it has not used is given back.
+    pub(super) const LAST: Self =
+        Self { ask: false, dry_run: false, lower: true, close: true, reset: false };
+}
+
 /// A message about one counter.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Message {

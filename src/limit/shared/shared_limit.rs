@@ -3,12 +3,11 @@
 use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
-use super::lease::LeaseSlot;
-use super::lease::{Lease, Standing};
+use super::lease::{Lease, LeaseSlot, Standing};
 use super::lease_size::overrun_bound;
 use super::lease_table::LeaseTable;
 use super::protocol::{Message, Purpose, Shape};
-use super::store_state::{Reason, StoreState};
+use super::store_state::{LeaseId, Reason, StoreState};
 use crate::limit::counters::Now;
 use crate::observe::metrics::{LabeledGauge, LeaseMetrics};
 
@@ -102,10 +101,32 @@ impl SharedLimit {
         if lease.has_ended(now) {
             return;
         }
-        let purpose = Purpose { lower: true, close: true, ..Purpose::default() };
-        if let (Some(key_in_store), Some(shape)) = (lease.key.clone(), lease.shape) {
-            let message = lease.message(&key_in_store, shape, purpose, self.state.gateways(), true);
-            self.state.close((self.id, LeaseSlot::Own(key)), message);
+        if let Some((id, message)) =
+            self.message(LeaseSlot::Own(key), &mut lease, Purpose::LAST, false)
+        {
+            self.state.close(id, message);
+        }
+    }
+
+    /// Returns the message about a lease that the store knows, or ought to; the lease grows if `grows`.
+    pub(super) fn message(
+        &self,
+        slot: LeaseSlot,
+        lease: &mut Lease,
+        purpose: Purpose,
+        grows: bool,
+    ) -> Option<(LeaseId, Message)> {
+        let (key, shape) = (lease.key.clone()?, lease.shape?);
+        lease.renewing = true;
+        let message = lease.message(&key, shape, purpose, self.state.gateways(), !grows);
+        Some(((self.id, slot), message))
+    }
+
+    /// Has the store told about a lease, unless it is being told.
+    fn tell_once(&self, lease: &mut Lease, slot: LeaseSlot, reason: Reason) {
+        if !lease.renewing && self.state.is_usable() {
+            lease.renewing = true;
+            self.state.tell((self.id, slot), reason);
         }
     }
 
@@ -154,9 +175,8 @@ impl SharedLimit {
         exact: bool,
     ) {
         lease.charge(now, cost);
-        if !exact && lease.is_low(now) && self.state.is_usable() {
-            lease.renewing = true;
-            self.state.tell((self.id, slot), Reason::Renew);
+        if !exact && lease.is_low(now) {
+            self.tell_once(lease, slot, Reason::Renew);
         }
     }
 
@@ -176,10 +196,9 @@ impl SharedLimit {
             lease.identify(key, shape);
             lease.exceed(more, shape.capacity());
             self.charge(lease, slot, now, more, exact);
-            if lease.used > lease.granted && !lease.renewing && self.state.is_usable() {
+            if lease.used > lease.granted {
                 // Other gateways admit by what the store knows.
-                lease.renewing = true;
-                self.state.tell((self.id, slot), Reason::Report);
+                self.tell_once(lease, slot, Reason::Report);
             }
         }
         lease.refund(reserved.saturating_sub(cost));

@@ -10,8 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::backend::Backend;
-use super::lease::Lease;
-use super::lease::LeaseSlot;
+use super::lease::{Lease, LeaseSlot};
 use super::protocol::{Message, Purpose, Shape};
 use super::redis_backend::RedisBackend;
 use super::shared_limit::SharedLimit;
@@ -305,7 +304,7 @@ impl Core {
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
             lease.lost();
-            messages.extend(message_of(limit, slot, lease, Purpose::default(), false));
+            messages.extend(limit.message(slot, lease, Purpose::default(), false));
             true
         });
         if messages.is_empty() {
@@ -336,7 +335,7 @@ impl Core {
                 return false;
             }
             if let Some(purpose) = lease.due(now) {
-                messages.extend(message_of(limit, slot, lease, purpose, false));
+                messages.extend(limit.message(slot, lease, purpose, false));
                 return !purpose.close;
             }
             true
@@ -347,8 +346,7 @@ impl Core {
     async fn return_all(&self) {
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
-            let purpose = Purpose { lower: true, close: true, ..Purpose::default() };
-            messages.extend(message_of(limit, slot, lease, purpose, false));
+            messages.extend(limit.message(slot, lease, Purpose::LAST, false));
             true
         });
         for batch in messages.chunks(BATCH) {
@@ -363,7 +361,7 @@ impl Core {
             // Slots are not leased ahead.
             let grows =
                 reason == Reason::Renew && !matches!(lease.shape, Some(Shape::Slots { .. }));
-            message_of(limit, id.1, lease, purpose, grows)
+            limit.message(id.1, lease, purpose, grows)
         })?
     }
 
@@ -402,20 +400,6 @@ impl Core {
             limit.metrics.unused(unused);
         }
     }
-}
-
-/// Returns the message about a lease that the store knows, or ought to; the lease grows if `grows`.
-fn message_of(
-    limit: &SharedLimit,
-    slot: LeaseSlot,
-    lease: &mut Lease,
-    purpose: Purpose,
-    grows: bool,
-) -> Option<(LeaseId, Message)> {
-    let (key, shape) = (lease.key.clone()?, lease.shape?);
-    let gateways = limit.state.gateways();
-    lease.renewing = true;
-    Some(((limit.id, slot), lease.message(&key, shape, purpose, gateways, !grows)))
 }
 
 /// The interval of looks at the connection.
