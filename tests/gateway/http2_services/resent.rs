@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use h2::Reason;
@@ -201,7 +201,9 @@ fn a_request_that_was_not_sent_goes_to_another_target_whatever_its_method() {
 
 #[test]
 fn a_connection_that_another_stream_breaks_costs_no_idempotent_request() {
-    let (url, connections) = raw_service(|number, stream| {
+    // Neither is answered before both have been sent again: an idle connection would do for the other.
+    let both = Barrier::new(2);
+    let (url, connections) = raw_service(move |number, stream| {
         let mut preface = [0; 24];
         let _ = stream.read_exact(&mut preface);
         let mut streams = 0;
@@ -211,6 +213,7 @@ fn a_connection_that_another_stream_breaks_costs_no_idempotent_request() {
             }
             streams += 1;
             if number > 0 {
+                both.wait();
                 let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
             } else if streams == 2 {
                 // A field in upper case: the library ends the connection for it.
