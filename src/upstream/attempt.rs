@@ -64,8 +64,8 @@ impl Upstream {
             match Box::pin(self.websocket_place(&endpoint, tried, options, began)).await {
                 Some(Acquired::Http2(place)) => {
                     let exchange = self.exchange(request, &endpoint, Some(key), options, began);
-                    let reply = Box::pin(exchange.run(place, load, Body::empty())).await;
-                    return self.over_http2(reply, endpoint, tried, began);
+                    let reply = run_http2(exchange, place, load, Body::empty(), options);
+                    return self.over_http2(Box::pin(reply).await, endpoint, tried, began);
                 }
                 Some(Acquired::Http1(stream)) => opened = stream,
                 None => {}
@@ -104,12 +104,8 @@ impl Upstream {
                         Acquired::Http2(place) => {
                             let exchange = self.exchange(request, &endpoint, None, options, began);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
-                            let before = options.begin_exchange();
-                            let reply = Box::pin(exchange.run(place, load, body)).await;
-                            if reply.as_ref().is_err_and(|lost| !lost.sent) {
-                                options.was_unsent(before);
-                            }
-                            return self.over_http2(reply, endpoint, tried, began);
+                            let reply = run_http2(exchange, place, load, body, options);
+                            return self.over_http2(Box::pin(reply).await, endpoint, tried, began);
                         }
                     }
                 }
@@ -155,7 +151,7 @@ impl Upstream {
         };
         let host = self.host_for(request, &endpoint);
         let since = self.clock.instant(began);
-        let wait = options.within(wait, since);
+        let wait = options.within(since);
         let before = options.begin_exchange();
         let reply = connection.exchange(request, host, sending, wait, since).await;
         let reply = reply.map_err(|mut lost| {
@@ -335,7 +331,7 @@ impl Upstream {
             host: self.host_for(request, endpoint),
             scheme: endpoint.scheme(),
             websocket,
-            wait: options.within(options.wait, since),
+            wait: options.within(since),
             since,
             deadline: options.deadline,
             idle_timeout: self.settings.idle_timeout,
@@ -465,6 +461,22 @@ impl Upstream {
         let judges = !endless;
         Body::streaming(PooledBody { content, held: Some(held), judges }).with_cut(upload)
     }
+}
+
+/// Runs an exchange in HTTP/2, and records whether something of the request may have arrived.
+async fn run_http2(
+    exchange: http2::Exchange<'_, '_>,
+    place: http2::Place,
+    load: EndpointPermit,
+    body: Body,
+    options: &SendOptions<'_>,
+) -> Result<http2::Reply, http2::SendError> {
+    let before = options.begin_exchange();
+    let reply = exchange.run(place, load, body).await;
+    if reply.as_ref().is_err_and(|lost| !lost.sent) {
+        options.was_unsent(before);
+    }
+    reply
 }
 
 /// The result of an attempt with a response.

@@ -73,9 +73,10 @@ impl EndpointSet {
 
     /// Whether `endpoint` receives no requests at the uptime `now` because of its health.
     pub(super) fn is_out(&self, endpoint: &Endpoint, settings: &Settings, now: Duration) -> bool {
-        let mut members = self.members.iter();
-        let index = members.position(|member| core::ptr::eq(&raw const *member.endpoint, endpoint));
-        index.is_none_or(|index| self.are_out(settings, now)[index])
+        let mut members = self.members.iter().enumerate();
+        let is_it = |member: &Member| core::ptr::eq(&raw const *member.endpoint, endpoint);
+        let member = members.find(|(_, member)| is_it(member));
+        member.is_none_or(|(index, member)| !self.rules(settings, now).admit(index, member))
     }
 
     /// Returns the rules that hold for all endpoints at this moment.
@@ -146,8 +147,7 @@ impl EndpointSet {
 
 impl Member {
     fn is_available(&self, now: Duration) -> bool {
-        let health = &self.endpoint.health;
-        !health.is_down() && !health.is_ejected(now)
+        self.endpoint.health.is_available(now)
     }
 }
 

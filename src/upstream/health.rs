@@ -139,6 +139,11 @@ impl Health {
         self.verdict.load(Relaxed) >= Verdict::Down as u8
     }
 
+    /// Whether the endpoint may receive requests at the uptime `now`.
+    pub(super) fn is_available(&self, now: Duration) -> bool {
+        !self.is_down() && !self.is_ejected(now)
+    }
+
     pub(super) fn verdict(&self) -> Verdict {
         match self.verdict.load(Relaxed) {
             1 => Verdict::Up,

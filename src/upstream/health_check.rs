@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::connect::{Stream, connect};
 use super::endpoint::Endpoint;
 use super::handshake_error;
+use super::http1::{MAX_FIELDS, MAX_HEAD_BYTES};
 use super::http2;
 use super::settings::{HealthCheck, HostHeader, Settings};
 use super::tls_connectors::Offer;
@@ -83,7 +84,3 @@ async fn status_of(mut stream: Stream, host: &HeaderValue, path: &str) -> Result
         }
     }
 }
-
-/// As much as a response to a request may have.
-const MAX_FIELDS: usize = 256;
-const MAX_HEAD_BYTES: usize = 64 * 1024;

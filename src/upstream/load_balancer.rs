@@ -69,16 +69,9 @@ impl Choice<'_> {
         let takes = |index: usize| eligible(index).filter(|it| chance < u64::from(it.share));
         // A turn that is passed on goes to any of the others: the next one of the round would have all of them.
         let draw = |accepts: &dyn Fn(usize) -> Option<Candidate>| {
-            let others =
-                || (0..count).filter_map(|i| Some((i, u64::from(accepts(i)?.weight.max(1)))));
-            let total: u64 = others().map(|(_, weight)| weight).sum();
-            let mut rest = random.rotate_right(32).checked_rem(total)?;
-            let drawn = others().find(|&(_, weight)| {
-                let is_it = rest < weight;
-                rest = rest.saturating_sub(weight);
-                is_it
-            });
-            drawn.map(|(index, _)| index)
+            let others = || (0..count).filter_map(|i| Some((i, accepts(i)?)));
+            let weight = |candidate: &Candidate| u64::from(candidate.weight.max(1));
+            drawn(others, weight, random.rotate_right(32)).map(|(index, _)| index)
         };
         Some(next)
             .filter(|&index| takes(index).is_some())
@@ -111,14 +104,7 @@ impl Choice<'_> {
             let candidates = || {
                 (0..count).filter(|&i| Some(i) != except).filter_map(|i| Some((i, eligible(i)?)))
             };
-            let total: u64 = candidates().map(|(_, candidate)| drawn_weight(&candidate)).sum();
-            let mut rest = chance % total.max(1);
-            candidates().find(|(_, candidate)| {
-                let weight = drawn_weight(candidate);
-                let found = rest < weight;
-                rest = rest.saturating_sub(weight);
-                found
-            })
+            drawn(candidates, drawn_weight, chance)
         };
         let chance = scatter(self.turn as u64);
         let (first, a) = draw(None, chance)?;
@@ -128,6 +114,22 @@ impl Choice<'_> {
         // Weights have been drawn by: only the load decides between the two.
         Some(if a.load <= b.load { first } else { second })
     }
+}
+
+/// Draws one of `candidates` by `weight`, where `chance` falls; `None` if there are none.
+fn drawn<I: Iterator<Item = (usize, Candidate)>>(
+    candidates: impl Fn() -> I,
+    weight: impl Fn(&Candidate) -> u64,
+    chance: u64,
+) -> Option<(usize, Candidate)> {
+    let total: u64 = candidates().map(|(_, candidate)| weight(&candidate)).sum();
+    let mut rest = chance.checked_rem(total)?;
+    candidates().find(|(_, candidate)| {
+        let weight = weight(candidate);
+        let found = rest < weight;
+        rest = rest.saturating_sub(weight);
+        found
+    })
 }
 
 /// Returns the endpoint of `key` by weighted rendezvous hashing: a change of the endpoints moves only the keys of those

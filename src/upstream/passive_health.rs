@@ -132,22 +132,14 @@ impl PassiveHealth {
         let cause = endpoint.last_failure();
         if state.is_available() {
             tracing::info!(upstream, target, state = state.word(), "A target is available again.");
-        } else if !is_out {
-            tracing::warn!(
-                upstream,
-                target,
-                state = state.word(),
-                cause = cause.as_deref(),
-                "A target fails; requests are still sent to it, since too few would be left without it."
-            );
         } else {
-            tracing::warn!(
-                upstream,
-                target,
-                state = state.word(),
-                cause = cause.as_deref(),
+            let (state, cause) = (state.word(), cause.as_deref());
+            let consequence = if is_out {
                 "A target is out; requests go to others, or are refused where there is none."
-            );
+            } else {
+                "A target fails; requests are still sent to it, since too few would be left without it."
+            };
+            tracing::warn!(upstream, target, state, cause, "{consequence}");
         }
     }
 }

@@ -22,6 +22,7 @@ use super::send_options::{RequestContent, SendOptions};
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::http1::BodyWriter;
+use crate::observe::metrics::UpstreamFailure;
 
 /// The head of an upstream's response, with data about the attempts.
 #[derive(Debug)]
@@ -141,7 +142,7 @@ impl Upstream {
                 && may_repeat()
                 && let Ok(answered) = outcome
             {
-                let limit = options.within(options.wait, Instant::now());
+                let limit = options.within(Instant::now());
                 outcome = Box::pin(self.hold(answered, limit)).await;
             }
             match outcome {
@@ -199,22 +200,23 @@ impl Upstream {
                     let refused = failure == UpstreamError::Refused;
                     let is_fault = (failure.is_endpoint_fault() || refused) && !stale && !early;
                     let blames = is_fault && !blameless || in_vain;
-                    if cause.is_some() && blames {
+                    let is_recorded = cause.is_some();
+                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
+                    if is_recorded && blames {
                         // The addresses that the attempt tried were recorded where they failed.
                         self.passive.judge_circuit(&at, Outcome::Failed, began, now);
                     } else if blames {
-                        at.health.failed(&failure.cause());
+                        at.health.failed(&cause);
+                        let is_lost = failure.is_lost_connection();
                         if !counted {
-                            let is_lost = failure.is_lost_connection();
                             let outcome = if is_lost { Outcome::Lost } else { Outcome::Failed };
                             self.passive.judge(&at, outcome, began, now);
                         }
-                        if failure.is_lost_connection() {
+                        if is_lost {
                             // Its process may have ended: the control runtime finds out before another request does.
                             at.suspect();
                         }
                     }
-                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
                     let failed = |tried: &AttemptedEndpoints, content| {
                         let (attempts, endpoint) = (tried.count(), Some(Arc::clone(&at)));
                         let failed =
@@ -254,16 +256,11 @@ impl Upstream {
                     let died = stale || at.health.was_lost_after(began);
                     // Nor is a request that another one's response took along with their connection.
                     let taken_along = connection_lost && blameless;
-                    let is_reset = matches!(
-                        failure,
-                        UpstreamError::Reset
-                            | UpstreamError::StreamReset(_)
-                            | UpstreamError::Truncated { .. }
-                    );
+                    let is_reset = failure.reason() == Some(UpstreamFailure::Reset);
                     let moves = |target: &Arc<Endpoint>| {
                         (!sent || is_reset && died)
                             && !Arc::ptr_eq(target, &at)
-                            && !(target.health.is_down() || target.health.is_ejected(now))
+                            && target.health.is_available(now)
                     };
                     if let Some(target) = target
                         && !options.is_over()

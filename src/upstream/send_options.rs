@@ -52,12 +52,11 @@ impl SendOptions<'_> {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Returns how long something that began at `since` may take before the response: `limit`, up to the timeout of the
-    /// response head and the deadline.
-    pub(super) fn within(&self, limit: Duration, since: Instant) -> Duration {
-        let limit = limit.min(self.wait);
+    /// Returns how long something that began at `since` may take before the response: the timeout of the response head, up
+    /// to the deadline.
+    pub(super) fn within(&self, since: Instant) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(since));
-        left.map_or(limit, |left| limit.min(left))
+        left.map_or(self.wait, |left| self.wait.min(left))
     }
 }
 

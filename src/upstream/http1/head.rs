@@ -326,8 +326,8 @@ impl fmt::Debug for Head {
 /// The capacity for fields that the gateway adds to a response.
 const EXTRA_FIELDS_CAPACITY: usize = 4;
 const TYPICAL_FIELDS: usize = 32;
-const MAX_FIELDS: usize = 256;
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+pub(in crate::upstream) const MAX_FIELDS: usize = 256;
+pub(in crate::upstream) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

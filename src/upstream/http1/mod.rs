@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
+pub(super) use self::head::{MAX_FIELDS, MAX_HEAD_BYTES};
 pub(super) use self::remaining_upload::RemainingUpload;
 use super::connect::{FreshRead, Stream};
 use super::connection_gauges::Counted;

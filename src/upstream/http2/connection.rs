@@ -99,7 +99,7 @@ impl Connection {
     }
 
     /// Whether the upstream takes WebSockets on streams (RFC 8441 §3).
-    fn takes_websockets(&self) -> bool {
+    pub(super) fn takes_websockets(&self) -> bool {
         self.sender.is_extended_connect_protocol_enabled()
     }
 
@@ -179,13 +179,6 @@ pub(super) struct StreamSlot {
     pub(super) connection: Rc<Connection>,
     /// Whether the connection was open and without a stream before: the upstream may be about to close it.
     pub(super) rested: bool,
-}
-
-impl StreamSlot {
-    /// Whether the upstream takes a WebSocket on this stream.
-    pub(super) fn takes_websocket(&self) -> bool {
-        self.connection.takes_websockets()
-    }
 }
 
 impl Drop for StreamSlot {

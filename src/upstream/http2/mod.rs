@@ -242,11 +242,8 @@ impl Exchange<'_, '_> {
             while silence.as_mut().poll(cx).is_ready() {
                 let now = Instant::now();
                 let upload = &stream.upload;
-                let since = if upload.is_starved() {
-                    now
-                } else {
-                    upload.last_progress().map_or(self.since, |last| last.max(self.since))
-                };
+                let since =
+                    if upload.is_starved() { now } else { upload.progress_since(self.since) };
                 if since + self.wait <= now {
                     return Poll::Ready(None);
                 }

@@ -56,7 +56,7 @@ pub(in crate::upstream) struct Place {
 impl Place {
     /// Whether the upstream takes a WebSocket here (RFC 8441).
     pub(in crate::upstream) fn takes_websocket(&self) -> bool {
-        self.slot.takes_websocket()
+        self.slot.connection.takes_websockets()
     }
 }
 
@@ -122,15 +122,11 @@ impl ConnectionPool {
         sharing: Sharing,
         now: Duration,
     ) -> Result<Acquired, ConnectError> {
-        let pool = self.of(endpoint);
-        pool.keep_alive.set(settings.keep_alive);
-        if now < pool.http1_until.get() {
-            return Ok(Acquired::Http1(None));
-        }
-        if let Some(place) = pool.take(sharing) {
-            return Ok(Acquired::Http2(place));
+        if let Some(acquired) = self.ready(endpoint, sharing, settings.keep_alive, now) {
+            return Ok(acquired);
         }
         // Rare, and large: boxed, to keep it out of the future of every request.
+        let pool = self.of(endpoint);
         Box::pin(pool.wait_for_place(endpoint, settings, sharing, now)).await
     }
 
@@ -363,11 +359,12 @@ impl EndpointPool {
                     metrics.target_version(endpoint.name()).set(2);
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
-                    // One that allows no stream is closed.
-                    pool.no_place.set(ALLOWS_NO_STREAM);
                     if connection.max_streams() > 0 {
                         pool.no_place.set(NO_STREAM_BEGAN);
                         pool.connections.borrow_mut().push(connection);
+                    } else {
+                        // Such a connection is closed.
+                        pool.no_place.set(ALLOWS_NO_STREAM);
                     }
                     pool.opened.set(pool.opened.get() + 1);
                 }

@@ -69,8 +69,12 @@ impl UploadState {
 
     /// Whether the upstream waits for the client, which has sent nothing for a while. `since` is the beginning of the request.
     pub(super) fn waits_long(&self, since: Instant) -> bool {
-        let last = self.last.get().map_or(since, |last| last.max(since));
-        self.is_starved() && last.elapsed() >= CLIENT_PAUSE
+        self.is_starved() && self.progress_since(since).elapsed() >= CLIENT_PAUSE
+    }
+
+    /// Returns the time of the last frame, or `since`, the beginning of the request, if that is later.
+    pub(super) fn progress_since(&self, since: Instant) -> Instant {
+        self.last.get().map_or(since, |last| last.max(since))
     }
 
     /// Whether the client's content ended in an error.
