@@ -354,8 +354,7 @@ impl Sessions {
     pub(super) async fn end(&self, loaded: &Arc<LoadedSession>, kind: LogoutKind) {
         if self.retained.ended.end(&loaded.name, EndReason::Over) {
             self.metrics.logout(kind);
-            let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
-            self.control.spawn(async move { revoker.revoke(&loaded.state).await });
+            self.revoke_tokens(loaded);
         }
         let (storage, refresher) = (Arc::clone(&self.storage), Arc::clone(&self.refresher));
         let loaded = Arc::clone(loaded);

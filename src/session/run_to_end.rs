@@ -4,8 +4,10 @@
 //! as used, must still revoke, and tell other instances: so it runs on the control runtime, as refreshes do.
 
 use std::panic::resume_unwind;
+use std::sync::Arc;
 
 use super::Sessions;
+use super::store::state::Id;
 
 impl Sessions {
     /// Runs `work` to its end, even if the caller is dropped before. A shutdown waits for it.
@@ -26,5 +28,11 @@ impl Sessions {
             Ok(done) => done,
             Err(failed) => resume_unwind(failed.into_panic()),
         }
+    }
+
+    /// Removes the session `id` from the store, even if the caller is dropped before.
+    pub(super) async fn forget(&self, id: Id) {
+        let storage = Arc::clone(&self.storage);
+        self.run_to_end(async move { storage.forget(id).await }).await;
     }
 }

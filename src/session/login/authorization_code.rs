@@ -242,14 +242,14 @@ impl Sessions {
         let NewSession { loaded, principal, cookies } = begun.map_err(|problem| {
             // Another request with the same code may have begun the session.
             if redeemed.give_up() {
-                self.discard(redeemed.state.clone());
+                self.revoker.discard(redeemed.state.clone());
             }
             CallbackError::Failed(LoginResult::Error, problem)
         })?;
         if !redeemed.begin() {
             // Another request, which has failed, revokes the tokens.
             self.retained.ended.end(&loaded.name, EndReason::Over);
-            self.storage.forget(loaded.state.id).await;
+            self.forget(loaded.state.id).await;
             return Err(CallbackError::Transient);
         }
         let response = match &login.intent.step_up {

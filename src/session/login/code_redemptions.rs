@@ -6,7 +6,6 @@
 //! with which no request has begun a session by then are revoked.
 
 use core::fmt;
-use core::time::Duration;
 use std::sync::{Arc, OnceLock};
 
 use moka::policy::EvictionPolicy;
@@ -45,10 +44,12 @@ impl Sessions {
             let grant = Grant::Code { code: &code, redirect_uri, verifier: &verifier, resource };
             let tokens = issuer.grant_with_extended_timeout(grant, &client).await?;
             let redeemed = Arc::new(RedeemedCode::new(SessionState::begin(tokens, clock.now())));
-            let abandoned = Arc::clone(&redeemed).abandoned(patience);
+            let abandoned = Arc::clone(&redeemed);
             control.spawn(async move {
-                if let Some(redeemed) = abandoned.await {
-                    revoker.revoke_at_issuer(&redeemed.state).await;
+                tokio::time::sleep(patience).await;
+                // No request has begun the session by then: its user agent has hung up.
+                if abandoned.give_up() {
+                    revoker.revoke_at_issuer(&abandoned.state).await;
                 }
             });
             Ok(redeemed)
@@ -96,12 +97,6 @@ impl RedeemedCode {
 
     fn is_given_up(&self) -> bool {
         self.is_begun.get() == Some(&false)
-    }
-
-    /// Waits for `patience`, and returns itself if no request has begun the session by then: its user agent has hung up.
-    async fn abandoned(self: Arc<Self>, patience: Duration) -> Option<Arc<Self>> {
-        tokio::time::sleep(patience).await;
-        self.give_up().then_some(self)
     }
 }
 

@@ -218,12 +218,6 @@ impl Sessions {
         iss.is_some_and(|iss| self.issuer.settings().is_named(iss)).then_some(claims)
     }
 
-    /// Revokes the tokens of a login that has failed.
-    pub(super) fn discard(&self, state: SessionState) {
-        let revoker = Arc::clone(&self.revoker);
-        self.control.spawn(async move { revoker.revoke_at_issuer(&state).await });
-    }
-
     pub(super) fn wants_id_token(&self) -> bool {
         self.settings.scopes.contains("openid")
     }

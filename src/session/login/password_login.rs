@@ -191,7 +191,6 @@ impl Sessions {
                 session,
                 "Rejected the access token of a login; the login failed: it is no JWT of the issuer, which the gateway cannot introspect tokens at. Where access tokens are for other services, write `identity: id_token`."
             );
-            self.revoke_tokens(&loaded);
             return Err(Problem::Unusable);
         }
         let mut verified = self.verify(&loaded, None).await;
@@ -262,7 +261,7 @@ impl Sessions {
             }
             if let Err(error) = self.retained.ended.saved().await {
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
-                self.storage.forget(loaded.state.id).await;
+                self.forget(loaded.state.id).await;
                 return Err(Problem::StoreUnavailable);
             }
         }
@@ -289,12 +288,11 @@ impl Sessions {
         if let Some(latest) = latest.filter(|latest| is_new && !shares(latest)) {
             self.revoke_tokens(&latest);
         }
-        let (storage, id) = (Arc::clone(&self.storage), earlier.state.id);
-        self.run_to_end(async move { storage.forget(id).await }).await;
+        self.forget(earlier.state.id).await;
     }
 
-    /// Revokes the tokens of `loaded` at the authorization server, in the background.
-    fn revoke_tokens(&self, loaded: &Arc<LoadedSession>) {
+    /// Revokes the tokens of `loaded` here and at the authorization server, in the background.
+    pub(in crate::session) fn revoke_tokens(&self, loaded: &Arc<LoadedSession>) {
         let (revoker, loaded) = (Arc::clone(&self.revoker), Arc::clone(loaded));
         self.control.spawn(async move { revoker.revoke(&loaded.state).await });
     }
@@ -327,7 +325,7 @@ impl GrantedSession {
         Self { state, revoker, is_taken: false }
     }
 
-    /// Leaves the tokens alone: a response has the session, or they are revoked already.
+    /// Leaves the tokens to the session that has begun.
     fn take(mut self) {
         self.is_taken = true;
     }
@@ -336,9 +334,7 @@ impl GrantedSession {
 impl Drop for GrantedSession {
     fn drop(&mut self) {
         if !self.is_taken {
-            let (revoker, state) = (Arc::clone(&self.revoker), self.state.clone());
-            let control = revoker.control.clone();
-            control.spawn(async move { revoker.revoke_at_issuer(&state).await });
+            self.revoker.discard(self.state.clone());
         }
     }
 }

@@ -37,7 +37,7 @@ impl Sessions {
             None if id == loaded.state.id => {}
             None => {
                 self.retained.ended.end(&id.alias().into(), EndReason::Replaced);
-                self.storage.forget(id).await;
+                self.forget(id).await;
             }
         }
     }

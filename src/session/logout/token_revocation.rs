@@ -70,20 +70,26 @@ impl TokenRevoker {
     /// The user is logged out in any case. While the issuer is unavailable the call is repeated, by a later process or
     /// another instance if need be.
     pub(crate) async fn revoke(self: &Arc<Self>, state: &SessionState) {
-        let current = self.current();
-        current.end(state);
-        current.revoke_at_issuer(state).await;
+        self.current().end(state);
+        self.revoke_at_issuer(state).await;
+    }
+
+    /// Revokes the tokens of a login that has failed at the issuer, in the background.
+    pub(crate) fn discard(self: &Arc<Self>, state: SessionState) {
+        let revoker = Arc::clone(self);
+        self.control.spawn(async move { revoker.revoke_at_issuer(&state).await });
     }
 
     /// Revokes both tokens at the issuer alone: the server may give an unused access token to the next login again.
     pub(crate) async fn revoke_at_issuer(self: &Arc<Self>, state: &SessionState) {
-        if !self.enabled {
+        let current = self.current();
+        if !current.enabled {
             return;
         }
         let _under_way = self.under_way.begin();
         let mut left = Unrevoked::ALL;
-        let Err(error) = self.revoke_tokens(state, &mut left).await else { return };
-        let issuer = &*self.issuer.settings().name;
+        let Err(error) = current.revoke_tokens(state, &mut left).await else { return };
+        let issuer = &*current.issuer.settings().name;
         if self.repeats.count.fetch_add(1, Relaxed) >= MAX_PENDING {
             self.repeats.count.fetch_sub(1, Relaxed);
             tracing::error!(
