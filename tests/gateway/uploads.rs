@@ -261,8 +261,8 @@ fn failures(gateway: &Gateway) -> usize {
 #[test]
 fn a_client_that_stalls_its_upload_is_told_so_and_its_service_is_not_blamed() {
     let service = Upstream::polite();
-    let (rest, _backup) = trusting(&service, "timeout: 200ms, ");
-    let gateway = Gateway::start("body_timeout: 700ms", &rest);
+    let (rest, _backup) = trusting(&service, "timeout: 500ms, ");
+    let gateway = Gateway::start("body_timeout: 900ms", &rest);
     for start in [
         "Content-Length: 10\r\n\r\nabc",
         "Content-Length: 10\r\n\r\n",

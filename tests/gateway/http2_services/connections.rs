@@ -113,7 +113,7 @@ fn a_dead_connection_gets_no_further_request() {
         }
         drain(stream);
     });
-    let gateway = Gateway::start("", &with(&[&url], ", timeout: 300ms"));
+    let gateway = Gateway::start("", &with(&[&url], ", timeout: 1s"));
 
     assert_eq!(gateway.get("/a", "").status, 504);
     assert_eq!(gateway.get("/a", "").status, 200);

@@ -34,7 +34,7 @@ fn pieces_of_a_chunked_upload_are_echoed_one_by_one() {
     let service = echo_in_pieces();
     // The pauses of the client are longer than the timeout of the service.
     let gateway =
-        Gateway::start("", &with(&[&service.url()], ", timeout: 300ms, idle_timeout: 300ms"));
+        Gateway::start("", &with(&[&service.url()], ", timeout: 500ms, idle_timeout: 500ms"));
     let mut client = gateway.connect();
     client.send(
         "POST /a HTTP/1.1\r\nHost: api.test\r\nTE: trailers\r\nConnection: TE\r\n\
@@ -45,7 +45,7 @@ fn pieces_of_a_chunked_upload_are_echoed_one_by_one() {
         client.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
         let seen = client.until(piece.as_bytes()).expect("an echo");
         assert!(seen.ends_with(piece.as_bytes()));
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(700));
     }
     client.send("0\r\nx-sum: 3\r\n\r\n");
 
@@ -90,7 +90,7 @@ fn a_service_that_reads_nothing_is_given_up_and_a_slow_client_is_not_its_fault()
     assert_eq!(client.answer().status, 504);
 
     let echoing = echo_in_pieces();
-    let gateway = Gateway::start("", &with(&[&echoing.url()], ", timeout: 300ms"));
+    let gateway = Gateway::start("", &with(&[&echoing.url()], ", timeout: 500ms"));
     let mut client = gateway.connect();
     client.send(
         "POST /a HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\nContent-Length: 8\r\n\r\nhalf",

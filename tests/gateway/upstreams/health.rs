@@ -20,7 +20,7 @@ pub(super) fn error(status: u16) -> Vec<u8> {
 }
 
 const CHECK: &str =
-    "health_check: { path: /health, interval: 100ms, healthy_after: 1, unhealthy_after: 1 }";
+    "health_check: { path: /health, interval: 250ms, healthy_after: 1, unhealthy_after: 1 }";
 
 fn healthy(gateway: &Gateway, service: &Service) -> bool {
     let state = gateway.operator("GET /-/upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n");

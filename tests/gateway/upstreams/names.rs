@@ -177,7 +177,7 @@ fn a_silent_address_costs_a_fraction_of_the_connection_timeout() {
         #[expect(clippy::disallowed_methods, reason = "the race itself is measured")]
         let began = Instant::now();
         assert_eq!(gateway.get("/", "").status, 200);
-        assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
 }
 

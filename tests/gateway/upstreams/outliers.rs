@@ -46,7 +46,7 @@ fn health_is_ignored_only_where_no_backup_is_well() {
     let primaries = [(); 2].map(|()| Service::start(|_| ok("primary")));
     let backup = Service::start(|_| ok("backup"));
     let more = ", panic_threshold: 50%, retries: { attempts: 0 }, \
-                health_check: { path: /health, interval: 100ms, unhealthy_after: 1 }";
+                health_check: { path: /health, interval: 250ms, unhealthy_after: 1 }";
     primaries.iter().for_each(Service::kill);
     let gateway = Gateway::at(Clock::system(), "", &with_backup(&primaries, &backup, more));
     eventually("the backup serves", || gateway.get("/", "").status == 200);
