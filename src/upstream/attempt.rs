@@ -61,7 +61,9 @@ impl Upstream {
         // failures do not count against it.
         let mut blameless = upgrades;
         if upgrades && let Some(key) = request.head.headers.get(SEC_WEBSOCKET_KEY) {
-            match Box::pin(self.websocket_place(&endpoint, tried, options, began)).await {
+            let place = Box::pin(self.websocket_place(&endpoint, tried, options, began)).await;
+            began = self.clock.uptime();
+            match place {
                 Some(Acquired::Http2(place)) => {
                     let exchange = self.exchange(request, &endpoint, Some(key), options, began);
                     let reply = run_http2(exchange, place, load, Body::empty(), options);
