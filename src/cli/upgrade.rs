@@ -18,7 +18,7 @@ use super::signals::Signals;
 use crate::server::{RunningGateway, chain};
 
 /// The program that replaces this process.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Successor {
     program: PathBuf,
     arguments: Vec<OsString>,

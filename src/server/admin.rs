@@ -289,8 +289,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// Connections to the admin listener; without a limit a client could exhaust the process's memory and files.
 const MAX_CONNECTIONS: usize = 256;
-/// The maximum age of such a connection; the maximum age of a connection, so that clients that do not read cannot hold
-/// permits.
+/// The maximum age of a connection, so that clients that do not read cannot hold permits.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// The timeout of a request head, and of the wait for the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use crate::config::file::routes::{self as file};
 use crate::config::file::sessions::Session;
 
 impl Check<'_> {
-    /// Checks the rules of `way` against one another; they come from `inner`, or from `outer` in their absence.
+    /// Checks the rules of `auth_method` against one another; they come from `inner`, or from `outer` in their absence.
     pub(super) fn void_rules(
         &mut self,
         file: &File,

@@ -224,8 +224,8 @@ impl Authenticate {
         methods.iter().any(|method| method.level.is_some() && method.credential.session().is_some())
     }
 
-    /// Leads the user of a session, whom the method `way` has authenticated, to a login that meets `required`. A form that
-    /// the request has posted is kept, and sent after it.
+    /// Leads the user of a session, whom the method at the index `auth_method` has authenticated, to a login that meets
+    /// `required`. A form that the request has posted is kept, and sent after it.
     pub(crate) async fn step_up(
         &self,
         auth_method: Option<usize>,

@@ -366,7 +366,7 @@ pub async fn verify(
     })
 }
 
-/// Returns the refusal of `principal` at `now` by the rules of `way`, for metrics and for the client.
+/// Returns the refusal of `principal` at `now` by the rules of `auth_method`, for metrics and for the client.
 pub fn refusal(
     auth_method: &AuthMethod,
     principal: &Principal,
