@@ -13,7 +13,7 @@
 //! | 4 | [`basic`], [`session`] | HTTP Basic credentials exchanged for tokens, browser sessions |
 //! | 3 | `metering`, [`token`] | usage for bills, token verification: the principal that a token speaks for |
 //! | 2 | [`issuer`], [`limit`], `upstream` | clients of authorization servers, rate limits and quotas, clients of upstreams |
-//! | 1 | `disk`, `http1`, `http2`, [`observe`], [`password`], `store`, `tls` | durable files, HTTP/1.1 syntax, HTTP/2 streams, metrics and logging, user names and guesses, Redis, certificates and trust |
+//! | 1 | `disk`, `http1`, `http2`, [`observe`], [`password`], `redis`, `tls` | durable files, HTTP/1.1 syntax, HTTP/2 streams, metrics and logging, user names and guesses, Redis, certificates and trust |
 //! | 0 | [`base`] | shared values without I/O |
 //!
 //! A program that embeds the gateway needs [`config`] and [`server`] (the whole process), or [`gateway`] (a
@@ -32,10 +32,10 @@ pub mod limit;
 mod metering;
 pub mod observe;
 pub mod password;
+mod redis;
 mod revocation_sync;
 pub mod server;
 pub mod session;
-mod store;
 mod tls;
 pub mod token;
 mod upstream;

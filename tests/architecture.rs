@@ -198,7 +198,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("http2", 1),
     ("observe", 1),
     ("password", 1),
-    ("store", 1),
+    ("redis", 1),
     ("tls", 1),
     ("issuer", 2),
     ("limit", 2),

@@ -18,7 +18,7 @@ use super::yaml_writer::{is_unset, unless_empty, write_entry};
 use crate::base::secret::HIDDEN;
 use crate::issuer::ResourceIndicator;
 use crate::session::{Flow, TokenStorage};
-use crate::{session, store, upstream};
+use crate::{redis, session, upstream};
 
 impl Config {
     /// Returns the effective configuration under the keys of the file, which loads to the same configuration where the
@@ -147,10 +147,10 @@ fn tls_side(side: &Tls) -> Value {
     })
 }
 
-fn redis_of(redis: &store::Settings) -> Value {
+fn redis_of(redis: &redis::Settings) -> Value {
     json!({
         "url": match redis.topology() {
-            store::Topology::Cluster => redis.shown().split(',').collect::<Value>(),
+            redis::Topology::Cluster => redis.shown().split(',').collect::<Value>(),
             _ => redis.shown().into(),
         },
         "username": redis.username,

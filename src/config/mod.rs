@@ -57,7 +57,7 @@ pub use variable_expansion::{Environment, NotUnicode};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::observe::log;
-use crate::{issuer, limit, metering, session, store, token, upstream};
+use crate::{issuer, limit, metering, redis, session, token, upstream};
 
 /// A validated configuration. Immutable; a reload creates a new one.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub struct Config {
     /// Browser sessions, by name.
     pub sessions: BTreeMap<Arc<str>, session::Settings>,
     /// The Redis that several gateways share, if any.
-    pub redis: Option<store::Settings>,
+    pub redis: Option<redis::Settings>,
     /// The upstreams, by name.
     pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
     /// Rate limits and quotas, by name.

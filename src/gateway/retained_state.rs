@@ -19,9 +19,9 @@ use crate::issuer::signing_key::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::password::LoginThrottles;
+use crate::redis::{self, Redis};
 use crate::revocation_sync::RevocationSync;
 use crate::session;
-use crate::store::{self, Redis};
 use crate::token::{IssuerVerifier, ReplayCache, RevocationList};
 use crate::upstream::UpstreamRegistry;
 
@@ -47,11 +47,11 @@ pub struct RetainedState {
     /// Exchanged Basic credentials, by the same fingerprint.
     pub(super) exchanges: WeakMap<[u8; 32], BasicExchange>,
     /// Redis clients, by their settings.
-    pub(super) redis_clients: WeakMap<store::Settings, Redis>,
+    pub(super) redis_clients: WeakMap<redis::Settings, Redis>,
     /// The stores of shared limits, by the settings of their Redis.
-    pub(super) limit_stores: WeakMap<store::Settings, limit::LimitStore>,
+    pub(super) limit_stores: WeakMap<redis::Settings, limit::LimitStore>,
     /// The exchange of revocations through each Redis.
-    pub(super) revocation_syncs: WeakMap<store::Settings, RevocationSync>,
+    pub(super) revocation_syncs: WeakMap<redis::Settings, RevocationSync>,
     /// Failed logins with passwords.
     pub(super) throttles: Arc<LoginThrottles>,
     /// Session state: stores, refreshes under way, ended sessions.

@@ -25,8 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::entry::RevocationEntry;
 use crate::base::clock::{Clock, Timestamp};
+use crate::redis::{Redis, Unavailable};
 use crate::session::RefreshEvents;
-use crate::store::{Redis, Unavailable};
 use crate::token::{Revocation, RevocationEvent, RevocationList};
 
 /// The exchange of this instance through one Redis, until dropped.

@@ -29,7 +29,7 @@ use crate::base::weak_map::WeakMap;
 use crate::disk::{Directory, OpenError};
 use crate::issuer::tenant_template::{is_expansion, placeholder};
 use crate::password::LoginThrottles;
-use crate::store::Redis;
+use crate::redis::Redis;
 use crate::token::revocation::event::RevocationListener;
 use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, RevocationTarget};
 

@@ -7,7 +7,7 @@ use crate::config::de::field::Field;
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::Code;
 use crate::config::file::File;
-use crate::store::{Settings, Topology};
+use crate::redis::{Settings, Topology};
 
 impl Check<'_> {
     /// Returns the settings of the shared Redis, if there are any.

@@ -9,7 +9,7 @@ use super::protocol::{Message, Response};
 use super::store_epoch::from_epoch_nanos;
 use crate::base::clock::Clock;
 use crate::limit::counters::Now;
-use crate::store::{Condition, Redis, Script};
+use crate::redis::{Condition, Redis, Script};
 
 /// Redis as the store of limits.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::base::lock::IgnorePoison;
 use crate::limit::counters::Now;
 use crate::limit::settings::Settings;
 use crate::observe::metrics::Metrics;
-use crate::store::Redis;
+use crate::redis::Redis;
 
 /// A store that limits are shared through.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use url::form_urlencoded;
 use crate::base::body::Body;
 use crate::base::media_type::essence;
 use crate::base::secret::Secret;
+use crate::redis::Unavailable;
 use crate::session::Sessions;
 use crate::session::cookies::origin::single_value;
 use crate::session::registry::RetainedState;
 use crate::session::response::{json, uncached};
-use crate::store::Unavailable;
 use crate::token::jwt::id_token::Logout;
 use crate::token::{RevocationTarget, TokenError};
 

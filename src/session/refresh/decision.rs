@@ -9,7 +9,7 @@
 
 use core::time::Duration;
 
-use crate::store::Condition;
+use crate::redis::Condition;
 
 /// The urgency of a refresh for one request.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

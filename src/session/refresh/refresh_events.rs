@@ -4,7 +4,7 @@
 //! instance without an open stream of that session ignores the entry.
 
 use crate::base::clock::Timestamp;
-use crate::store::Redis;
+use crate::redis::Redis;
 
 /// The entry does not describe a refresh.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]

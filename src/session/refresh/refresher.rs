@@ -25,6 +25,7 @@ use crate::base::secret::Secret;
 use crate::base::single_flight::Role;
 use crate::issuer::{Client, Grant, GrantError, Issuer, ResourceIndicator, Tokens};
 use crate::observe::metrics::{LogoutKind, RefreshResult, SessionMetrics};
+use crate::redis::Unavailable;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions};
 use crate::session::logout::session_watch::SessionWatchers;
 use crate::session::logout::token_revocation::TokenRevoker;
@@ -34,7 +35,6 @@ use crate::session::store::lookup::LockState;
 use crate::session::store::redis::{RefreshLock, SharedSessions};
 use crate::session::store::server_side::Store;
 use crate::session::store::state::SessionState;
-use crate::store::Unavailable;
 use crate::token::TokenError;
 use crate::token::jwt::id_token::RelyingParty;
 

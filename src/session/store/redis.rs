@@ -38,11 +38,11 @@ use crate::base::digest::sha256;
 use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::issuer;
+use crate::redis::{Condition, RESTORE_TIME, Redis, Unavailable, Value};
 use crate::session::cookies::seal::KeyRing;
 use crate::session::refresh::decision;
 use crate::session::refresh::refresh_events;
 use crate::session::settings::{Forward, Settings, TokenStorage};
-use crate::store::{Condition, RESTORE_TIME, Redis, Unavailable, Value};
 
 /// The shared data of one `sessions.<name>`.
 pub(crate) struct SharedSessions {

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::store::Script;
+use crate::redis::Script;
 
 /// A later time of last use must not restore tokens that a refresh has replaced, nor a session that has ended.
 pub(crate) static SAVE: LazyLock<Script> = LazyLock::new(|| {

@@ -23,8 +23,8 @@ use super::lookup::SharedLookup;
 use super::redis::SharedSessions;
 use super::state::Id;
 use crate::base::lock::IgnorePoison;
+use crate::redis::Unavailable;
 use crate::session::logout::ended_sessions::EndedSessions;
-use crate::store::Unavailable;
 
 /// The storage of sessions on the server.
 #[derive(Debug)]

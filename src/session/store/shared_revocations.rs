@@ -15,8 +15,8 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
 use crate::base::random::random;
+use crate::redis::{Redis, Script, Unavailable};
 use crate::session::refresh::decision;
-use crate::store::{Redis, Script, Unavailable};
 
 /// The pending revocations of one session in Redis.
 pub(crate) struct SharedRevocations {

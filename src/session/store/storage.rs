@@ -22,10 +22,10 @@ use super::server_side::Store;
 use super::state::{Id, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
+use crate::redis::Unavailable;
 use crate::session::cookies::cookie::{Cookie, CookieParts, Presented, TooLarge};
 use crate::session::cookies::seal::{KeyRing, associated_data};
 use crate::session::settings::{Forward, Settings, TokenStorage};
-use crate::store::Unavailable;
 
 /// The storage of one `sessions.<name>`, and the cookies that lead to it.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use crate::base::secret::Secret;
 use crate::base::strict_json;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key};
-use crate::store::{Redis, Unavailable};
+use crate::redis::{Redis, Unavailable};
 use crate::token::jwt::claim_types::date;
 use crate::token::jwt::jws::Jws;
 

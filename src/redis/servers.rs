@@ -3,11 +3,11 @@
 use core::fmt;
 use core::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster::{ClusterClient, ClusterClientBuilder};
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError,
     RedisFuture, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
@@ -47,7 +47,7 @@ impl Servers {
         match settings.topology() {
             Topology::Single => {
                 let Some(node) = nodes.first() else {
-                    return Err((redis::ErrorKind::InvalidClientConfig, "no server").into());
+                    return Err((::redis::ErrorKind::InvalidClientConfig, "no server").into());
                 };
                 Ok(Self::Single(open_single(node)?))
             }
@@ -103,18 +103,21 @@ impl Servers {
 
     /// Connects: to the server, to the current primary, or to all nodes of the cluster. A list of one server that is no
     /// Cluster is that server.
-    pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<Connection> {
+    pub(super) async fn connect(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<ServerConnection> {
         match self {
             Self::Single(client) => connect_single(client, config).await,
             Self::Sentinel(client) => {
                 let mut client = client.lock().await;
-                client.get_async_connection_with_config(config).await.map(Connection::Server)
+                client.get_async_connection_with_config(config).await.map(ServerConnection::Server)
             }
             Self::Cluster(client, only) => match (client.get_async_connection().await, only) {
                 (Err(error), Some(only)) if is_no_cluster(&error) => {
                     connect_single(only, config).await
                 }
-                (connection, _) => connection.map(Connection::Cluster),
+                (connection, _) => connection.map(ServerConnection::Cluster),
             },
         }
     }
@@ -128,9 +131,9 @@ impl Servers {
 async fn connect_single(
     client: &Client,
     config: &AsyncConnectionConfig,
-) -> RedisResult<Connection> {
+) -> RedisResult<ServerConnection> {
     let connection = client.get_multiplexed_async_connection_with_config(config).await;
-    connection.map(Connection::Server)
+    connection.map(ServerConnection::Server)
 }
 
 /// Whether a server says that it is no node of a Cluster: `ERR This instance has cluster support disabled`, or that it does
@@ -143,25 +146,25 @@ pub(super) fn is_no_cluster(error: &RedisError) -> bool {
 
 /// A connection that many callers use at once.
 #[derive(Clone)]
-pub(super) enum Connection {
+pub(super) enum ServerConnection {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-impl Connection {
+impl ServerConnection {
     /// Whether commands on several keys go to several servers.
     pub(super) const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for ServerConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connection")
+        f.write_str("ServerConnection")
     }
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for ServerConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
             Self::Server(connection) => connection.req_packed_command(command),

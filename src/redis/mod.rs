@@ -6,14 +6,14 @@
 //! Nothing here depends on the data; sessions, locks and revocations bring
 //! their own keys and scripts.
 
-mod keeper;
-mod redis;
+mod client;
+mod connection_manager;
 mod servers;
 mod settings;
 
 pub use ::redis::{Script, Value};
 
-pub use self::keeper::Condition;
-pub(crate) use self::keeper::RESTORE_TIME;
-pub use self::redis::{Redis, Unavailable};
+pub use self::client::{Redis, Unavailable};
+pub use self::connection_manager::Condition;
+pub(crate) use self::connection_manager::RESTORE_TIME;
 pub use self::settings::{InvalidUrl, Settings, Topology};

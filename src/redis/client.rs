@@ -1,4 +1,4 @@
-//! Commands to Redis, over the one connection that a [`ConnectionKeeper`] maintains.
+//! Commands to Redis, over the one connection that a [`ConnectionManager`] maintains.
 //!
 //! Without a connection every command fails at once: no request
 //! waits for a server that is known to be unavailable, and no command is used to
@@ -9,13 +9,15 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crate::base::random::random;
-use redis::{Cmd, FromRedisValue, Script, Value};
+use ::redis::{Cmd, FromRedisValue, Script, Value};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::keeper::{self, Condition, ConnectionHandle, ConnectionKeeper, MIN_HEARTBEAT_TIMEOUT};
-use super::servers::{Connection, Servers};
+use super::connection_manager::{
+    self, Condition, ConnectionHandle, ConnectionManager, MIN_HEARTBEAT_TIMEOUT,
+};
+use super::servers::{ServerConnection, Servers};
 use super::settings::{InvalidUrl, Settings};
 
 /// A Redis server, available or not.
@@ -37,8 +39,8 @@ impl Redis {
         let servers = Servers::new(&settings)?;
         let line = Arc::new(ConnectionHandle::default());
         let me = random_id();
-        let keeper = ConnectionKeeper::new(&line, &settings, servers, me);
-        control.spawn(keeper.run());
+        let connection_manager = ConnectionManager::new(&line, &settings, servers, me);
+        control.spawn(connection_manager.run());
         Ok(Self { settings, control, line, me })
     }
 
@@ -60,7 +62,7 @@ impl Redis {
     /// Returns the key of the ids of all gateways, by which a script tells whether the server has lost its data within
     /// [`RESTORE_TIME`](super::RESTORE_TIME): it is absent, or begins with `since:` and the milliseconds since the epoch.
     pub fn members_key(&self) -> String {
-        keeper::members_key(&self.settings)
+        connection_manager::members_key(&self.settings)
     }
 
     /// Whether there is a connection.
@@ -103,7 +105,7 @@ impl Redis {
     ///
     /// [`Unavailable`] without a response in time.
     pub async fn find(&self, key: &str) -> Result<Option<Vec<u8>>, Unavailable> {
-        self.query(redis::cmd("GET").arg(key).take()).await
+        self.query(::redis::cmd("GET").arg(key).take()).await
     }
 
     /// Returns the values of three keys at one moment (MGET).
@@ -112,7 +114,7 @@ impl Redis {
     ///
     /// [`Unavailable`] without a response in time.
     pub async fn find_all(&self, keys: [&str; 3]) -> Result<[Option<Vec<u8>>; 3], Unavailable> {
-        let (one, other, third) = self.query(redis::cmd("MGET").arg(&keys).take()).await?;
+        let (one, other, third) = self.query(::redis::cmd("MGET").arg(&keys).take()).await?;
         Ok([one, other, third])
     }
 
@@ -122,7 +124,7 @@ impl Redis {
     ///
     /// [`Unavailable`] without a response in time: the key may be set or not.
     pub async fn set_if_absent(&self, key: &str, life: Duration) -> Result<bool, Unavailable> {
-        let mut command = redis::cmd("SET");
+        let mut command = ::redis::cmd("SET");
         command.arg(key).arg("").arg("NX").arg("PX").arg(life.as_millis() as u64);
         let set: Option<Value> = self.query(command).await?;
         Ok(set.is_some())
@@ -137,12 +139,12 @@ impl Redis {
         &self,
         marks: impl Iterator<Item = (String, Duration)>,
     ) -> Result<(), Unavailable> {
-        let mut pipeline = redis::pipe();
+        let mut pipeline = ::redis::pipe();
         for (key, life) in marks {
             let life = life.as_millis().max(1) as u64;
             pipeline.cmd("SET").arg(key).arg("").arg("NX").arg("PX").arg(life).ignore();
         }
-        let question = async move |mut line: Connection| {
+        let question = async move |mut line: ServerConnection| {
             if !line.is_cluster() {
                 return pipeline.query_async(&mut line).await;
             }
@@ -166,7 +168,7 @@ impl Redis {
         most: usize,
         fields: &[(&str, String)],
     ) -> Result<(), Unavailable> {
-        let mut command = redis::cmd("XADD");
+        let mut command = ::redis::cmd("XADD");
         command.arg(key).arg("MAXLEN").arg("~").arg(most).arg("*");
         for (name, value) in fields {
             command.arg(*name).arg(value);
@@ -186,7 +188,7 @@ impl Redis {
         id: &str,
         most: usize,
     ) -> Result<Vec<Entry>, Unavailable> {
-        let mut command = redis::cmd("XRANGE");
+        let mut command = ::redis::cmd("XRANGE");
         command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
         self.query_idempotent(command).await
     }
@@ -197,7 +199,7 @@ impl Redis {
     ///
     /// [`Unavailable`] without a response in time.
     pub async fn last_entry(&self, key: &str) -> Result<Option<String>, Unavailable> {
-        let mut command = redis::cmd("XREVRANGE");
+        let mut command = ::redis::cmd("XREVRANGE");
         command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
         let last: Vec<Entry> = self.query_idempotent(command).await?;
         Ok(last.into_iter().next().map(|(id, _)| id))
@@ -209,7 +211,7 @@ impl Redis {
     ///
     /// [`Unavailable`] without a response in time.
     pub async fn remove_entries(&self, key: &str, ids: &[String]) -> Result<(), Unavailable> {
-        self.query_idempotent::<Value>(redis::cmd("XDEL").arg(key).arg(ids).take())
+        self.query_idempotent::<Value>(::redis::cmd("XDEL").arg(key).arg(ids).take())
             .await
             .map(|_| ())
     }
@@ -284,12 +286,12 @@ impl Redis {
     async fn send<T, F, A>(&self, time_limit: Duration, question: F) -> Result<T, Unavailable>
     where
         T: Send + 'static,
-        F: FnOnce(Connection) -> A,
-        A: Future<Output = redis::RedisResult<T>> + Send + 'static,
+        F: FnOnce(ServerConnection) -> A,
+        A: Future<Output = ::redis::RedisResult<T>> + Send + 'static,
     {
         let connection = self.line.connection().ok_or(Unavailable)?;
         let line = Arc::clone(&self.line);
-        let asked = question(Connection::clone(&connection));
+        let asked = question(ServerConnection::clone(&connection));
         let task = self.control.spawn(async move {
             match timeout(time_limit, asked).await {
                 Ok(Ok(response)) => {

@@ -13,13 +13,13 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 use std::sync::{Arc, LazyLock, Weak};
 
+use ::redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::rand;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::servers::{Connection, Servers, is_no_cluster};
+use super::servers::{ServerConnection, Servers, is_no_cluster};
 use super::settings::Settings;
 
 /// Whether the server stores data, and since when.
@@ -33,7 +33,7 @@ pub enum Condition {
 
 /// The connection, if there is one, and the state of the server.
 pub(super) struct ConnectionHandle {
-    connection: ArcSwapOption<Connection>,
+    connection: ArcSwapOption<ServerConnection>,
     began: Instant,
     /// The time of the last response, in milliseconds since the handle was created.
     answered: AtomicU64,
@@ -65,7 +65,7 @@ impl Default for ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    pub(super) fn connection(&self) -> Option<Arc<Connection>> {
+    pub(super) fn connection(&self) -> Option<Arc<ServerConnection>> {
         self.connection.load_full()
     }
 
@@ -101,7 +101,7 @@ impl ConnectionHandle {
     }
 
     /// Records an error response to a command on `connection`.
-    pub(super) fn failed_with(&self, connection: &Arc<Connection>, error: &RedisError) {
+    pub(super) fn failed_with(&self, connection: &Arc<ServerConnection>, error: &RedisError) {
         if !is_answer(error) {
             tracing::debug!(%error, "Redis responded with an error.");
             return self.failed(connection, error.is_unrecoverable_error());
@@ -116,7 +116,7 @@ impl ConnectionHandle {
     }
 
     /// Records a command on `connection` without a response; `lost` if the connection is unusable.
-    pub(super) fn failed(&self, connection: &Arc<Connection>, lost: bool) {
+    pub(super) fn failed(&self, connection: &Arc<ServerConnection>, lost: bool) {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         let silence = self.age().saturating_sub(self.answered.load(Relaxed));
         let is_silent =
@@ -126,7 +126,7 @@ impl ConnectionHandle {
         }
     }
 
-    fn lose(&self, connection: &Arc<Connection>) {
+    fn lose(&self, connection: &Arc<ServerConnection>) {
         // A newer connection may have replaced this one.
         let held = self.connection.compare_and_swap(&Some(Arc::clone(connection)), None);
         if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, connection)) {
@@ -188,7 +188,7 @@ fn is_refusal(error: &RedisError) -> bool {
 }
 
 /// The task that connects and reconnects.
-pub(super) struct ConnectionKeeper {
+pub(super) struct ConnectionManager {
     /// Dropped with the last user of the connection.
     handle: Weak<ConnectionHandle>,
     lost: Arc<Notify>,
@@ -202,7 +202,7 @@ pub(super) struct ConnectionKeeper {
     members: String,
 }
 
-impl ConnectionKeeper {
+impl ConnectionManager {
     pub(super) fn new(
         handle: &Arc<ConnectionHandle>,
         settings: &Settings,
@@ -265,7 +265,7 @@ impl ConnectionKeeper {
         }
     }
 
-    async fn connect(&self) -> RedisResult<(Connection, RedisResult<Heartbeat>)> {
+    async fn connect(&self) -> RedisResult<(ServerConnection, RedisResult<Heartbeat>)> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             // Each command has a timeout of its own.
@@ -287,7 +287,7 @@ impl ConnectionKeeper {
             let _ = timeout(pause, self.lost.notified()).await;
             let Some(handle) = self.handle.upgrade() else { return };
             let Some(connection) = handle.connection() else { return };
-            let mut heartbeat_connection = Connection::clone(&connection);
+            let mut heartbeat_connection = ServerConnection::clone(&connection);
             let Ok(heartbeat) =
                 self.send_heartbeat(&mut heartbeat_connection, self.time_limit).await
             else {
@@ -318,7 +318,7 @@ impl ConnectionKeeper {
     /// Writes this gateway's id, and reads all. The inner error is a response, the outer one a failure to respond.
     async fn send_heartbeat(
         &self,
-        connection: &mut Connection,
+        connection: &mut ServerConnection,
         time_limit: Duration,
     ) -> RedisResult<RedisResult<Heartbeat>> {
         let mut call = HEARTBEAT.prepare_invoke();
@@ -395,7 +395,7 @@ const QUEUE_CAPACITY: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use redis::{Value, parse_redis_value};
+    use ::redis::{Value, parse_redis_value};
 
     use super::*;
 

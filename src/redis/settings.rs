@@ -4,7 +4,7 @@ use core::hash::{Hash, Hasher};
 use core::time::Duration;
 use std::sync::Arc;
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
+use ::redis::{ConnectionInfo, IntoConnectionInfo};
 
 use crate::base::secret::Secret;
 
@@ -128,7 +128,7 @@ impl Settings {
     }
 
     /// Returns the known servers, or Sentinels, in the client's form.
-    pub(super) fn nodes(&self) -> redis::RedisResult<Vec<ConnectionInfo>> {
+    pub(super) fn nodes(&self) -> ::redis::RedisResult<Vec<ConnectionInfo>> {
         let node = |url: &Secret<String>| {
             let info = url.expose().as_str().into_connection_info()?;
             if matches!(self.topology, Topology::Sentinel { .. }) {
