@@ -278,7 +278,7 @@ mod tests {
     use serde_json::json;
     use tokio::runtime::Handle;
 
-    use super::super::testing::{Answer, Server, TOKEN};
+    use super::super::tests::mock_issuer::{Answer, Server, TOKEN};
     use super::super::{ClientAuth, Issuer};
     use super::*;
     use crate::base::clock::Clock;
@@ -476,7 +476,8 @@ mod tests {
         waiting.await;
         drop(asking);
 
-        super::super::testing::eventually("the grant", || server.count(TOKEN) == 1).await;
+        super::super::tests::mock_issuer::eventually("the grant", || server.count(TOKEN) == 1)
+            .await;
     }
 
     async fn refresh(issuer: &Issuer) -> Result<Tokens, GrantError> {

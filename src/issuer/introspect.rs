@@ -275,7 +275,7 @@ mod tests {
     use serde_json::json;
     use tokio::runtime::Handle;
 
-    use super::super::testing::{Answer as Says, INTROSPECT, Server, TOKEN};
+    use super::super::tests::mock_issuer::{Answer as Says, INTROSPECT, Server, TOKEN};
     use super::super::{Issuer, Settings};
     use super::*;
     use crate::base::clock::Clock;
@@ -562,7 +562,7 @@ mod tests {
         let server = Server::start().await;
         let mut metadata = server.metadata();
         metadata.as_object_mut().unwrap().remove("introspection_endpoint");
-        server.says(super::super::testing::METADATA, Says::json(metadata));
+        server.says(super::super::tests::mock_issuer::METADATA, Says::json(metadata));
         let (issuer, _) = issuer(server.settings());
 
         assert!(ask(&issuer, "t").await.is_err());

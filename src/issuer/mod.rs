@@ -11,8 +11,6 @@ mod calls;
 mod circuit_breaker;
 mod client_auth;
 mod concurrency;
-#[cfg(test)]
-mod failure_isolation;
 mod freshness;
 pub mod grant;
 mod http_client;
@@ -31,15 +29,11 @@ pub mod settings;
 pub mod signing_key;
 pub(crate) mod tenant_template;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token_response;
 mod unavailable;
 mod unusable_key;
 mod userinfo;
-#[cfg(test)]
-mod wire;
 
 use self::calls::Inner;
 use core::fmt;

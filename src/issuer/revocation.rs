@@ -162,7 +162,7 @@ const ACCEPT: &str = "application/json";
 mod tests {
     use tokio::runtime::Handle;
 
-    use super::super::testing::{Answer, METADATA, REVOKE, Server};
+    use super::super::tests::mock_issuer::{Answer, METADATA, REVOKE, Server};
     use super::super::{ClientAuth, Issuer};
     use super::*;
     use crate::base::clock::{Clock, Timestamp};

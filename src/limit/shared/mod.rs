@@ -27,8 +27,6 @@ mod store_task;
 mod store_time;
 
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod tests;
 
 pub(super) use self::lease::{ChargedLease, Lease, LeaseSlot};

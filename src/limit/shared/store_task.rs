@@ -58,7 +58,7 @@ impl LimitStore {
         metrics: &Metrics,
     ) -> Arc<Self> {
         let budget = Duration::from_millis(5);
-        let keys = ("test:".into(), super::model::PROBE_KEY.into());
+        let keys = ("test:".into(), super::tests::reference_store::PROBE_KEY.into());
         let (store, jobs) = Self::new(backend, budget, keys, clock, metrics);
         tokio::runtime::Handle::current().spawn(run(Arc::clone(&store), jobs));
         store

@@ -5,6 +5,7 @@ mod fleet;
 mod many_keys;
 mod plans;
 mod rates;
+pub(super) mod reference_store;
 mod refusals;
 mod reloads;
 
@@ -21,7 +22,6 @@ use proptest::prelude::*;
 use self::fleet::{Fleet, Gateway};
 use super::LimitStore;
 use super::lease_size::{first_share, max_lease, overrun_bound};
-use super::model::{Connection, Model};
 use super::protocol::Shape;
 use super::store_epoch::to_epoch_nanos;
 use crate::base::clock::{Clock, Timestamp};
@@ -31,6 +31,7 @@ use crate::limit::{
     Zone,
 };
 use crate::observe::metrics::Metrics;
+use reference_store::{ReferenceConnection, ReferenceStore};
 
 #[tokio::test(start_paused = true)]
 async fn gateways_never_admit_more_than_the_quota_together_nor_less() {

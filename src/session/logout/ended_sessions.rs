@@ -248,7 +248,7 @@ const RETENTION: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 mod tests {
     use super::*;
     use crate::base::clock::Clock;
-    use crate::issuer::testing::access_token_alone;
+    use crate::issuer::tests::mock_issuer::access_token_alone;
     use crate::session::settings::Forward;
     use crate::session::store::loaded_session::LoadedSession;
     use crate::session::store::state::SessionState;

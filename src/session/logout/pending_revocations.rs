@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::base::secret::Secret;
     use crate::issuer::Tokens;
-    use crate::issuer::testing::access_token_alone;
+    use crate::issuer::tests::mock_issuer::access_token_alone;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 

@@ -108,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::issuer::testing::access_token_alone;
+    use crate::issuer::tests::mock_issuer::access_token_alone;
 
     #[test]
     fn trailing_bytes_are_rejected() {

@@ -349,7 +349,7 @@ const MAX_PENDING_WRITES: usize = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuer::testing::access_token_alone;
+    use crate::issuer::tests::mock_issuer::access_token_alone;
     use crate::session::settings::Forward;
     use crate::session::store::state::SessionState;
 

@@ -274,7 +274,7 @@ mod tests {
 
     use super::super::loaded_session::LoadedSession;
     use super::*;
-    use crate::issuer::testing::access_token_alone;
+    use crate::issuer::tests::mock_issuer::access_token_alone;
     use crate::session::settings::Forward;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);

@@ -316,7 +316,7 @@ mod tests {
 
     use super::*;
     use crate::issuer::signing_key::SigningKey;
-    use crate::issuer::testing::signing_key;
+    use crate::issuer::tests::mock_issuer::signing_key;
 
     const NOW: u64 = 1_700_000_000;
     const URL: &str = "https://api.example.com/orders/7?page=1";

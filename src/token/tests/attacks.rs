@@ -12,7 +12,7 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::strict_json::base64url;
 use crate::issuer::jwk::to_base64url;
-use crate::issuer::testing::{Answer, JWKS, signing_key};
+use crate::issuer::tests::mock_issuer::{Answer, JWKS, signing_key};
 use crate::issuer::{Algorithm, Discovery, Issuer, Settings};
 use crate::observe::metrics::Metrics;
 use crate::token::{

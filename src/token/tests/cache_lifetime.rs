@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Bench, NOW};
-use crate::issuer::testing::{Answer, INTROSPECT, JWKS, eventually, signing_key};
+use crate::issuer::tests::mock_issuer::{Answer, INTROSPECT, JWKS, eventually, signing_key};
 use crate::token::{TokenError, TokenUse, ValidationRules, Verifier};
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_key_that_is_replaced_under_its_kid_is_fetched() {
 async fn an_unavailable_issuer_affects_only_tokens_of_unknown_keys() {
     let bench = Bench::new().await;
     let token = bench.token(json!({}));
-    bench.server.says(JWKS, crate::issuer::testing::Answer::status(500));
+    bench.server.says(JWKS, crate::issuer::tests::mock_issuer::Answer::status(500));
     let unseen = signing_key("k2");
     let header = json!({ "alg": "ES256", "kid": "k2" });
     let unseen = unseen.sign_jwt(&header, &bench.claims(json!({}))).unwrap();

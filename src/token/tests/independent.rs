@@ -119,7 +119,7 @@ impl Forgery {
             Signature::OfOtherClaims => format!("{header}.e30"),
             _ => format!("{header}.{claims}"),
         };
-        let other = crate::issuer::testing::signing_key("k1");
+        let other = crate::issuer::tests::mock_issuer::signing_key("k1");
         let key = if self.foreign_key { &other } else { &bench.key };
         let mut signature = key.sign(signed.as_bytes()).unwrap();
         match self.signature {

@@ -21,7 +21,7 @@ use super::{
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::issuer::signing_key::SigningKey;
-use crate::issuer::testing::{Server, eventually, signing_key};
+use crate::issuer::tests::mock_issuer::{Server, eventually, signing_key};
 use crate::issuer::{Client, ClientAuth, Issuer, Settings};
 use crate::observe::metrics::Metrics;
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Bench, NOW};
 use crate::base::clock::{Clock, Timestamp};
-use crate::issuer::testing::{Answer, INTROSPECT};
+use crate::issuer::tests::mock_issuer::{Answer, INTROSPECT};
 use crate::token::{
     Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, TokenUse,
     ValidationRules, Verifier, token_digest,

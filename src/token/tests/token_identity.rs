@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Bench;
 use crate::issuer::jwk::to_base64url;
-use crate::issuer::testing::{Answer, Asked, INTROSPECT};
+use crate::issuer::tests::mock_issuer::{Answer, Asked, INTROSPECT};
 use crate::token::{Revocation, RevocationTarget, TokenDigests, TokenError, TokenUse};
 
 /// Families of tokens that differ only at the end.

@@ -230,7 +230,8 @@ mod tests {
         };
         let first = start();
         let file = directory.path().join("identity-keys.json");
-        crate::issuer::testing::eventually("the keys to be on disk", || file.exists()).await;
+        crate::issuer::tests::mock_issuer::eventually("the keys to be on disk", || file.exists())
+            .await;
 
         let second = start();
 
@@ -248,7 +249,8 @@ mod tests {
 
     #[test]
     fn the_first_configured_key_signs_and_all_are_published() {
-        let given = ["a", "b"].map(|kid| Arc::new(crate::issuer::testing::signing_key(kid)));
+        let given =
+            ["a", "b"].map(|kid| Arc::new(crate::issuer::tests::mock_issuer::signing_key(kid)));
         let clock = Clock::manual(NOON);
         let keys = SigningKeySet::configured(&given, clock.clone());
 

@@ -19,7 +19,7 @@ use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::issuer::Discovery;
 use crate::issuer::jwk::to_base64url;
 use crate::issuer::signing_key::SigningKey;
-use crate::issuer::testing::{Answer, JWKS, METADATA, Server};
+use crate::issuer::tests::mock_issuer::{Answer, JWKS, METADATA, Server};
 use crate::observe::metrics::Metrics;
 
 const NOW: u64 = 1_790_000_000;

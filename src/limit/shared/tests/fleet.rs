@@ -5,7 +5,7 @@ use crate::limit::Question;
 
 /// Gateways that share a store, and one clock.
 pub(super) struct Fleet {
-    pub(super) model: Arc<Model>,
+    pub(super) model: Arc<ReferenceStore>,
     pub(super) clock: Clock,
     pub(super) settings: Settings,
     /// The route's other limits.
@@ -38,7 +38,7 @@ impl Fleet {
         if settings.store == Store::Local {
             settings.store = Store::Redis { exact: false, on_error: OnStoreError::Local };
         }
-        let model = Model::new(STORE_TIME);
+        let model = ReferenceStore::new(STORE_TIME);
         model.gateways.store(count, Relaxed);
         let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
         let (gateways, plan) = (Vec::new(), serde_json::Value::Null);
@@ -50,7 +50,7 @@ impl Fleet {
     pub(super) fn gateway(&mut self) -> Gateway {
         self.next += 1;
         let metrics = Metrics::new(&[]);
-        let connection = Connection { model: Arc::clone(&self.model), me: self.next };
+        let connection = ReferenceConnection { model: Arc::clone(&self.model), me: self.next };
         let store = LimitStore::with_backend(Box::new(connection), &self.clock, &metrics);
         let registry = LimitRegistry::default();
         registry.share(Some(Arc::clone(&store)));

@@ -96,7 +96,7 @@ impl Fleet {
     /// Has one gateway connect to the store as another one, as a reload with another timeout or password does.
     fn connect_anew(&mut self, gateway: usize) {
         self.next += 1;
-        let connection = Connection { model: Arc::clone(&self.model), me: self.next };
+        let connection = ReferenceConnection { model: Arc::clone(&self.model), me: self.next };
         let metrics = &self.gateways[gateway].metrics;
         let store = LimitStore::with_backend(Box::new(connection), &self.clock, metrics);
         self.gateways[gateway].registry.share(Some(Arc::clone(&store)));

@@ -6,33 +6,33 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
-use super::backend::{Backend, Call, StoreFailure};
-use super::protocol::{Message, Reply, Response, SLOT_LIFETIME_MICROS, Shape, Status};
+use super::super::backend::{Backend, Call, StoreFailure};
+use super::super::protocol::{Message, Reply, Response, SLOT_LIFETIME_MICROS, Shape, Status};
 use crate::base::lock::IgnorePoison;
 
 /// The store, and the switches of a test.
 #[derive(Debug)]
-pub(super) struct Model {
+pub(in crate::limit::shared) struct ReferenceStore {
     counters: Mutex<HashMap<Arc<str>, Counter>>,
     /// The store's time.
-    pub(super) now: AtomicU64,
+    pub(in crate::limit::shared) now: AtomicU64,
     /// Whether calls fail.
-    pub(super) fails: AtomicBool,
+    pub(in crate::limit::shared) fails: AtomicBool,
     /// Whether calls with messages fail, although the store responds.
-    pub(super) refuses_messages: AtomicBool,
+    pub(in crate::limit::shared) refuses_messages: AtomicBool,
     /// Whether responses are lost: the store has decided, and the gateway does not learn it.
-    pub(super) loses_responses: AtomicBool,
-    pub(super) gateways: AtomicUsize,
+    pub(in crate::limit::shared) loses_responses: AtomicBool,
+    pub(in crate::limit::shared) gateways: AtomicUsize,
     /// The number of calls with messages.
-    pub(super) calls: AtomicUsize,
+    pub(in crate::limit::shared) calls: AtomicUsize,
     lost: watch::Sender<u64>,
 }
 
-/// A gateway's connection to the [`Model`].
+/// A gateway's connection to the [`ReferenceStore`].
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) model: Arc<Model>,
-    pub(super) me: u32,
+pub(in crate::limit::shared) struct ReferenceConnection {
+    pub(in crate::limit::shared) model: Arc<ReferenceStore>,
+    pub(in crate::limit::shared) me: u32,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -70,8 +70,8 @@ struct Item {
     changed: bool,
 }
 
-impl Model {
-    pub(super) fn new(now: u64) -> Arc<Self> {
+impl ReferenceStore {
+    pub(in crate::limit::shared) fn new(now: u64) -> Arc<Self> {
         Arc::new(Self {
             counters: Mutex::default(),
             now: now.into(),
@@ -85,13 +85,13 @@ impl Model {
     }
 
     /// Loses all data, as a restart without persistence does.
-    pub(super) fn lose_data(&self) {
+    pub(in crate::limit::shared) fn lose_data(&self) {
         self.counters.lock().ignore_poison().clear();
         self.lost.send_modify(|times| *times += 1);
     }
 
     /// Returns the end of the window that lasts, in a store of one quota; `None` between windows.
-    pub(super) fn window_end(&self) -> Option<u64> {
+    pub(in crate::limit::shared) fn window_end(&self) -> Option<u64> {
         let now = self.now.load(Relaxed);
         let counters = self.counters.lock().ignore_poison();
         counters.values().map(|counter| counter.until as u64).find(|until| *until > now)
@@ -338,9 +338,9 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
 }
 
 /// The key of the counter that no limit has.
-pub(super) const PROBE_KEY: &str = "probe";
+pub(in crate::limit::shared) const PROBE_KEY: &str = "probe";
 
-impl Backend for Connection {
+impl Backend for ReferenceConnection {
     fn call(&self, messages: Vec<Message>, all_or_nothing: bool) -> Call {
         let refuses = self.model.refuses_messages.load(Relaxed) && !messages.is_empty();
         let fails = refuses || self.model.fails.load(Relaxed);

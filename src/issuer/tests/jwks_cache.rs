@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::testing::{
+use super::super::*;
+use super::mock_issuer::{
     Answer, INTROSPECT, JWKS, METADATA, REVOKE, Server, TOKEN, eventually, signing_key,
 };
-use super::*;
 use crate::base::clock::Timestamp;
 use crate::base::strict_json;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::*;
+use super::super::*;
 
 /// The instance that received the session's tokens, and another.
 const GATEWAYS: [usize; 2] = [0, 1];

@@ -7,12 +7,12 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::testing::{
-    Answer as Says, Asked, INTROSPECT, METADATA, REVOKE, Server, TOKEN, eventually,
-};
-use super::{
+use super::super::{
     AcceptedFormat, Client, ClientAuth, Grant, GrantError, IntrospectionResponse, Issuer, Settings,
     TokenHint,
+};
+use super::mock_issuer::{
+    Answer as Says, Asked, INTROSPECT, METADATA, REVOKE, Server, TOKEN, eventually,
 };
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::scopes::Scopes;
@@ -252,7 +252,7 @@ async fn refresh(issuer: &Issuer, token: &str) -> Result<(), GrantError> {
 async fn introspect(
     issuer: &Issuer,
     token: &str,
-) -> Result<IntrospectionResponse, super::unavailable::Unavailable> {
+) -> Result<IntrospectionResponse, crate::issuer::Unavailable> {
     issuer.introspect(&Secret::from(token), AcceptedFormat::Json).await
 }
 

@@ -8,8 +8,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use url::Url;
 
-use super::settings::{Client, ClientAuth, Discovery, Endpoints, Settings};
-use super::{AcceptedFormat, Grant, GrantError, IntrospectionResponse, Issuer, TokenHint, Tokens};
+use super::super::settings::{Client, ClientAuth, Discovery, Endpoints, Settings};
+use super::super::{
+    AcceptedFormat, Grant, GrantError, IntrospectionResponse, Issuer, TokenHint, Tokens,
+};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::observe::metrics::Metrics;
