@@ -45,7 +45,7 @@ enum Verb {
         /// Reload the configuration file whenever it changes
         #[arg(long)]
         watch: bool,
-        /// Bind the addresses of a running gateway, so that it can be stopped afterwards without downtime
+        /// Start on the addresses of a running gateway, so that it can be stopped afterwards without downtime
         #[arg(long)]
         handover: bool,
     },
@@ -60,7 +60,7 @@ enum Verb {
         #[arg(long)]
         strict: bool,
     },
-    /// List the routes in the order in which a request is compared with them
+    /// List the routes in matching order
     Routes {
         #[command(flatten)]
         file: File,
@@ -78,7 +78,7 @@ enum Verb {
         #[command(flatten)]
         file: File,
     },
-    /// Inspect a token
+    /// Work with tokens
     #[command(subcommand)]
     Token(Token),
     /// Start the whole system on this machine: gateway, authorization server, sample services
@@ -127,7 +127,7 @@ struct File {
 enum Style {
     /// For terminals: the line, a caret and the suggested fix
     Text,
-    /// One JSON object per fault
+    /// One JSON array with an object per fault
     Json,
     /// GitHub Actions annotations
     Github,

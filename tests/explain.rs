@@ -38,12 +38,12 @@ Route read matches.
   method  GET               write takes only POST, PUT
   method  GET               read takes GET
 Then, in this order:
-  1  spike arrest  spike: 10/s, 1 at once, by ip
-  2  let in        a signed token (JWT) of main, with every scope of orders:read
-  3  limit         daily: 10000/day (calendar UTC), by client
-                   a request without client counts by its address instead
-  4  rewrite       /orders/%37 becomes /v1/orders/%37
-  5  upstream      a: http://10.0.0.1, within 30s
+  1  spike arrest    spike: 10/s, burst 1, by ip
+  2  authentication  a signed token (JWT) of main, with every scope of orders:read
+  3  limit           daily: 10000/day (calendar UTC), by client
+                     a request without client counts by its address instead
+  4  rewrite         /orders/%37 becomes /v1/orders/%37
+  5  upstream        a: http://10.0.0.1, within 30s
 "
     );
 }
@@ -59,12 +59,12 @@ fn a_shared_limit_is_explained_with_its_bound() {
     let text = northgate_with(&shared, &["explain", "http://api.example.com/orders/7"]);
 
     let lines = "
-  2  limit     daily: 100000/day (calendar UTC), by header:x-key
-               a request without header:x-key counts by its address instead
-               shared through Redis, and not exceeded while it responds
-               if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
-               while it does not respond within `redis.timeout`, at most 5 ms, each gateway gives out its share: up to the limit once more
-  3  rewrite   none: the upstream receives /orders/7
+  2  limit           daily: 100000/day (calendar UTC), by header:x-key
+                     a request without header:x-key counts by its address instead
+                     shared through Redis, and not exceeded while it responds
+                     if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
+                     while it does not respond within `redis.timeout`, at most 5 ms, each gateway gives out its share: up to the limit once more
+  3  rewrite         none: the upstream receives /orders/7
 ";
     assert!(text.contains(lines), "{text}");
 }
@@ -85,18 +85,18 @@ fn a_limit_is_explained_with_its_costs_and_all_else_that_it_has() {
 
     for lines in [
         "
-  1  spike arrest  a: 100/s, 10 at once, by ip, at a cost of 2
-                   5 keys have counters of their own, all others share one
-                   refuses with 503
-                   Retry-After is up to 3s longer, at random
+  1  spike arrest    a: 100/s, burst 10, by ip, at a cost of 2
+                     5 keys have counters of their own, all others share one
+                     refuses with 503
+                     Retry-After is up to 3s longer, at random
 ",
         "
-  3  limit         b: 9/day (calendar UTC), by client and route, at a cost of 1 per 1000 bytes of the request's content
-                   a request without client is refused with 400
-                   no header field tells what is left, or when to return
-  4  limit         c: by the plan that the client, or else the claim plan, names: gold 5/day (calendar UTC); any other 403, by header:x-a and ip, GET only, at the cost at /n of the response, in up to 1048576 bytes of JSON; 3 until then, and if none is told
-                   a request without header:x-a is not counted
-                   its usage is collected for bills
+  3  limit           b: 9/day (calendar UTC), by client and route, at a cost of 1 per 1000 bytes of the request's content
+                     a request without client is refused with 400
+                     responses have no header field with the remaining amount or the time to retry
+  4  limit           c: by the plan that the client, or else the claim plan, names: gold 5/day (calendar UTC); any other 403, by header:x-a and ip, GET only, at the cost at /n of the response, in up to 1048576 bytes of JSON; 3 until then, and if it has none
+                     a request without header:x-a is not counted
+                     its usage is collected for bills
 ",
     ] {
         assert!(text.contains(lines), "{text}");
@@ -107,8 +107,9 @@ fn a_limit_is_explained_with_its_costs_and_all_else_that_it_has() {
 fn the_method_is_get_unless_another_is_given() {
     assert!(northgate(&["explain", "http://h/orders"]).starts_with("Route read matches.\n"));
     assert!(
-        northgate(&["explain", "get", "http://h/orders"])
-            .starts_with("No route matches: 400, get is no method: methods are case-sensitive.\n")
+        northgate(&["explain", "get", "http://h/orders"]).starts_with(
+            "No route matches: 400, get is not a method: methods are case-sensitive.\n"
+        )
     );
     let put = northgate(&["explain", "PUT", "http://h/orders"]);
     assert!(put.starts_with("Route write matches.\n"), "{put}");
@@ -178,7 +179,7 @@ fn an_invalid_token_is_explained_by_the_rule_it_breaks() {
         ),
         (
             json!({ "aud": "https://other" }),
-            "is refused: 401, the token is meant for another audience \
+            "is refused: 401, the token's `aud` is not accepted \
              (aud is https://other, main takes https://api).",
         ),
         (
@@ -188,7 +189,7 @@ fn an_invalid_token_is_explained_by_the_rule_it_breaks() {
         ),
         (
             json!({ "iss": "http://else" }),
-            "is refused: 401, the token was issued by another issuer \
+            "is refused: 401, the token's `iss` is not accepted \
              (iss is http://else, and main is http://127.0.0.1:1).",
         ),
         (
@@ -247,7 +248,7 @@ fn a_malformed_token_is_explained() {
         (
             "opaque".to_owned(),
             "  is not a JWT: only its issuer can read it.\n  \
-             is refused: 401, the token is malformed (it has 1 part, a signed token has 3).\n",
+             is refused: 401, the token is malformed (it has 1 part; a signed token has 3).\n",
         ),
     ] {
         let said = northgate(&["explain", "http://h/orders", "--token", &token]);
@@ -312,7 +313,7 @@ fn a_jwt_is_presented_to_no_issuer_but_its_own() {
     let said = northgate_with(&text, &["token", "inspect", &token(&json!({ "exp": 1 }))]);
 
     // An introspection there would be unavailable.
-    let refused = "for issuer other: is refused: 401, the token was issued by another issuer (iss is http://127.0.0.1:1, and other is http://127.0.0.1:2).";
+    let refused = "for issuer other: is refused: 401, the token's `iss` is not accepted (iss is http://127.0.0.1:1, and other is http://127.0.0.1:2).";
     assert!(said.contains(refused), "{said}");
 }
 

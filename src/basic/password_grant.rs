@@ -336,7 +336,7 @@ impl ExchangeState {
         }
         exchange.unusable_until.store(now.plus(UNUSABLE_RETENTION).as_nanos(), Relaxed);
         let issuer = &*self.issuer.settings().name;
-        tracing::warn!(issuer, %error, "A token granted for Basic credentials is not accepted here; requests with these get 503.");
+        tracing::warn!(issuer, %error, "Rejected the access token that the issuer granted for Basic credentials; requests with these credentials get 503.");
     }
 
     async fn verify(

@@ -85,7 +85,7 @@ pub(super) fn auth_method(auth_method: &AuthMethod) -> String {
     words
 }
 
-/// Returns a limit's amount, key and cost: `10/s, 10 at once, by ip`.
+/// Returns a limit's amount, key and cost: `10/s, burst 10, by ip`.
 pub(super) fn limit(settings: &limit::Settings) -> String {
     let mut words = settings.plans.as_ref().map_or_else(
         || amount(&settings.kind),
@@ -148,7 +148,7 @@ fn cost(settings: &limit::Settings) -> Option<String> {
         Cost::Fixed(cost) => cost.to_string(),
         Cost::RequestSize(bytes) => format!("1 per {bytes} bytes"),
     };
-    Some(format!("at the cost {told}; {until_then} until then, and if none is told"))
+    Some(format!("at the cost {told}; {until_then} until then, and if it has none"))
 }
 
 /// Returns what else a limit does, one line each: with a request that lacks a part of its key, and in other ways than by
@@ -192,7 +192,10 @@ pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
         notes.push(format!("refuses with {}", StatusCode::from(*status).as_u16()));
     }
     if !headers && !dry_run {
-        notes.push("no header field tells what is left, or when to return".to_owned());
+        notes.push(
+            "responses have no header field with the remaining amount or the time to retry"
+                .to_owned(),
+        );
     } else if !retry_jitter.is_zero() {
         let most = format_duration(*retry_jitter);
         notes.push(format!("Retry-After is up to {most} longer, at random"));
@@ -228,7 +231,7 @@ const STORE_WAIT: &str = "`redis.timeout`, at most 5 ms";
 
 fn amount(kind: &Kind) -> String {
     match kind {
-        Kind::Rate(spike) => format!("{}, {} at once", spike.rate(), spike.burst()),
+        Kind::Rate(spike) => format!("{}, burst {}", spike.rate(), spike.burst()),
         Kind::Quota(quota) => format!("{} ({})", quota.rate(), quota.window()),
         Kind::Concurrency(most) => format!("{most} in flight"),
     }

@@ -37,7 +37,7 @@ pub(super) struct ExplainArgs {
 /// Prints what a gateway with the configuration in `file` does with the request.
 pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     let Some(head) = asked.head() else {
-        let usage = "give the whole URL: http://host/path, or * with -H 'Host: host'";
+        let usage = "missing host: write a URL with scheme and host, or a request target with -H 'Host: host'";
         return exit_with(EX_USAGE, usage);
     };
     let config = match read(file) {
@@ -170,8 +170,8 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
 fn method_at(candidate: &Candidate<'_>) -> String {
     let id = candidate.leads_to.id();
     match (candidate.takes_method, candidate.methods.is_empty()) {
-        (true, true) => format!("{id} takes all"),
-        (false, true) => format!("{id} takes all but TRACE and CONNECT"),
+        (true, true) => format!("{id} takes any method"),
+        (false, true) => format!("{id} takes any method but TRACE and CONNECT"),
         (true, false) => format!("{id} takes {}", display::list(&candidate.methods)),
         (false, false) => format!("{id} takes only {}", display::list(&candidate.methods)),
     }
@@ -187,7 +187,7 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
         }
         // Its host and path are valid, and a route has them.
         Rejection::BadRequest if !here.is_empty() => {
-            format!("{method} is no method: methods are case-sensitive")
+            format!("{method} is not a method: methods are case-sensitive")
         }
         Rejection::BadRequest => "invalid host or path".to_owned(),
         Rejection::AmbiguousPath => "an upstream could read its path as another route's".to_owned(),
@@ -203,12 +203,12 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
     format!("No route matches: {status}, {why}.\n")
 }
 
-/// Returns the steps by which the gateway processes the request on its route, in order.
+/// Returns the steps in which the gateway processes the request on its route.
 fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
         _ if decision.preflight => {
-            steps.push(["answered".to_owned(), "as a preflight, by its `cors`".to_owned()]);
+            steps.push(["response".to_owned(), "to a preflight, by its `cors`".to_owned()]);
         }
         Destination::Gateway => return String::new(),
         Destination::Session(_) | Destination::Metadata | Destination::Keys => {
@@ -225,7 +225,7 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
     }
     let mut number = 0;
     let numbered = steps.into_iter().map(|[what, how]| {
-        // A line without a name goes on about the step before.
+        // A line without a name continues the previous step.
         if what.is_empty() {
             return [String::new(), what, how];
         }
@@ -264,10 +264,13 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
         }
     }
     match &route.auth {
-        Auth::None => step("let in", "any client".to_owned()),
+        Auth::None => step("authentication", "none".to_owned()),
         Auth::AnyOf { methods, optional } => {
             for (place, auth_method) in methods.iter().enumerate() {
-                step(if place == 0 { "let in" } else { "or" }, display::auth_method(auth_method));
+                step(
+                    if place == 0 { "authentication" } else { "or" },
+                    display::auth_method(auth_method),
+                );
             }
             if *optional {
                 step("or", "a request without credentials".to_owned());
@@ -330,7 +333,7 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
             }
         }
         Action::Respond(_) | Action::Redirect { .. } => {
-            step("answer", destination_text(&Destination::Route(route)));
+            step("response", destination_text(&Destination::Route(route)));
         }
     }
 }

@@ -64,7 +64,7 @@ impl TokenCheck<'_> {
         let auth_method =
             methods.iter().find(in_authorization).or_else(|| methods.iter().find(takes_tokens));
         let Some(auth_method) = auth_method else {
-            text.push_str("  is not accepted here: 401, the route requires other credentials.\n");
+            text.push_str("  is not accepted: 401, the route requires other credentials.\n");
             return Ok(text);
         };
         let verdict = self.verdict(&auth_method.credential)?;

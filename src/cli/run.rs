@@ -63,11 +63,11 @@ pub(super) fn run(file: &Path, watch: bool, handover: bool) -> ExitCode {
             runtime.spawn(Arc::clone(&launched.reload).watch());
         }
         if is_successor && let Err(error) = upgrade::report_ready() {
-            tracing::error!(%error, "The previous gateway ended before this one served, and left it nothing: stopping.");
+            tracing::error!(%error, "The previous gateway ended before this one served, so its state is not handed over; stopping.");
             return ExitCode::FAILURE;
         }
         if let Err(error) = upgrade::notify_service_manager() {
-            tracing::warn!(%error, "Could not notify the service manager (NOTIFY_SOCKET).");
+            tracing::warn!(%error, "Could not notify the service manager (NOTIFY_SOCKET); it may take this process for not started.");
         }
         serve(&launched, signals, successor).await
     });

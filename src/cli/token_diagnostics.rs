@@ -24,9 +24,9 @@ fn read(token: &str, rules: &ValidationRules) -> Result<(), String> {
             5 if rules.decryption.is_none() => {
                 "it is encrypted (JWE), and the issuer has no `decryption` keys".to_owned()
             }
-            5 => "it is encrypted (JWE), and what is inside is no signed token, or a part is malformed".to_owned(),
-            1 => "it has 1 part, a signed token has 3".to_owned(),
-            count => format!("it has {count} parts, a signed token has 3"),
+            5 => "it is encrypted (JWE), and its content is not a signed token, or a part is malformed".to_owned(),
+            1 => "it has 1 part; a signed token has 3".to_owned(),
+            count => format!("it has {count} parts; a signed token has 3"),
         });
     };
     let named = |name: &'static str| move |why| format!("its {name} {why}");
@@ -150,8 +150,8 @@ mod tests {
     fn a_malformed_token_is_diagnosed() {
         let good = token(r#"{"alg":"ES256"}"#, r#"{"exp":1}"#);
         for (token, words) in [
-            ("abc".to_owned(), "it has 1 part, a signed token has 3"),
-            (format!("{good}.x"), "it has 4 parts, a signed token has 3"),
+            ("abc".to_owned(), "it has 1 part; a signed token has 3"),
+            (format!("{good}.x"), "it has 4 parts; a signed token has 3"),
             (
                 format!("{good}.x.y"),
                 "it is encrypted (JWE), and the issuer has no `decryption` keys",

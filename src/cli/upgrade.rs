@@ -56,7 +56,7 @@ impl Successor {
         loop {
             signals.upgrade().await;
             let Some(successor) = this else {
-                tracing::warn!("Ignored SIGUSR2: this command has no successor.");
+                tracing::warn!("Ignored SIGUSR2: this command cannot be upgraded.");
                 continue;
             };
             // The successor begins with the counters of now.
@@ -65,11 +65,11 @@ impl Successor {
             match successor.start().await {
                 Ok(pid) => {
                     launched.upkeep.leave_to_successor().await;
-                    tracing::info!(pid, "The new program serves.");
+                    tracing::info!(pid, "The new program serves; this process drains.");
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "Could not upgrade; this process goes on.");
+                    tracing::error!(error = %chain(&error), "Could not start the new program; this process continues to serve.");
                 }
             }
         }

@@ -75,11 +75,11 @@ impl FromScalar for PathPattern {
                 "*" => return Err(wrong("write {x} for one segment".into())),
                 _ if segment.contains('*') => {
                     return Err(wrong(
-                        "`**` stands alone and last; write {x} for one segment".into(),
+                        "`**` must be the last segment and alone; write {x} for one segment".into(),
                     ));
                 }
                 "." | ".." => {
-                    return Err(wrong("write where it leads, without `.` and `..`".into()));
+                    return Err(wrong("write the resolved path, without `.` and `..`".into()));
                 }
                 _ => match segment.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
                     Some(name) if !is_parameter(name) => {
@@ -142,10 +142,12 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
                     );
                 }
                 if matches!(meant, b'/' | b'\\') {
-                    return Err("a service could read a slash there: it can match nothing".into());
+                    return Err(
+                        "requests with an escaped slash are refused: it can match nothing".into()
+                    );
                 }
                 if escape.is_some_and(|(a, b)| a.is_ascii_lowercase() || b.is_ascii_lowercase()) {
-                    return Err("write the digits after `%` in capitals".into());
+                    return Err("write the digits after `%` in upper case".into());
                 }
             }
             b'?' | b'#' => return Err("take out `?` or `#` and what follows".into()),
@@ -198,7 +200,7 @@ pub(crate) fn rewrite_template(
             };
             if !patterns.iter().all(known) {
                 return Err(InvalidValue::new(
-                    "uses a segment that is not there",
+                    "uses a parameter that the path does not have",
                     format!("every path of the route must then have a segment {{{name}}}"),
                 ));
             }
@@ -314,14 +316,14 @@ mod tests {
             ("orders", "write /orders"),
             ("/a/*", "write /a/** instead of /a/*"),
             ("/*/a", "write {x} for one segment"),
-            ("/a/**/b", "`**` stands alone and last; write {x} for one segment"),
+            ("/a/**/b", "`**` must be the last segment and alone; write {x} for one segment"),
             ("/a//b", "write /a/b"),
-            ("/a/../b", "write where it leads, without `.` and `..`"),
+            ("/a/../b", "write the resolved path, without `.` and `..`"),
             ("/a b", "write a%20b for this segment"),
             ("/café", "write caf%C3%A9 for this segment"),
-            ("/caf%c3%a9", "write the digits after `%` in capitals"),
+            ("/caf%c3%a9", "write the digits after `%` in upper case"),
             ("/%41", "write `A` for its escape"),
-            ("/a%2Fb", "a service could read a slash there: it can match nothing"),
+            ("/a%2Fb", "requests with an escaped slash are refused: it can match nothing"),
             ("/a%00b", "requests with this escape are refused: it can match nothing"),
             ("/orders%3Awipe", "write `:` for its escape"),
             ("/a%zz", "write two hexadecimal digits after `%`"),

@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(
             expanded("${SET:+x}").1,
             [
-                "1:4 behind the variable's name SET stands something else; write ${NAME}, ${NAME:-default} or ${NAME:?message}"
+                "1:4 unexpected text after the name of the variable SET; write ${NAME}, ${NAME:-default} or ${NAME:?message}"
             ]
         );
     }
@@ -244,7 +244,7 @@ mod tests {
             assert_eq!(
                 expanded(stray).1,
                 [
-                    "1:4 a `}` stands behind a variable and closes nothing; take it out, or write $} if it is meant so"
+                    "1:4 a `}` after a variable closes nothing; take it out, or write $} if it is meant so"
                 ]
             );
         }

@@ -60,7 +60,7 @@ impl Malformed<'_> {
                 "write ${NAME}, or put the text in single quotes",
             ),
             Self::Stray => (
-                "a `}` stands behind a variable and closes nothing".to_owned(),
+                "a `}` after a variable closes nothing".to_owned(),
                 "take it out, or write $} if it is meant so",
             ),
             Self::Nameless => (
@@ -68,11 +68,11 @@ impl Malformed<'_> {
                 "write ${NAME}, or put the text in single quotes",
             ),
             Self::Operator(_) if secret => (
-                "behind a variable's name stands something else".to_owned(),
+                "unexpected text after the name of a variable".to_owned(),
                 "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ is a `${` that is meant so",
             ),
             Self::Operator(name) => (
-                format!("behind the variable's name {name} stands something else"),
+                format!("unexpected text after the name of the variable {name}"),
                 "write ${NAME}, ${NAME:-default} or ${NAME:?message}",
             ),
             Self::Deep => (

@@ -206,7 +206,7 @@ impl Builder {
                     return Err(Fault::new(
                         Code::C108,
                         at,
-                        "this alias stands inside what it names",
+                        "this alias refers to a node that contains it",
                     )
                     .help("write the value out"));
                 };
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn an_alias_inside_itself_is_refused() {
-        assert_eq!(refusal("a: &a [*a]"), "this alias stands inside what it names");
+        assert_eq!(refusal("a: &a [*a]"), "this alias refers to a node that contains it");
     }
 
     #[test]

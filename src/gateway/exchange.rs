@@ -318,7 +318,7 @@ impl Exchange {
             let route = self.route.as_ref().map_or("", |route| &*route.id);
             tracing::warn!(
                 route,
-                "A response did not tell its cost; the request was charged the default."
+                "Could not read the cost of a request from its response; the default was charged."
             );
         }
     }
@@ -523,7 +523,7 @@ impl Exchange {
                 upstream = self.route.as_ref().and_then(|route| route.upstream()),
                 target = self.outcome.target(),
                 cause,
-                "Could not serve a request."
+                "Could not serve a request; the client received an error response."
             );
         }
     }

@@ -79,13 +79,13 @@ impl Inner {
         let client = self.settings.client.as_ref();
         let Some(url) = &metadata.endpoints.introspection else {
             if let Some(suppressed) = self.http_client.may_warn() {
-                tracing::error!(issuer = %self.settings.name, suppressed, "No introspection endpoint is known: the metadata names none or could not be fetched, and `endpoints.introspection` is not set.");
+                tracing::error!(issuer = %self.settings.name, suppressed, "No introspection endpoint is known, and reference tokens are refused with 503: the metadata names none or could not be fetched, and `endpoints.introspection` is not set.");
             }
             return Err(self.provider_cache.unavailable());
         };
         let Some(client) = client else {
             if let Some(suppressed) = self.http_client.may_warn() {
-                tracing::error!(issuer = %self.settings.name, suppressed, "No client credentials configured for introspection.");
+                tracing::error!(issuer = %self.settings.name, suppressed, "No client credentials are configured for introspection; reference tokens are refused with 503.");
             }
             return Err(self.provider_cache.unavailable());
         };
@@ -257,7 +257,7 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
 /// `Bearer` credentials with a token that the server itself issued.
 fn bearer(token: &Secret<String>) -> Result<HeaderValue, CallError> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose())).map_err(|_| {
-        tracing::error!(field = %AUTHORIZATION, "Could not send the own access token, which is not valid in a header field; tokens are not introspected.");
+        tracing::error!(field = %AUTHORIZATION, "Could not introspect a token: the gateway's own access token is not a valid field value.");
         CallError::NotSent
     })?;
     value.set_sensitive(true);

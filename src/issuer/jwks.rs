@@ -136,7 +136,7 @@ impl Jwks {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeySelectionError {
     /// No key of that `kid`: the issuer may have a new one.
-    #[error("no key of that name")]
+    #[error("no key has this `kid`")]
     Unknown,
     /// The key of that `kid` does not support the token's algorithm.
     #[error("the key does not support the algorithm")]

@@ -372,7 +372,7 @@ impl ProviderCache {
             return Lookup::All;
         }
         let found = found.join("; ");
-        tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer.");
+        tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer; using configured endpoints and earlier keys, if there are any.");
         Lookup::Nothing
     }
 

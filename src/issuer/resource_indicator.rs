@@ -45,10 +45,10 @@ impl fmt::Display for ResourceIndicator {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NotAResource {
     /// There is no scheme, or a character that URIs do not allow.
-    #[error("a resource is an absolute URI")]
+    #[error("the resource is not an absolute URI")]
     Relative,
     /// There is a `#`.
-    #[error("a resource has no fragment")]
+    #[error("the resource has a fragment")]
     Fragment,
 }
 

@@ -58,7 +58,7 @@ impl Inner {
                         issuer,
                         error,
                         suppressed,
-                        "The userinfo endpoint returned no claims."
+                        "Could not read claims from the userinfo endpoint; the login failed."
                     );
                 }
                 Err(Unavailable::RETRY_SOON)

@@ -228,16 +228,16 @@ impl Unit {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum InvalidLimit {
     /// The count is zero, or too large for a structured field.
-    #[error("a limit must be 1 to 999_999_999_999_999")]
+    #[error("a limit must be 1 to 999,999,999,999,999")]
     Count,
     /// The rate is above one per nanosecond.
-    #[error("a rate must be at most 1_000_000_000 a second")]
+    #[error("a rate must be at most 1,000,000,000 a second")]
     Rate,
     /// The burst is zero, or too large for its rate.
     #[error("a burst must be at least 1, and must refill within 100 years")]
     Burst,
     /// The count is too large for a rolling window.
-    #[error("a rolling quota must be at most 4_294_967_295, and at most 1_000_000_000 a second")]
+    #[error("a rolling quota must be at most 4,294,967,295, and at most 1,000,000,000 a second")]
     Rolling,
     /// The cost of a request is above the limit.
     #[error("a request may not cost more than the `burst` or the `quota` allows at once")]

@@ -49,5 +49,5 @@ impl Hash for Zone {
 
 /// The database has no zone of this name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("this is no time zone of the IANA database")]
+#[error("not a time zone of the IANA database")]
 pub struct UnknownZone;

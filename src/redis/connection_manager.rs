@@ -103,14 +103,14 @@ impl ConnectionHandle {
     /// Records an error response to a command on `connection`.
     pub(super) fn failed_with(&self, connection: &Arc<ServerConnection>, error: &RedisError) {
         if !is_answer(error) {
-            tracing::debug!(%error, "Redis responded with an error.");
+            tracing::debug!(%error, "Could not get a response from Redis to a command.");
             return self.failed(connection, error.is_unrecoverable_error());
         }
         self.answered();
         if is_refusal(error) {
             self.refuse(error);
         } else {
-            tracing::debug!(%error, "Redis cannot execute commands at the moment.");
+            tracing::debug!(%error, "Redis cannot execute commands; using local state only.");
             self.is_usable(false);
         }
     }
@@ -158,7 +158,7 @@ impl ConnectionHandle {
                 true
             }
             Err(error) => {
-                tracing::debug!(%error, "Redis does not store data at the moment.");
+                tracing::debug!(%error, "Could not write the heartbeat to Redis; using local state only.");
                 self.is_usable(false);
                 true
             }
@@ -251,7 +251,7 @@ impl ConnectionManager {
                             tracing::error!(
                                 server = self.server,
                                 %error,
-                                "The servers of `redis.url` are no Cluster; using local state only. Write the URL of one server."
+                                "The servers of `redis.url` are not a Cluster; using local state only. Write the URL of one server."
                             );
                         }
                     } else if logged.is_none() {
@@ -300,7 +300,7 @@ impl ConnectionManager {
             if !handle.apply_heartbeat(heartbeat) {
                 tracing::warn!(
                     server = self.server,
-                    "Redis has lost its data; this gateway's shared state is written again."
+                    "Redis has lost its data; publishing this gateway's shared state again."
                 );
                 handle.connected.send_modify(|times| *times += 1);
             }

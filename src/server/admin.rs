@@ -303,7 +303,10 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str);
     let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or_default();
-    tracing::error!(panic = message, "A request to the admin listener failed.");
+    tracing::error!(
+        panic = message,
+        "A request to the admin listener failed with an error response."
+    );
     text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed: see the log")
 }
 

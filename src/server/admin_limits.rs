@@ -41,27 +41,27 @@ pub(super) struct ResetRequest {
 pub(super) enum ResetError {
     #[error("{0}")]
     Content(RevokeError),
-    #[error("a value is empty, or no text, number or boolean")]
+    #[error("a value is empty, or not a string, number or boolean")]
     Value,
     #[error(
         "unknown field `{0}`: allowed are limit, issuer, key, and the parts of keys, such as client, ip and header:x-tenant"
     )]
     Unknown(String),
-    #[error("`ip` is no IP address")]
+    #[error("`ip` is not an IP address")]
     Address,
     #[error("nothing to reset: name a limit, a client or another part of a key")]
     Nothing,
-    #[error("`issuer` says whose client, subject or session: name one of them as well")]
+    #[error("`issuer` qualifies a client, subject or session: name one of them as well")]
     IssuerAlone,
-    #[error("no limit has this name")]
+    #[error("unknown limit")]
     NoLimit,
     #[error("no configured issuer has this name or `iss`")]
     Issuer,
-    #[error("the key has other parts: name them as well")]
+    #[error("the limit's key has further parts: name them as well")]
     OtherKey,
     #[error("requests in flight are counted until they end")]
     InFlight,
-    #[error("the store of limits is unavailable; counters before it may have been reset")]
+    #[error("the store of shared limits is unavailable; some counters may have been reset already")]
     Store,
 }
 

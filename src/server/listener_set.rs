@@ -108,7 +108,7 @@ impl ListenerSet {
             if !self.listeners.iter().any(|listener| Arc::ptr_eq(listener, &gone)) {
                 let address = gone.address();
                 gone.drain(self.listeners.iter().any(|own| own.overlaps_with(address)));
-                tracing::info!(address = %gone.address(), "Listener removed; its connections end after their current request.");
+                tracing::info!(address = %gone.address(), "Listener removed; closing its connections after their current requests.");
             }
         }
     }

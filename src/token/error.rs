@@ -33,13 +33,13 @@ pub enum TokenError {
     #[error("the token is signed with an unknown key")]
     UnknownKey,
     /// `iss` names another issuer.
-    #[error("the token was issued by another issuer")]
+    #[error("the token's `iss` is not accepted")]
     Issuer,
     /// `aud` names no accepted audience.
-    #[error("the token is meant for another audience")]
+    #[error("the token's `aud` is not accepted")]
     Audience,
     /// `typ` names another type of token.
-    #[error("the token is of another type")]
+    #[error("the token's type is not accepted")]
     Type,
     /// A required claim is missing.
     #[error("the token lacks a required claim")]

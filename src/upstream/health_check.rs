@@ -47,7 +47,7 @@ pub(super) async fn check(
         let is_healthy = check.status.iter().any(|&(low, high)| (low..=high).contains(&status));
         if is_healthy { Ok(()) } else { Err(format!("health check: status {status}").into()) }
     };
-    let timed_out = || format!("health check: no answer within {} ms", check.timeout.as_millis());
+    let timed_out = || format!("health check: no response within {} ms", check.timeout.as_millis());
     tokio::time::timeout(check.timeout, checking).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 

@@ -106,7 +106,7 @@ impl Upstream {
         tracing::info!(
             upstream = &*self.settings.name,
             targets = names.join(" "),
-            "The addresses of an upstream changed."
+            "The addresses of an upstream changed; requests go to the new ones."
         );
         true
     }

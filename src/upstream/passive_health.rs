@@ -110,14 +110,14 @@ impl PassiveHealth {
             tracing::info!(
                 upstream,
                 state = state.word(),
-                "The circuit of an upstream closed; requests are sent again."
+                "The circuit of an upstream closed; requests are forwarded again."
             );
         } else {
             tracing::warn!(
                 upstream,
                 state = state.word(),
                 cause,
-                "The circuit of an upstream is not closed; requests are refused or take the fallback."
+                "The circuit of an upstream is open or half-open; requests are refused with 503 or take the fallback."
             );
         }
     }
@@ -135,9 +135,9 @@ impl PassiveHealth {
         } else {
             let (state, cause) = (state.word(), cause.as_deref());
             let consequence = if is_out {
-                "A target is out; requests go to others, or are refused where there is none."
+                "A target is out of rotation; requests go to other targets, or are refused if there is none."
             } else {
-                "A target fails; requests are still sent to it, since too few would be left without it."
+                "A target fails; requests are still sent to it, because too few targets would be left."
             };
             tracing::warn!(upstream, target, state, cause, "{consequence}");
         }

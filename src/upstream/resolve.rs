@@ -75,7 +75,7 @@ impl NameResolver<'_> {
         };
         let found: Result<Vec<_>, ResolveError> =
             timeout(TIMEOUT, resolving).await.unwrap_or_else(|_| {
-                Err(ResolveError(format!("no answer within {} s", TIMEOUT.as_secs())))
+                Err(ResolveError(format!("no response within {} s", TIMEOUT.as_secs())))
             });
         let mut found = found?;
         let mut seen = HashSet::new();
@@ -83,7 +83,7 @@ impl NameResolver<'_> {
         found.sort_by_key(|each| (each.rank, each.address));
         if found.len() > MAX_ADDRESSES {
             let (target, left_out) = (&found[0].authority, found.len() - MAX_ADDRESSES);
-            tracing::warn!(%target, left_out, "A name has more addresses than are used; the last ones receive no requests.");
+            tracing::warn!(%target, left_out, "A name has too many addresses; the last ones receive no requests.");
         }
         found.truncate(MAX_ADDRESSES);
         if found.is_empty() { Err(ResolveError(NO_ADDRESS.into())) } else { Ok(found) }
@@ -128,7 +128,7 @@ impl NameResolver<'_> {
             Some((error, _)) if !answered || found.is_empty() => Err(error),
             None if found.is_empty() => Err(ResolveError(NO_ADDRESS.into())),
             Some((error, true)) => {
-                tracing::warn!(host, %error, "Could not resolve the addresses of a name in one of their two families; using its last ones.");
+                tracing::warn!(host, %error, "Could not resolve the A or the AAAA records of a name; using its previous addresses of that family.");
                 Ok(found)
             }
             _ => Ok(found),

@@ -36,7 +36,7 @@ fn sigusr2_starts_the_new_program_and_loses_nothing() {
 
     old.signal("-USR2");
 
-    let serves = log.line("The new program serves.");
+    let serves = log.line("The new program serves; this process drains.");
     let pid = serde_json::from_str::<serde_json::Value>(&serves).expect("JSON")["pid"].to_string();
     log.ignore();
     let _new = Ended(pid);

@@ -48,7 +48,7 @@ impl Check<'_> {
         let status = keys.status.or(200);
         let valid = StatusCode::from_u16(status).ok().filter(|_| (200..=599).contains(&status));
         if let (None, Some(at)) = (valid, keys.status.get()) {
-            self.wrong(at, InvalidValue::new("is not a status to answer with", "write 200 to 599"));
+            self.wrong(at, InvalidValue::new("is not a response status", "write 200 to 599"));
         }
         let mut headers = Vec::new();
         for (name, value) in keys.headers.get().into_iter().flat_map(|map| map.value.iter()) {
@@ -86,7 +86,10 @@ impl Check<'_> {
             if location.is_none() {
                 self.wrong(
                     to,
-                    InvalidValue::new("is no place to go", "write a path such as /new, or a URL"),
+                    InvalidValue::new(
+                        "is not a redirect target",
+                        "write a path such as /new, or a URL",
+                    ),
                 );
             }
             location
@@ -117,7 +120,7 @@ impl Check<'_> {
     ) -> Rewrite {
         if let Some(path) = keys.path.get() {
             if !keys.strip_prefix.is_absent() || !keys.add_prefix.is_absent() {
-                let message = "`path` writes the path anew; a prefix means nothing beside it";
+                let message = "`path` replaces the whole path: `strip_prefix` and `add_prefix` have no effect beside it";
                 self.fault(Code::C106, path.key_at, message, "keep one of them");
             }
             let patterns: Vec<_> = paths.iter().collect();

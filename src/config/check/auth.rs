@@ -68,7 +68,7 @@ impl Check<'_> {
     ) -> Vec<AuthMethod> {
         let beside = method(outer);
         if let Some(other) = beside.first() {
-            let message = format!("`{}` stands beside `any`", other.0);
+            let message = format!("`{}` cannot be combined with `any`", other.0);
             self.fault(Code::C106, any.key_at, message, "write it into the list");
         }
         let mut methods: Vec<AuthMethod> = Vec::new();
@@ -151,7 +151,7 @@ impl Check<'_> {
             (forward_token, forward.get(), &credential)
             && !asked(credential)
         {
-            let message = "`jwt` stands in for reference tokens, and here are none";
+            let message = "`jwt` replaces reference tokens, and this route accepts none";
             let help = "write forward_token: jwt beside introspection or bearer alone";
             self.fault(Code::C106, at.at, message, help);
         }
@@ -273,7 +273,7 @@ impl Check<'_> {
             if at.value.is_empty() || !at.value.bytes().all(plain) {
                 let help =
                     "write it without spaces and quotes, such as urn:mace:incommon:iap:silver";
-                self.wrong(at, InvalidValue::new("is no value of `acr`", help));
+                self.wrong(at, InvalidValue::new("is not a value of `acr`", help));
             }
         }
         let place = acr.get().map(|at| at.key_at).or(max_age.get().map(|at| at.key_at))?;
@@ -288,7 +288,8 @@ impl Check<'_> {
             _ => false,
         };
         if cannot_step_up {
-            let message = "a password grant tells nothing of the user's login: this can never hold";
+            let message =
+                "tokens of a password grant do not describe the user's login: this can never hold";
             let help =
                 "write it beside a session with flow: code, or beside tokens; or take it out";
             self.fault(Code::C109, place, message, help);

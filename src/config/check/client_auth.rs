@@ -54,7 +54,7 @@ impl Check<'_> {
                 self.fault(
                     Code::C106,
                     at.key_at,
-                    format!("`{name}` means nothing with this `auth`"),
+                    format!("`{name}` has no effect with this `auth`"),
                     "take it out",
                 );
             }
@@ -64,7 +64,7 @@ impl Check<'_> {
             self.fault(
                 Code::C106,
                 at.key_at,
-                "`secret` means nothing with this `auth`",
+                "`secret` has no effect with this `auth`",
                 "take it out",
             );
         }

@@ -28,12 +28,12 @@ impl Check<'_> {
         }
         if keys.compress.is_absent() {
             // Inherited settings are meant for routes without secrets.
-            let message = "`compress` of `defaults` and policies does not hold for this route: a browser sends its credentials by itself, and compressed sizes tell of secrets beside text of an attacker";
+            let message = "`compress` of `defaults` and policies does not hold for this route: a browser sends its credentials by itself, and compressed sizes reveal secrets beside text of an attacker (BREACH)";
             let help = "write `compress: false` here, or a list if its responses hold no secret beside text of the request";
             self.fault(Code::C110, keys.at, message, help);
             return Vec::new();
         }
-        let message = "compressed sizes tell of secrets in responses that also hold text of the request (BREACH), and a browser sends the credentials of this route by itself";
+        let message = "compressed sizes reveal secrets in responses that also contain text of the request (BREACH), and browsers send the credentials of this route by themselves";
         let help = "compress routes whose responses hold no secret, or none of the request's text";
         self.fault(Code::C110, words.key_at, message, help);
         codings
@@ -49,7 +49,7 @@ impl Check<'_> {
                     self.fault(Code::C106, word.at, message, "write false alone, or the codings");
                 }
                 Some(coding) if codings.contains(&coding) => {
-                    let message = format!("{} is there already", coding.name());
+                    let message = format!("{} is repeated", coding.name());
                     self.fault(Code::C111, word.at, message, "keep one of them");
                 }
                 Some(coding) => codings.push(coding),

@@ -30,8 +30,8 @@ impl Check<'_> {
                     self.fault(
                         Code::C107,
                         source.at,
-                        "a secret stands in the file itself",
-                        "write { file: path } or { env: NAME }; this is for trials",
+                        "a secret is written in the configuration file",
+                        "write { file: path } or { env: NAME }, except in trials",
                     );
                 }
                 literal.0.0.clone()

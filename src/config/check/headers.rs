@@ -26,7 +26,7 @@ impl Check<'_> {
                 self.fault(
                     Code::C111,
                     at.at,
-                    format!("{} is there already", at.shown()),
+                    format!("{} is repeated", at.shown()),
                     "keep one of them",
                 );
             }

@@ -65,7 +65,7 @@ impl Check<'_> {
     }
 
     pub(super) fn means_nothing(&mut self, at: Position, key: &str, why: &str) {
-        self.fault(Code::C110, at, format!("`{key}` means nothing {why}"), "take it out");
+        self.fault(Code::C110, at, format!("`{key}` has no effect {why}"), "take it out");
     }
 
     fn unseen_fields(&mut self, keys: &file::Route, seen: &Seen<'_>) {
@@ -132,7 +132,7 @@ impl Check<'_> {
         ];
         for (at, key) in given {
             if let Some(at) = at {
-                let why = format!("beside `{kind}`: no service receives the request");
+                let why = format!("beside `{kind}`: no upstream receives the request");
                 self.means_nothing(at, key, &why);
             }
         }

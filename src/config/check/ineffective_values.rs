@@ -20,7 +20,7 @@ impl Check<'_> {
     /// Warns of values that cannot have an effect where they are.
     pub(super) fn ineffective_values(&mut self, file: &File, routes: &[Route]) {
         if let Some(at) = file.defaults.get().and_then(|keys| keys.inherit_limits.get()) {
-            let message = "`inherit_limits` means nothing in `defaults`: there is nothing below";
+            let message = "`inherit_limits` has no effect in `defaults`: there is nothing below";
             self.fault(Code::C110, at.key_at, message, "write it in a policy or a route");
         }
         for keys in file.routes.get().into_iter().flat_map(|list| &list.value.items) {
@@ -91,8 +91,8 @@ impl Check<'_> {
                 Location::Srv(_) => true,
             };
             if matches!(address.location, Location::Host { port: 0, .. }) {
-                let help = "write the port that the service listens on";
-                self.fault(Code::C110, target.at, "no service listens on port 0", help);
+                let help = "write the port that the upstream listens on";
+                self.fault(Code::C110, target.at, "no upstream listens on port 0", help);
             }
         }
         let given = [
@@ -101,7 +101,7 @@ impl Check<'_> {
         ];
         for (at, key) in given.into_iter().filter(|_| !needs_dns) {
             if let Some(at) = at {
-                let message = format!("`{key}` means nothing here: every target is an address");
+                let message = format!("`{key}` has no effect here: every target is an address");
                 self.fault(Code::C110, at, message, "take it out");
             }
         }
@@ -128,7 +128,7 @@ impl Check<'_> {
         if counted.peek().is_some()
             && !counted.any(|route| matches!(route.action, Action::Upstream(_)))
         {
-            let message = "no response ever tells this cost: no route with the limit has a service";
+            let message = "`response_json` has no effect: no route with the limit has an upstream";
             self.fault(Code::C110, at.key_at, message, "write a fixed cost");
         }
     }

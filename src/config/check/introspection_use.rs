@@ -26,7 +26,7 @@ impl Check<'_> {
         let mut introspected = methods.iter().filter(introspected).peekable();
         if introspected.peek().is_none() {
             let message =
-                "`max_staleness` means nothing here: no issuer is asked about signed tokens";
+                "`max_staleness` has no effect here: no issuer is asked about signed tokens";
             let help = "write revocation_check: introspection into the issuer, or take it out";
             self.fault(Code::C110, at.key_at, message, help);
             return;
@@ -34,7 +34,7 @@ impl Check<'_> {
         let oldest = introspected.map(|auth_method| oldest_verification(file, auth_method));
         if oldest.max().is_some_and(|oldest| at.value.0 > oldest) {
             let message =
-                "`max_staleness` means nothing here: `introspection.cache` is shorter already";
+                "`max_staleness` has no effect here: `introspection.cache` is shorter already";
             self.fault(Code::C110, at.key_at, message, "take it out, or write a shorter time");
         }
     }

@@ -186,8 +186,13 @@ impl Check<'_> {
             self.fault(Code::C110, at.at, message, "write 5m or less");
         }
         if let Some(at) = own.accept_without_audience.get().filter(|at| at.value) {
-            let message = "tokens meant for other services will be accepted";
-            self.fault(Code::C110, at.key_at, message, "have the issuer say `aud` in its answers");
+            let message = "tokens for other resource servers will be accepted";
+            self.fault(
+                Code::C110,
+                at.key_at,
+                message,
+                "have the issuer send `aud` in introspection responses",
+            );
         }
         if let Some(at) = own.authorization.get().filter(|_| keys.client.is_absent()) {
             let message = "there is no `client`, which authentication of the gateway needs";
@@ -222,7 +227,7 @@ impl Check<'_> {
             self.fault(
                 Code::C103,
                 at.at,
-                "this many failures are no limit",
+                "this limit on failures is too high",
                 "write a rate such as 10/min",
             );
             return None;
@@ -248,7 +253,7 @@ impl Check<'_> {
             }
             _ => {
                 if let Some(at) = keys.stale_for.get().filter(|_| !stale_for.is_zero()) {
-                    let message = "`stale_for` means nothing without on_unavailable: stale";
+                    let message = "`stale_for` has no effect without on_unavailable: stale";
                     self.fault(Code::C106, at.key_at, message, "take it out");
                 }
                 OnUnavailable::Deny

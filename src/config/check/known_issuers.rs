@@ -95,7 +95,7 @@ impl Check<'_> {
             let help = "write https://login.microsoftonline.com/<tenant id>/v2.0; for version 1, issuer: https://sts.windows.net/<tenant id>/";
             self.fault(Code::C110, issuer.at, message, help);
         } else if address.path.ends_with('/') {
-            let message = "tokens of Entra ID have no slash behind /v2.0";
+            let message = "tokens of Entra ID have no slash after /v2.0";
             self.fault(Code::C110, issuer.at, message, "take the slash out");
         } else if tenant.contains('.') {
             let message = "tokens of Entra ID name the tenant by its id, not by its domain";

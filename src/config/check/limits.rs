@@ -72,7 +72,7 @@ impl Check<'_> {
                 && at.value.0 < Duration::from_secs(1)
             {
                 let help = "write whole seconds, such as 5s";
-                let message = "less than a second is nothing to `Retry-After`";
+                let message = "`Retry-After` has whole seconds";
                 self.fault(Code::C103, at.at, message, help);
             }
         }
@@ -181,7 +181,7 @@ impl Check<'_> {
     /// Refuses a key that has no effect without another.
     pub(super) fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
         if let (Some(at), false) = (set.get(), with) {
-            let message = format!("`{key}` means nothing without `{other}`");
+            let message = format!("`{key}` has no effect without `{other}`");
             self.fault(Code::C106, at.key_at, message, "take it out");
         }
     }

@@ -62,7 +62,7 @@ impl Check<'_> {
         for (_, keys) in metered.collect::<Vec<_>>() {
             let Some(at) = keys.metered.get() else { continue };
             if !keys.concurrency.is_absent() {
-                let message = "requests in flight are no usage";
+                let message = "a concurrency limit cannot be metered";
                 self.fault(Code::C106, at.key_at, message, "take it out");
             } else if file.metering.is_absent() {
                 let message = "usage of this limit would go nowhere: there is no `metering`";

@@ -213,7 +213,7 @@ impl Check<'_> {
                 self.fault(
                     Code::C103,
                     at.at,
-                    "0s means nothing here",
+                    "0s is not allowed here",
                     "write a longer time, such as 1s",
                 );
                 default
@@ -252,7 +252,7 @@ impl Check<'_> {
     fn told_once<T: PartialEq + core::fmt::Display>(&mut self, items: &[Spanned<T>]) {
         for (index, item) in items.iter().enumerate() {
             if items[..index].iter().any(|earlier| earlier.value == item.value) {
-                let message = format!("{} is there already", item.shown());
+                let message = format!("{} is repeated", item.shown());
                 self.fault(Code::C111, item.at, message, "keep one of them");
             }
         }

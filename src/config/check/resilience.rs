@@ -40,7 +40,7 @@ impl Check<'_> {
             keys.upstream.is_absent() && keys.stale.is_absent() && keys.respond.is_absent();
         if is_empty {
             let help = "write one of upstream, stale and respond";
-            self.fault(Code::C106, keys.key_at, "this fallback has nothing to answer with", help);
+            self.fault(Code::C106, keys.key_at, "this fallback has no response", help);
         }
         Fallback { upstream, stale: age.map(|age| (age, bytes)), respond }
     }

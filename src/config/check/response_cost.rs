@@ -21,7 +21,7 @@ impl Check<'_> {
         self.only_with(&keys.max_size, with_json, "max_size", "response_json");
         if keys.response_header.is_absent() != with_json {
             if !keys.response_header.is_bad() && !keys.response_json.is_bad() {
-                let message = "the cost must be told by one of response_header and response_json";
+                let message = "a cost needs one of response_header and response_json";
                 let help =
                     "write { response_header: X-Cost }, or { response_json: /usage/total_tokens }";
                 self.fault(Code::C106, place, message, help);
@@ -34,13 +34,13 @@ impl Check<'_> {
         let pointer = keys.response_json.get()?;
         if !is_pointer(&pointer.value) {
             let help = "write a slash before each name, such as /usage/total_tokens";
-            self.wrong(pointer, InvalidValue::new("is no JSON pointer (RFC 6901)", help));
+            self.wrong(pointer, InvalidValue::new("is not a JSON pointer (RFC 6901)", help));
             return None;
         }
         let max_size = keys.max_size.get().map_or(DEFAULT_SIZE, |size| size.value.0.0);
         if let Some(size) = keys.max_size.get().filter(|_| !(1..=MAX_SIZE).contains(&max_size)) {
             let help = "write 1B to 16MiB: it is held in memory";
-            self.fault(Code::C103, size.at, "this is no size of content to read", help);
+            self.fault(Code::C103, size.at, "this size is out of range", help);
         }
         let pointer = pointer.value.as_str().into();
         Some((reserved, ResponseCost::Json { pointer, max_size: max_size as usize }))

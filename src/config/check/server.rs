@@ -177,7 +177,7 @@ impl Check<'_> {
             return None;
         };
         if let Some(tickets) = keys.session_tickets.get().filter(|at| at.value) {
-            let message = "a resumed session would not verify the client's certificate anew";
+            let message = "a resumed TLS session does not verify the client certificate again";
             self.fault(Code::C106, tickets.key_at, message, "take it out: it is false here");
         }
         if keys.client_ca.is_absent() {

@@ -140,7 +140,7 @@ impl Check<'_> {
                         self.fault(Code::C103, value.at, message, "write max_age: \"300\"");
                     }
                     if !has_id_token {
-                        let message = "only an ID token tells when a user has logged in, and without the scope `openid` there is none";
+                        let message = "only an ID token has the time of the login, and without the scope `openid` there is none";
                         self.fault(Code::C106, name.at, message, "write the scope openid as well");
                     }
                     continue;
@@ -162,7 +162,7 @@ impl Check<'_> {
                 continue;
             }
             let message = format!(
-                "`{}` is a wish: users can take it out of the address, and no route verifies it",
+                "`{}` is not enforced: users can remove it from the authorization request, and no route verifies it",
                 name.value
             );
             let help = match claim {
@@ -189,7 +189,7 @@ impl Check<'_> {
             return;
         }
         let message = format!(
-            "users of `{}` log in at the first of the issuer's tenants, where those of the others have no account",
+            "users of `{}` log in at the first of the issuer's tenants, where users of the other tenants have no account",
             name.value
         );
         let help = match address.filter(|address| address.is_entra()) {

@@ -72,7 +72,8 @@ impl Check<'_> {
             return scopes.contains("offline_access").then(|| "consent".into());
         };
         if ["off", "false", "no", "never"].contains(&at.value.as_str()) {
-            let message = format!("{} is no `prompt` that a server knows", at.shown());
+            let message =
+                format!("{} is not a value of `prompt` (OpenID Connect Core §3.1.2.1)", at.shown());
             self.fault(Code::C103, at.at, message, "write prompt: \"\" to send none");
         }
         Some(at.value.as_str().into()).filter(|prompt: &Arc<str>| !prompt.is_empty())

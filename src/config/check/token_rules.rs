@@ -65,7 +65,7 @@ impl Check<'_> {
     fn audience(&mut self, keys: &Spanned<file::Issuer>) -> Audience {
         let Some(audience) = keys.audience.get() else { return Audience::Any };
         if let Some(any) = audience.items.iter().find(|at| at.value == "any") {
-            let message = "tokens that this issuer made for other services would be accepted";
+            let message = "tokens of this issuer for other resource servers would be accepted";
             self.fault(
                 Code::C109,
                 any.at,
@@ -82,7 +82,7 @@ impl Check<'_> {
         list: &Spanned<OneOrMany<String>>,
     ) -> Vec<Box<str>> {
         if keys.audience.is_absent() {
-            let message = "`audience_claim` means nothing without `audience`";
+            let message = "`audience_claim` has no effect without `audience`";
             let help = "write under audience what tokens for this gateway say in that claim";
             self.fault(Code::C106, list.key_at, message, help);
         }
@@ -114,7 +114,8 @@ impl Check<'_> {
             let bare = lower.strip_prefix("application/").unwrap_or(&lower);
             if ["dpop+jwt", "logout+jwt", "secevent+jwt", "token-introspection+jwt"].contains(&bare)
             {
-                let message = format!("{} is no access token (RFC 8725 §3.11)", at.shown());
+                let message =
+                    format!("{} is not the type of an access token (RFC 8725 §3.11)", at.shown());
                 self.fault(Code::C109, at.at, message, "take it out");
             }
             types.push(Box::from(bare));
@@ -144,7 +145,7 @@ impl Check<'_> {
         let hs = algorithms.and_then(|list| list.items.iter().find(|at| symmetric(&at.value.0)));
         if keys.hmac_secret.is_absent() {
             if let Some(at) = keys.hmac_secret_encoding.get() {
-                let message = "`hmac_secret_encoding` means nothing without `hmac_secret`";
+                let message = "`hmac_secret_encoding` has no effect without `hmac_secret`";
                 self.fault(Code::C106, at.key_at, message, "take it out");
             }
             if let Some(at) = hs {

@@ -40,7 +40,7 @@ impl Check<'_> {
     }
 
     pub(super) fn token_from_means_nothing(&mut self, at: Position) {
-        let message = "`token_from` means nothing here: clients present no token";
+        let message = "`token_from` has no effect here: clients present no token";
         self.fault(Code::C106, at, message, "take it out");
     }
 

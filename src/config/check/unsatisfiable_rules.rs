@@ -115,7 +115,7 @@ impl Check<'_> {
         for (index, name) in names.iter().enumerate() {
             let earlier = &names[..index];
             if earlier.iter().any(|other| other.value == name.value) {
-                let message = format!("{} is there already", name.shown());
+                let message = format!("{} is repeated", name.shown());
                 self.fault(Code::C111, name.at, message, "keep one of them");
                 continue;
             }

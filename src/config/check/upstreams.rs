@@ -94,7 +94,8 @@ impl Check<'_> {
     }
 
     fn health_check(&mut self, keys: &Spanned<file::HealthCheck>) -> Option<HealthCheck> {
-        let help = "write what the service answers when it is well, such as path: /health";
+        let help =
+            "write a path that the upstream serves while it is healthy, such as path: /health";
         if let Some(service) = keys.grpc.get() {
             let path = keys.path.get().map(|at| at.key_at);
             let status = keys.status.get().map(|at| at.key_at);
@@ -149,7 +150,7 @@ impl Check<'_> {
     }
 
     fn targets(&mut self, name: &Spanned<String>, keys: &file::Upstream) -> Vec<Target> {
-        let help = "write where the service listens, such as targets: [http://10.0.0.31:8080]";
+        let help = "write where the upstream listens, such as targets: [http://10.0.0.31:8080]";
         let Some(targets) = self.required(&keys.targets, name.at, "targets", help) else {
             return Vec::new();
         };
@@ -167,7 +168,7 @@ impl Check<'_> {
                 }
             };
             if all.iter().any(|other| other.address == one.address) {
-                let message = "this target is there already";
+                let message = "this target is repeated";
                 self.fault(Code::C111, target.at, message, "give the first one a weight");
             }
             all.push(one);
@@ -195,12 +196,7 @@ impl Check<'_> {
         if let Some(name) = server_name
             && rustls::pki_types::ServerName::try_from(name.value.as_str()).is_err()
         {
-            self.fault(
-                Code::C103,
-                name.at,
-                "this is no name that a certificate can bear",
-                "write a host name",
-            );
+            self.fault(Code::C103, name.at, "this is not a host name", "write a host name");
         }
         Tls {
             ca: self.authorities(&keys.ca_file),

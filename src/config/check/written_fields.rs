@@ -64,7 +64,7 @@ impl Check<'_> {
             || ReservedHeaders::new(identity_headers).contains(id, false)
             || gateway_field(id, None).is_some()
         {
-            let message = format!("`{id}` says something else already");
+            let message = format!("`{id}` has another meaning");
             self.fault(Code::C106, at.at, message, "write another field, such as X-Request-Id");
         }
     }
@@ -77,7 +77,7 @@ impl Check<'_> {
             if name != IDENTITY_TOKEN
                 && let Some(content) = gateway_field(&name, Some(&server.request_id_header))
             {
-                let message = format!("services take {} for {content}", at.shown());
+                let message = format!("upstreams read {} as {content}", at.shown());
                 self.fault(
                     Code::C106,
                     at.at,
@@ -94,7 +94,7 @@ impl Check<'_> {
         for (at, _) in names.iter() {
             let Ok(name) = at.value.parse::<HeaderName>() else { continue };
             if let Some((_, other)) = earlier.iter().find(|(other, _)| are_alike(other, &name)) {
-                let message = format!("services cannot tell {} and {other} apart", at.shown());
+                let message = format!("upstreams cannot distinguish {} from {other}", at.shown());
                 self.fault(Code::C111, at.at, message, "keep one of them");
             }
             earlier.push((name, at.shown()));
@@ -115,7 +115,8 @@ impl Check<'_> {
         let written = file.routes.get().into_iter().flat_map(|list| &list.value.items);
         let keys = written.filter_map(|keys| keys.id.get()).find(|id| *id.value == *route.id);
         if let (Some((name, _)), Some(id)) = (clash, keys) {
-            let message = format!("`{name}` of `headers.request` stands beside an identity header");
+            let message =
+                format!("`{name}` of `headers.request` adds a second value to an identity header");
             let help =
                 "edit another field: `headers.request.set` replaces one of exactly that name";
             self.fault(Code::C106, id.at, message, help);

@@ -332,7 +332,7 @@ impl FromScalar for Method {
         let upper = text.to_ascii_uppercase();
         if upper != text {
             return Err(InvalidValue::new(
-                "is not how a method is written",
+                "is not a method: methods are case-sensitive",
                 format!("write {upper}"),
             ));
         }

@@ -211,7 +211,7 @@ impl FromScalar for Discovery {
                 .filter(|url| matches!(url.scheme(), "http" | "https"))
                 .map(Self::At)
                 .ok_or_else(|| {
-                    InvalidValue::new("says nothing about discovery", "write auto, off or a URL")
+                    InvalidValue::new("is not a discovery mode", "write auto, off or a URL")
                 }),
         }
     }
@@ -223,7 +223,7 @@ impl FromScalar for Algorithm {
     fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.eq_ignore_ascii_case("none") {
             return Err(InvalidValue::new(
-                "is no signature",
+                "is not a signature algorithm",
                 "an unsigned token is never accepted",
             ));
         }

@@ -148,7 +148,7 @@ impl FromScalar for KeyPart {
             "route" => Ok(Self::Route),
             "global" => Ok(Self::Global),
             _ => Err(InvalidValue::new(
-                "says nothing about whose requests count together",
+                "is not a limit key",
                 "write ip, client, subject, session, route, global, header:NAME or claim:PATH",
             )),
         }

@@ -97,7 +97,10 @@ impl FromScalar for CompressWord {
         }
         let coding = Coding::ALL.into_iter().find(|coding| coding.name() == text);
         coding.map(|coding| Self(Some(coding))).ok_or_else(|| {
-            InvalidValue::new("is no coding of the gateway", "write compress: [br, zstd, gzip]")
+            InvalidValue::new(
+                "is not a supported content coding",
+                "write compress: [br, zstd, gzip]",
+            )
         })
     }
 }

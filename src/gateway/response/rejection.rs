@@ -78,7 +78,7 @@ pub enum Rejection {
     },
     /// Redis is unavailable, without which the credentials cannot be checked: never the client's fault.
     StoreUnavailable,
-    /// The request has passed gateways of this kind too often: an upstream is the gateway itself.
+    /// The request has passed gateways of this program too often (RFC 5842 §7.2): an upstream leads back to the gateway.
     LoopDetected,
     /// The deadline of a gRPC call has passed before it could be forwarded.
     DeadlineExceeded,
@@ -242,7 +242,7 @@ impl Rejection {
             Self::Forbidden => "The credentials do not allow this",
             Self::CsrfRejected => "The request came from another site",
             Self::Limited(_) => "Too many requests",
-            Self::TooManyFailures { .. } => "Too many failed attempts",
+            Self::TooManyFailures { .. } => "Too many failed logins",
             Self::IssuerUnavailable { .. } | Self::StoreUnavailable => {
                 "Credentials cannot be checked at the moment"
             }
@@ -260,7 +260,7 @@ impl Rejection {
             Self::DeadlineExceeded | Self::Upstream(UpstreamError::Deadline { .. }) => {
                 "The deadline of the call has passed"
             }
-            Self::Upstream(_) => "The upstream server could not be reached",
+            Self::Upstream(_) => "The upstream server failed",
             Self::HttpsRequired => "The connection must be encrypted",
             Self::LoopDetected => "Request loop detected",
             Self::Internal => "Internal gateway error",
@@ -272,10 +272,12 @@ impl Rejection {
         Some(match self {
             Self::Upstream(failure) => failure.cause(),
             Self::Overloaded => Cow::Borrowed("max_requests_in_flight is reached"),
-            Self::IssuerUnavailable { .. } => {
-                Cow::Borrowed("the authorization server did not answer; its own lines say why")
+            Self::IssuerUnavailable { .. } => Cow::Borrowed(
+                "the authorization server is unavailable; an earlier log line has the cause",
+            ),
+            Self::StoreUnavailable => {
+                Cow::Borrowed("Redis is unavailable; an earlier log line has the cause")
             }
-            Self::StoreUnavailable => Cow::Borrowed("Redis did not answer; its own lines say why"),
             Self::DeadlineExceeded => {
                 Cow::Borrowed("the deadline of the call passed before it was forwarded")
             }

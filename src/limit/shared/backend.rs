@@ -27,5 +27,5 @@ pub(super) type Call = Pin<Box<dyn Future<Output = Result<Response, StoreFailure
 
 /// The store did not respond, or responded with an error: it is unavailable, full, loading, or a replica.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("the store of limits is unavailable")]
+#[error("the store of shared limits is unavailable")]
 pub(super) struct StoreFailure;

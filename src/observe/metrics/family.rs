@@ -100,7 +100,7 @@ families! {
     UPSTREAM_DURATION = Histogram "northgate_upstream_request_duration_seconds" ["upstream"]
         "Time from sending a request to an upstream to its response head.";
     UPSTREAM_ERRORS = Counter "northgate_upstream_errors_total" ["upstream" "reason"]
-        "Attempts without a response from the upstream, and gRPC calls that it ended with the status of a failing service.";
+        "Attempts without a response from the upstream, and gRPC calls that it ended with the status of a failing upstream.";
     UPSTREAM_RETRIES = Counter "northgate_upstream_retries_total" ["upstream" "result"]
         "Retries, by result.";
     TARGET_HEALTHY = Gauge "northgate_upstream_target_healthy" ["upstream" "target"]

@@ -285,12 +285,16 @@ impl Sessions {
         }
         if TRANSIENT_ERRORS.contains(&error) {
             let session = &*self.settings.name;
-            tracing::info!(session, error, "The issuer did not complete a login for now.");
+            tracing::info!(
+                session,
+                error,
+                "The issuer reported a temporary error for a login; the login starts again, or its user gets an error page."
+            );
             return CallbackError::Transient;
         }
         let plain = error.len() <= 64 && error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         let (session, error) = (&*self.settings.name, if plain { error } else { "?" });
-        tracing::warn!(session, error, "The issuer declined a login.");
+        tracing::warn!(session, error, "The issuer declined a login; its user gets an error page.");
         CallbackError::Failed(LoginResult::Error, Problem::Declined)
     }
 
@@ -341,7 +345,11 @@ impl Sessions {
         };
         let session = &*self.settings.name;
         let reason = problem.message();
-        tracing::warn!(session, reason, "Stopped a login that had led to no session twice.");
+        tracing::warn!(
+            session,
+            reason,
+            "Stopped a login loop: two logins in a row led to no session; the user gets an error page."
+        );
         let response =
             self.login_failed(LoginResult::Error, problem, target.map(ReturnTarget::as_str));
         // The link on the page begins anew.

@@ -189,7 +189,7 @@ impl Sessions {
             // By which token a login ends is up to the user too, who can take `resource` and `audience` out of its address.
             tracing::warn!(
                 session,
-                "Rejected the access token of a login; the login failed: it is no JWT of the issuer, which the gateway cannot introspect tokens at. Where access tokens are for other services, write `identity: id_token`."
+                "Rejected the access token of a login; the login failed: it is not a JWT of the issuer, and the gateway cannot introspect tokens there. If access tokens are for other resource servers, write `identity: id_token`."
             );
             return Err(Problem::Unusable);
         }
@@ -200,7 +200,7 @@ impl Sessions {
             && has_identity
             && self.settings.identity_source() == Identity::Auto
         {
-            tracing::info!(session, %error, "The access token of a login is not for this gateway.");
+            tracing::info!(session, %error, "The access token of a login is not for this gateway; the ID token alone identifies its user.");
             let state = SessionState { is_opaque: true, ..loaded.state.clone() };
             loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
             verified = self.verify(&loaded, None).await;
@@ -223,7 +223,7 @@ impl Sessions {
             tracing::info!(
                 session,
                 is_scope_unknown,
-                "A login begins a session that relies on the ID token: the gateway does not read its access token."
+                "A session began with the identity of its ID token alone: the gateway cannot read its access token."
             );
         }
         let sids = self.retained.logins.record(&loaded, &principal);

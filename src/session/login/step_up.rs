@@ -73,7 +73,7 @@ impl Sessions {
             let session = &*self.settings.name;
             tracing::warn!(
                 session,
-                "Could not keep a form for the time of a login: it is too long, did not arrive, or names no host of the session; its user has to send it again."
+                "Could not store a form until its user has logged in: it is too long, incomplete, or for a host outside the session; its user has to submit it again."
             );
         }
         // Where the form came from, should it be gone when the login is done.
@@ -113,7 +113,7 @@ impl Sessions {
         let Some(form) = self.retained.forms.get(id) else {
             tracing::warn!(
                 session = name,
-                "A form that waited for a login is not here any more, or is at another instance; its user has to send it again."
+                "Could not find the form that waited for a login: it has expired, or another instance has it; its user has to submit it again."
             );
             return None;
         };
@@ -122,7 +122,7 @@ impl Sessions {
             self.retained.forms.take(id);
             tracing::warn!(
                 session = name,
-                "Dropped a form that waited for a login: another user has logged in."
+                "Dropped the form that waited for a login: another user has logged in."
             );
             return None;
         }

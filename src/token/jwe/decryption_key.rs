@@ -49,7 +49,7 @@ enum Curve {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum BadDecryptionKey {
     /// A member is missing or malformed, or the numbers make no private key.
-    #[error("a member is missing or malformed, or this is no private key")]
+    #[error("a member is missing or malformed, or the key is not a private key")]
     Members,
     /// `kty` or `crv` is not supported, or an RSA key has no primes or less than 2048 bits.
     #[error("keys of this type, curve or size cannot decrypt")]

@@ -44,7 +44,7 @@ pub(in crate::upstream) async fn check(
             .body(());
         exchange(stream, request, encode_request(service), is_serving).await
     };
-    let timed_out = || format!("no answer within {} ms", limit.as_millis());
+    let timed_out = || format!("no response within {} ms", limit.as_millis());
     tokio::time::timeout(limit, checking).await.unwrap_or_else(|_| Err(timed_out().into()))
 }
 
@@ -231,7 +231,7 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
 const INVALID_REQUEST: &str = "the request cannot be expressed in HTTP/2";
 /// The cause of a failure with an endpoint that does not speak HTTP/2.
 pub(super) const WITHOUT_HTTP2: &str = "the TLS handshake did not select HTTP/2 (ALPN)";
-const NO_HEALTH_RESPONSE: &str = "the answer is no response of grpc.health.v1";
+const NO_HEALTH_RESPONSE: &str = "the content is not a response of grpc.health.v1";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const SERVING: u64 = 1;
 const MAX_ANSWER_BYTES: usize = 4096;
@@ -304,7 +304,7 @@ mod tests {
     async fn a_server_that_is_silent_or_gone_does_not_serve() {
         let endpoint = server(None).await;
         let silent = check_at(&endpoint, "", Duration::from_millis(200)).await;
-        assert_eq!(silent, Err("no answer within 200 ms".into()));
+        assert_eq!(silent, Err("no response within 200 ms".into()));
 
         let gone = check_at(&endpoint_at(1), "", Duration::from_secs(5)).await;
         assert_eq!(gone, Err("connection refused".into()));

@@ -286,8 +286,8 @@ fn every_refusal_is_a_status_of_the_call() {
             ("/unknown", 12, "Not found"),
             ("/limited", 8, "Too many requests"),
             ("/small", 8, "The request content is too large"),
-            ("/gone", 14, "The upstream server could not be reached"),
-            ("/broken", 14, "The upstream server could not be reached"),
+            ("/gone", 14, "The upstream server failed"),
+            ("/broken", 14, "The upstream server failed"),
             ("/open/..%2flimited", 13, "The path is ambiguous"),
         ] {
             let refused = client.unary(path, &[], "more than three").await;
