@@ -11,13 +11,14 @@ use http_body::Body as _;
 
 use super::Upstream;
 use super::attempts::AttemptedEndpoints;
+use super::client_pauses::ClientPauses;
 use super::connect::{ConnectError, FreshRead, Stream, connect, race};
 use super::content_outcome::ContentOutcome;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::endpoint_set::EndpointSet;
 use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
-use super::health::EndpointState;
+use super::health::{EndpointState, Outcome};
 use super::http1::{self, BodyKind, Connection};
 use super::http2::{self, Acquired, PoolSettings};
 use super::long_lived_response::is_endless;
@@ -461,7 +462,8 @@ impl Upstream {
         content.borrow_mut().within((!endless).then_some(self.settings.idle_timeout));
         let upload = http1::ResponseBody::upload(&content);
         let judges = !endless;
-        Body::streaming(PooledBody { content, held: Some(held), judges }).with_cut(upload)
+        let pauses = ClientPauses::new(self.clock.uptime());
+        Body::streaming(PooledBody { content, held: Some(held), judges, pauses }).with_cut(upload)
     }
 }
 
@@ -495,6 +497,16 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    /// Returns the outcome of an attempt whose response is good, or shows a failure.
+    pub(super) fn outcome(&self, is_good: bool) -> Outcome {
+        let body = self.response.body();
+        match is_good {
+            false => Outcome::Failed,
+            true if body.is_buffered() || body.is_end_stream() => Outcome::AnsweredWhole,
+            true => Outcome::Answered,
+        }
+    }
+
     /// Whether the rest of a small response is still to come.
     pub(super) fn is_small_and_incomplete(&self) -> bool {
         let body = self.response.body();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Response};
 use http_body::Body as _;
 
+use super::client_pauses::ClientPauses;
 use super::endpoint::Endpoint;
 use super::health::Outcome;
 use super::long_lived_response::is_endless;
@@ -24,6 +25,7 @@ pub(super) struct ContentOutcome {
     endpoint: Arc<Endpoint>,
     /// The uptime at which the request was sent.
     began: Duration,
+    pauses: ClientPauses,
 }
 
 /// The sign by which the content ends well or not.
@@ -52,7 +54,8 @@ impl ContentOutcome {
         } else {
             Kind::Content
         };
-        Self { kind, passive: Arc::clone(passive), endpoint: Arc::clone(endpoint), began }
+        let pauses = ClientPauses::new(passive.clock.uptime());
+        Self { kind, passive: Arc::clone(passive), endpoint: Arc::clone(endpoint), began, pauses }
     }
 
     /// Whether these fields, of a head without content or of trailers, end a gRPC call in a failure of the service.
@@ -83,6 +86,7 @@ impl ContentOutcome {
 
 impl Watch for ContentOutcome {
     fn polled(&mut self, polled: &Polled, body: &Body) {
+        self.pauses.polled(polled, self.passive.clock.uptime());
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref()
@@ -97,7 +101,8 @@ impl Watch for ContentOutcome {
                 }
             }
             Poll::Ready(Some(Err(error))) => {
-                if core::mem::replace(&mut self.kind, Kind::Nothing) == Kind::Content {
+                let kind = core::mem::replace(&mut self.kind, Kind::Nothing);
+                if kind == Kind::Content && !self.pauses.may_have_cut() {
                     self.passive.broke_off(&self.endpoint, error, self.began);
                 }
             }

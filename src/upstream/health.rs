@@ -44,6 +44,8 @@ pub(super) struct Health {
 pub(super) enum Outcome {
     /// A response head that shows no failure.
     Answered,
+    /// A response that shows no failure, and has arrived with its content.
+    AnsweredWhole,
     /// No response, or one that shows a failure.
     Failed,
     /// No response, since the connection was lost.
@@ -55,11 +57,6 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the outcome of a response head.
-    pub(super) const fn of_head(well: bool) -> Self {
-        if well { Self::Answered } else { Self::Failed }
-    }
-
     /// Returns the outcome of the content behind a good head.
     pub(super) const fn of_content(well: bool) -> Self {
         if well { Self::Completed } else { Self::BrokeOff }
@@ -213,24 +210,14 @@ impl Health {
         let rate_exceeded = outlier.error_rate > 0
             && outcome != Outcome::Completed
             && self.count(outcome, outlier, now);
+        if !outcome.is_failure() {
+            return self.end_runs(outcome, now);
+        }
         let (run, other) = if outcome.is_of_content() {
             (&self.broken, &self.failures)
         } else {
             (&self.failures, &self.broken)
         };
-        if !outcome.is_failure() {
-            // The usual case reads without writing, so that the cache line stays shared between workers.
-            return run.load(Relaxed) != 0 && {
-                run.store(0, Relaxed);
-                self.lost_at.store(0, Relaxed);
-                self.lost_since.store(0, Relaxed);
-                // An ejection that is over leaves its end behind, from which a slow start counts.
-                other.load(Relaxed) == 0 && self.is_ejected(now) && {
-                    self.ejected_until.store(nanos(now).max(1), Relaxed);
-                    true
-                }
-            };
-        }
         if outcome != Outcome::Failed {
             let first = |since: u64| {
                 let is_over = since == 0 || nanos(now).saturating_sub(since) > LOSSES_RETENTION;
@@ -248,6 +235,33 @@ impl Health {
             self.window.store(0, Relaxed);
         }
         (in_a_row || rate_exceeded) && !was_ejected
+    }
+
+    /// Ends the runs of failures that a good `outcome` contradicts; true if that readmits the endpoint.
+    fn end_runs(&self, outcome: Outcome, now: Duration) -> bool {
+        // The usual case reads without writing, so that the cache line stays shared between workers.
+        let ends = |run: &AtomicU32| {
+            let has_failures = run.load(Relaxed) != 0;
+            if has_failures {
+                run.store(0, Relaxed);
+            }
+            has_failures
+        };
+        let of_heads = outcome != Outcome::Completed && ends(&self.failures);
+        let of_content = outcome != Outcome::Answered && ends(&self.broken);
+        if !of_heads && !of_content {
+            return false;
+        }
+        self.lost_at.store(0, Relaxed);
+        self.lost_since.store(0, Relaxed);
+        // An ejection that is over leaves its end behind, from which a slow start counts.
+        self.failures.load(Relaxed) == 0
+            && self.broken.load(Relaxed) == 0
+            && self.is_ejected(now)
+            && {
+                self.ejected_until.store(nanos(now).max(1), Relaxed);
+                true
+            }
     }
 
     /// Whether a request that was sent at `began` says nothing about the endpoint at `now`, since it was ejected or has
@@ -413,6 +427,10 @@ mod tests {
     const NOW: Duration = Duration::from_secs(100);
     const LATER: Duration = Duration::from_secs(131);
 
+    fn of_head(is_good: bool) -> Outcome {
+        if is_good { Outcome::Answered } else { Outcome::Failed }
+    }
+
     #[test]
     fn a_run_of_failures_ejects_an_endpoint_for_a_while() {
         let (health, outlier) = (Health::default(), Outlier::default());
@@ -509,8 +527,7 @@ mod tests {
     fn a_share_of_failures_ejects_an_endpoint_without_a_run() {
         let (health, outlier) = (Health::default(), Outlier::default());
 
-        let ejected =
-            (0..40).position(|n| health.record(Outcome::of_head(n % 2 == 0), &outlier, NOW, NOW));
+        let ejected = (0..40).position(|n| health.record(of_head(n % 2 == 0), &outlier, NOW, NOW));
 
         assert_eq!(ejected, Some(19), "the twentieth request is the first that counts");
     }
@@ -520,7 +537,7 @@ mod tests {
         let (health, outlier) = (Health::default(), Outlier::default());
 
         let mut ejects =
-            (0..10_000).map(|n| health.record(Outcome::of_head(n % 3 != 0), &outlier, NOW, NOW));
+            (0..10_000).map(|n| health.record(of_head(n % 3 != 0), &outlier, NOW, NOW));
 
         assert!(ejects.all(|ejects| !ejects));
     }

@@ -12,6 +12,7 @@
 mod attempt;
 mod attempts;
 mod circuit_breaker;
+mod client_pauses;
 mod connect;
 mod connection_gauges;
 mod connection_pool;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::client_pauses::ClientPauses;
 use super::connection_pool::IdlePool;
 use super::endpoint::{Endpoint, EndpointPermit};
 use super::http1::{self, Connection, RemainingUpload};
@@ -58,6 +59,7 @@ pub(super) struct PooledBody {
     pub(super) held: Option<Held>,
     /// Whether the end of the body is an outcome of the request: streams that may be endless have none.
     pub(super) judges: bool,
+    pub(super) pauses: ClientPauses,
 }
 
 impl http_body::Body for PooledBody {
@@ -71,10 +73,13 @@ impl http_body::Body for PooledBody {
         let this = self.get_mut();
         let mut content = this.content.borrow_mut();
         let polled = Pin::new(&mut *content).poll_frame(cx);
-        if let Poll::Ready(Some(Err(error))) = &polled
-            && let Some(held) = this.held.as_ref().filter(|_| this.judges)
-        {
-            held.passive.broke_off(&held.endpoint, error, held.began);
+        if let Some(held) = this.held.as_ref().filter(|_| this.judges) {
+            this.pauses.polled(&polled, held.passive.clock.uptime());
+            if let Poll::Ready(Some(Err(error))) = &polled
+                && !this.pauses.may_have_cut()
+            {
+                held.passive.broke_off(&held.endpoint, error, held.began);
+            }
         }
         if let Some(rest) = content.rest()
             && let Some(held) = this.held.take()

@@ -155,7 +155,7 @@ impl Upstream {
                         answered.endpoint.health.failed(&format!("status {}", status.as_u16()));
                     }
                     if !blames || blamed {
-                        let outcome = Outcome::of_head(!blamed);
+                        let outcome = answered.outcome(!blamed);
                         self.passive.judge(&answered.endpoint, outcome, began, now);
                     }
                     if retries.on_status(status)

@@ -2,11 +2,13 @@
 
 use core::fmt::Write as _;
 use core::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::health::{error, file};
 use super::service::Service;
-use crate::support::{Gateway, Seen, eventually, ok};
+use crate::support::{Gateway, Seen, Upstream, eventually, ok, open};
 use northgate::base::clock::Clock;
 
 #[test]
@@ -56,14 +58,16 @@ fn health_is_ignored_only_where_no_backup_is_well() {
     }
 }
 
+/// A response that is too large to be waited for, and malformed at its end.
+fn torn() -> Vec<u8> {
+    let mut response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+    let _ = write!(response, "{:x}\r\n{}\r\nZZ\r\n", 300_000, "x".repeat(300_000));
+    response.into_bytes()
+}
+
 #[test]
 fn a_target_that_breaks_off_its_responses_is_ejected() {
-    // Too large to be waited for, and malformed at its end.
-    let torn = Service::start(|_| {
-        let mut response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
-        let _ = write!(response, "{:x}\r\n{}\r\nZZ\r\n", 300_000, "x".repeat(300_000));
-        response.into_bytes()
-    });
+    let torn = Service::start(|_| torn());
     let other = Service::start(|_| ok("fine"));
     let gateway = Gateway::start("", &file(&[&torn, &other], "outlier: { error_rate: 0% }"));
 
@@ -75,6 +79,52 @@ fn a_target_that_breaks_off_its_responses_is_ejected() {
 
     assert_eq!((torn.count("/"), other.count("/")), (5, 35));
     assert!(gateway.log().contains("a chunk of the content is malformed"));
+}
+
+#[test]
+fn a_good_response_ends_a_row_of_torn_ones() {
+    let service = Service::start(|seen| match seen.target() {
+        "/torn" => torn(),
+        _ => ok("fine"),
+    });
+    let more = "outlier: { errors: 3, error_rate: 0% }, \
+                circuit_breaker: { errors: 3, error_rate: 0% }, retries: { attempts: 0 }";
+    let gateway = Gateway::start("", &file(&[&service], more));
+
+    for _ in 0..5 {
+        let mut client = gateway.connect();
+        client.send("GET /torn HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(client.rest().len() > 100_000);
+        assert_eq!(gateway.get("/", "").text(), "fine");
+    }
+}
+
+/// Servers give up a response that is not read: nginx after 60 s (`send_timeout`), as many others.
+#[test]
+fn a_response_that_breaks_off_behind_a_pause_of_its_client_is_no_failure_of_its_target() {
+    let (full, paused) = (mpsc::channel(), mpsc::channel::<()>());
+    let (full, paused) = ((Mutex::new(full.0), full.1), (paused.0, Mutex::new(paused.1)));
+    let service = Upstream::by_hand(move |mut stream, _, _| {
+        if stream.read(&mut [0; 1000]).is_ok_and(|length| length > 0) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+            let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
+            while stream.write(&[b'x'; 65_536]).is_ok() {}
+            let _ = full.0.lock().expect("a sender").send(());
+            let _ = paused.1.lock().expect("a receiver").recv();
+        }
+    });
+    let rest = open(&service).replace("targets", "outlier: { errors: 1, eject_for: 1h }, targets");
+    let gateway = Gateway::start("", &rest);
+    let mut client = gateway.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    full.1.recv().expect("a full socket");
+
+    gateway.clock.advance(Duration::from_secs(2));
+    paused.0.send(()).expect("a service");
+
+    assert!(client.rest().len() < 100_000_000);
+    let state = gateway.operator("GET /-/upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(state.text().contains(r#""state":"healthy""#), "{}", state.text());
 }
 
 #[test]
