@@ -1,4 +1,4 @@
-//! A form that was posted before its user had to log in again, in place of the request that comes back for it.
+//! Resumes a form post that waited for a login: replaces the returning GET by the stored POST.
 
 use http::request::Parts;
 
@@ -7,7 +7,7 @@ use super::exchange::Exchange;
 use crate::session::ResumedForm;
 
 impl Snapshot {
-    /// Puts a kept form in place of a request that comes back for one.
+    /// Replaces a request that comes back for a stored form by that form's POST.
     pub(super) async fn resume_form(&self, head: &mut Parts) -> Option<ResumedForm> {
         for session in &self.sessions {
             if session.may_resume_form(head)

@@ -114,7 +114,8 @@ impl Inner {
                 Ok(IntrospectionResponse::Inactive)
             }
             Classified::Odd(why) => {
-                // A client may have provoked it, or the gateway's client lacks permission: the reader will know.
+                // A client may have provoked it, or the gateway's client lacks permission: the log line lets the
+                // operator decide.
                 if let Some(suppressed) = self.http_client.may_warn() {
                     tracing::warn!(issuer = %self.settings.name, %why, suppressed, "The issuer refused an introspection request; the token was not accepted.");
                 }
@@ -159,7 +160,7 @@ impl Inner {
         if response.status != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        // The own token may have been revoked before its expiry: try once more with a new one.
+        // The gateway's own token may have been revoked before its expiry: try once more with a new one.
         self.introspector.own.lock().await.take_if(|current| current.token == own);
         let own = self.own_token(slot, client).await?;
         self.http_client.post(slot, post(form, Some(bearer(&own)?))).await

@@ -92,7 +92,7 @@ enum Fetched {
 enum Lookup {
     /// All documents.
     All,
-    /// One document, while another could not be fetched: members of that one may be missing, and it is tried again soon.
+    /// One document; another could not be fetched. Members of that one may be missing, and it is tried again soon.
     Part,
     Nothing,
 }

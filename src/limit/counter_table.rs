@@ -162,7 +162,7 @@ impl CounterTable {
         count
     }
 
-    /// Removes every recovered counter, one shard after the other.
+    /// Removes every counter that has recovered, which equals a new one; one shard after the other.
     pub(super) fn sweep(&self, now: u64) {
         for shard in &self.shards {
             let mut shard = lock(&shard.0);

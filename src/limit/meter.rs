@@ -1,4 +1,4 @@
-//! Charges request content of unknown size while it arrives.
+//! Charges content without a declared length to the limits of its request, as it arrives.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::shared::{ChargedLease, SharedLimit, Ticket};
 use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::LimitResult;
 
-/// Charges a request body of unknown size while it arrives.
+/// The charge of one request whose content has no declared length.
 #[derive(Debug)]
 pub struct Meter {
     /// The limits in locking order.

@@ -92,7 +92,7 @@ impl Limiter {
         census
     }
 
-    /// Returns the use of the consumers that are known by name, the largest first.
+    /// Returns the use of the named consumers, the largest first.
     pub fn usage(&self, moment: Now) -> Vec<Value> {
         self.consumers(moment)
     }
@@ -170,7 +170,7 @@ impl Limiter {
         for (key, _) in keys.iter().flatten() {
             count += usize::from(cells.remove(*key, now));
         }
-        // Of a key with further parts, the consumers that are known by name.
+        // For a key with further parts: the named consumers only.
         for key in self.named_consumers(target) {
             count += usize::from(cells.remove(key, now));
         }

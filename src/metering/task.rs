@@ -216,7 +216,7 @@ fn chain(error: &dyn core::error::Error) -> String {
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 /// The time between two looks for files of processes that have ended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-/// The events that an export takes at once, if it has more than one batch: they are found again at the end of a file.
+/// The maximum number of events in one export of several batches: they are found again at the end of a file.
 const MAX_EXPORTED_EVENTS: usize = 10_000;
 const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
 const FINISH_POLL_INTERVAL: Duration = Duration::from_millis(50);

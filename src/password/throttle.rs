@@ -1,13 +1,13 @@
 //! Login throttling: limits on failed logins per client address and per user name, at one authorization server.
 //!
-//! The login page of sessions and Basic credentials count together: guessing at both gives no more guesses than at
-//! one. Each refuses by its own limit; a name that has logged in by one of them is exempt at both.
+//! The login page of sessions and Basic credentials have one budget of failures. Each refuses by its own limit; a user
+//! name that has logged in through one of them is exempt at both.
 //!
-//! Both keys are needed, because each alone is easily evaded: one address trying many names, many addresses trying
-//! one. Names count whether they exist or not. A name may have far more failures than an address, and addresses from
-//! which it has logged in lately are exempt from its limit: otherwise a stranger could lock out a chosen user. There
-//! the pair of both has a count of its own, and the address may have as many failures as a name: otherwise one client
-//! that guesses, or repeats an old password, would lock out all users behind the same address translation.
+//! Both keys are needed, because each alone is easily evaded: one address trying many names, many addresses trying one.
+//! Names count whether they exist or not. A name may have far more failures than an address, and addresses from which
+//! it has logged in recently are exempt from its limit: otherwise a stranger could lock out a chosen user. There the
+//! pair of both has a count of its own, and the address may have as many failures as a name: otherwise one client that
+//! guesses, or repeats an old password, would lock out all users behind the same address translation.
 //!
 //! An attempt takes permits before the authorization server is called, and releases them unless the credentials were
 //! refused. An unclear outcome counts against the name too: some servers report a wrong password as a server error.

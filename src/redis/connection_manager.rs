@@ -382,9 +382,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const RESTORE_TIME: Duration = Duration::from_secs(2);
 /// The lifetime of a gateway's id without heartbeats.
 const MEMBER_TTL: Duration = Duration::from_secs(10);
-/// The pause before the first attempt to reconnect; each further one is twice as long…
+/// The pause before the first attempt to reconnect; each further one is twice as long, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
-/// … up to this.
+/// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 /// The number of consecutive commands without a response after which the server counts as unavailable.
 const MAX_UNANSWERED: u32 = 5;

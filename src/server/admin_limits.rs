@@ -191,7 +191,7 @@ impl ResetRequest {
     }
 }
 
-/// Returns the name of a part as the file writes it: field names in small letters.
+/// Returns the name of a part as the file writes it: header field names in lower case.
 fn part_name(name: &str) -> String {
     match name.strip_prefix("header:") {
         Some(field) => format!("header:{}", field.to_ascii_lowercase()),

@@ -203,7 +203,7 @@ impl Sessions {
             let mut ids = self.storage.ids(presented).into_iter();
             let replaced = self.storage.is_shared()
                 || ids.any(|id| self.retained.ended.is_replaced(&id.alias()));
-            // One that another instance has sealed with a newer key is of use there.
+            // A cookie that another instance has sealed with a newer key is valid there.
             let stays = replaced
                 || !self.settings.keys.is_empty() && self.storage.is_of_unknown_key(presented);
             let cookies = if stays { Vec::new() } else { self.clear(presented.held()) };
@@ -261,7 +261,8 @@ impl Sessions {
                     return Err(self.over(held));
                 }
                 Ok(principal) => {
-                    // Of a clock that is behind `iat` is past already: the lifetime is what was left at the receipt.
+                    // If the issuer's clock is behind, `iat` was past at the receipt: the lifetime begins with the
+                    // receipt.
                     let received = loaded.state.received;
                     let begin = principal.issued.map_or(received, |issued| issued.max(received));
                     if !redeemable || !is_due(begin, principal.expires, before, now) {

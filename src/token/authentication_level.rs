@@ -18,12 +18,13 @@ pub struct AuthenticationLevel {
 }
 
 impl AuthenticationLevel {
-    /// Whether the login that `principal`'s token tells of is good enough at `now`; one that it does not tell of is not.
+    /// Whether the login that `principal`'s claims describe satisfies the level at `now`; `false` if they describe
+    /// none.
     pub fn is_met_by(&self, principal: &Principal, now: Timestamp) -> bool {
         self.is_met_by_claims(&principal.claims, now)
     }
 
-    /// Whether the login that these verified claims tell of is good enough at `now`.
+    /// Whether the login that these verified claims describe satisfies the level at `now`.
     pub(crate) fn is_met_by_claims(&self, claims: &Map<String, Value>, now: Timestamp) -> bool {
         let text = |claim| claims.get(claim).and_then(Value::as_str);
         let is_strong = self.acr.is_empty()
@@ -32,7 +33,7 @@ impl AuthenticationLevel {
             let login = claims.get("auth_time").and_then(Value::as_f64);
             let login = login.filter(|seconds| *seconds >= 0.0);
             let login = login.map(|seconds| Timestamp::from_secs(seconds as u64));
-            // One that no clock can show yet, such as milliseconds, does not tell when it was.
+            // An `auth_time` in the future, such as milliseconds, is no evidence of when the login was.
             login.is_some_and(|login| {
                 login <= now.plus(MAX_CLOCK_SKEW) && now.since(login) <= max_age
             })

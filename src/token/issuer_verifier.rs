@@ -236,7 +236,7 @@ impl IssuerVerifier {
         self.jwt_metrics.looked_up(CacheResult::Miss);
 
         let (principal, key) = verified?;
-        // Of an encrypted token, what the client presents identifies it.
+        // An encrypted token is identified by its outer form, as the client presents it.
         let digest = if is_encrypted(token) { token_digest(token) } else { principal.digest };
         let principal = Arc::new(Principal { digest, ..principal });
         if let Some(jwt_cache) = &self.jwt_cache {

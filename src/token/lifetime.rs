@@ -17,8 +17,8 @@ pub(crate) fn is_due(begin: Timestamp, end: Timestamp, before: Duration, now: Ti
 
 /// The expiry of the access token: by `expires_in`, or by its own `exp` if it is a JWT.
 ///
-/// One that "ends now" serves the requests of one second: otherwise each of twenty parallel ones would redeem the
-/// refresh token of the one before.
+/// A token with `expires_in: 0` serves the requests of one second: otherwise each of twenty parallel requests would
+/// redeem the refresh token of the one before.
 pub(crate) fn ends_at(tokens: &Tokens) -> Timestamp {
     match tokens.expires_in {
         Some(life) => tokens.received.plus(life.max(MIN_LIFETIME)),

@@ -1,4 +1,4 @@
-//! The endpoints that one request was sent to.
+//! The endpoints that one request has tried, and how many of its attempts count.
 
 use http::Method;
 

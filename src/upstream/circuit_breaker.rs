@@ -85,7 +85,7 @@ impl CircuitBreaker {
             return false;
         }
         let (closed, open) = (CircuitState::Closed as u8, CircuitState::Open as u8);
-        // Of requests that fail at the same moment, one opens the circuit.
+        // If several requests fail at the same moment, one of them opens the circuit.
         let opens = self.state.compare_exchange(closed, open, Relaxed, Relaxed).is_ok();
         if opens {
             let quiet = nanos(now).saturating_sub(self.closed_at.load(Relaxed));

@@ -1,4 +1,4 @@
-//! The endpoints of an upstream at a moment: immutable, and replaced as a whole when names resolve anew.
+//! An immutable snapshot of an upstream's endpoints; name resolution replaces it as a whole.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ struct AdmissionRules {
 enum Panic {
     #[default]
     Never,
-    /// Among the endpoints of this tier.
+    /// Health is ignored among the endpoints of this tier.
     Within(u32),
     Everywhere,
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::base::encoded_fields::{EncodedFields, write_field_line};
 
-/// Fields that are written behind a head's own.
+/// Fields that are appended when a head is written.
 ///
 /// Inserting into a map would hash every name only to find no entry: the caller
 /// has removed the client's fields of these names.

@@ -201,7 +201,7 @@ impl Health {
             return false;
         }
         if outcome == Outcome::BrokeOff {
-            // All that flow at one moment break off together where a service restarts: they count as one.
+            // A restart breaks all streaming responses at once: they count as one failure.
             if nanos(began) < self.broken_at.load(Relaxed) {
                 return false;
             }
@@ -254,7 +254,7 @@ impl Health {
         }
         self.lost_at.store(0, Relaxed);
         self.lost_since.store(0, Relaxed);
-        // An ejection that is over leaves its end behind, from which a slow start counts.
+        // The end of an ejection stays stored: a slow start counts from it.
         self.failures.load(Relaxed) == 0
             && self.broken.load(Relaxed) == 0
             && self.is_ejected(now)
@@ -278,13 +278,13 @@ impl Health {
         let number = (now.as_secs() / WINDOW_SECS) as u32 & Window::MAX_NUMBER;
         let mut current = Window::unpack(self.window.load(Relaxed));
         if current.number != number {
-            // Of requests at the same moment, one begins the window; a lost count does not matter.
+            // Concurrent requests race to begin the window; losing one count is acceptable.
             current = Window { number, ..Window::default() };
         }
         if current.requests >= Window::MAX_COUNT {
             return false;
         }
-        // Of content that breaks off, the head was counted.
+        // The head of this response was counted already.
         current.requests += u32::from(!outcome.is_of_content());
         current.failures += u32::from(fails);
         self.window.store(current.pack(), Relaxed);

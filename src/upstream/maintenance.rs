@@ -1,7 +1,7 @@
-//! The upkeep of one upstream by the control runtime: names are resolved anew, endpoints are checked.
+//! The background tasks of one upstream on the control runtime: periodic name resolution and endpoint checks.
 //!
-//! Without active checks an endpoint is probed only after a request could not connect: the control runtime connects
-//! too, and again until a connection succeeds, so that no request is needed to find out.
+//! Without active checks an endpoint is probed only after a request could not connect: the control runtime then
+//! connects repeatedly until it succeeds, so that no request has to try a dead endpoint.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -60,8 +60,8 @@ async fn keep_current(upstream: Arc<Upstream>) {
 }
 
 impl Upstream {
-    /// Resolves all names, and replaces the endpoints if an answer has changed; whether it did. A name that cannot be
-    /// resolved keeps its addresses.
+    /// Resolves all names, and replaces the endpoints if an address has changed; returns whether it did. A name that
+    /// cannot be resolved keeps its addresses.
     async fn resolve(&self) -> bool {
         let resolver = NameResolver { servers: &self.settings.dns_servers };
         let each = self.targets.iter().filter_map(|configured| {
@@ -235,7 +235,7 @@ enum Reason {
     Refused,
     /// A connection broke off under a request: the process behind it may have ended, or the request itself is the cause.
     BrokenOff,
-    /// It is time for it.
+    /// The interval has passed.
     Due,
 }
 

@@ -1,4 +1,4 @@
-//! Bounds how often requests are sent again.
+//! The retry budget of an upstream: bounds retries to a share of its requests.
 
 use crate::base::lock::IgnorePoison;
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! TLS towards the targets of an upstream: authorities, identity, and the protocols that ALPN offers.
+//! The TLS connectors of an upstream's targets: authorities, identity, and the protocols that ALPN offers.
 
 use std::sync::Arc;
 

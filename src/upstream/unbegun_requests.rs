@@ -1,5 +1,5 @@
-//! Requests that were forwarded before their content began: bounded, since each of them occupies a connection for as
-//! long as its client likes.
+//! Limits requests that are forwarded before their content has begun: each of them occupies a connection for as long as
+//! its client delays.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;

@@ -302,7 +302,7 @@ impl Check<'_> {
                     self.means_nothing(at, key, "here: no route asks this issuer about tokens");
                 }
             }
-            // Those that the gateway obtains itself, with ID tokens beside them, may be signed as well.
+            // Tokens that the gateway obtains itself, and their ID tokens, may be JWTs as well.
             let logs_in = entries(&file.sessions)
                 .any(|(_, session)| session.issuer.get().is_some_and(|at| at.value == name.value));
             let obtains = logs_in || exchanges;

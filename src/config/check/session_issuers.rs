@@ -1,5 +1,5 @@
-//! Warns of sessions whose users cannot log in at a known authorization server, and of demands on a login, or on its access
-//! token, that are not verified or never met.
+//! Warns of sessions at well-known authorization servers whose users cannot log in, and of requirements on a login, or
+//! on its access token, that are never met or not enforced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

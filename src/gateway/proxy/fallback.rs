@@ -1,4 +1,4 @@
-//! The response of a route whose upstream gives none: of another upstream, the last good one, or a fixed one.
+//! Fallback responses of a route whose upstream fails: from another upstream, the last good response, or a fixed one.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ pub(crate) struct Fallible<'a> {
     pub permit: &'a Permit,
     /// The time of the request, for its identity token.
     pub now: Timestamp,
-    /// Whether it is a gRPC call: a fixed response is none to its client.
+    /// Whether the request is a gRPC call, whose client cannot read a fixed response.
     pub is_grpc: bool,
     /// The route's own timeout of the response head, if it has one.
     pub timeout: Option<core::time::Duration>,

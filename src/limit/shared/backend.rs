@@ -1,4 +1,4 @@
-//! The store behind the seam: any place that executes `decide.lua`, or does as it does.
+//! The interface of a store of shared counters. An implementation decides messages exactly as `decide.lua` does.
 
 use core::fmt;
 use core::pin::Pin;
@@ -18,7 +18,7 @@ pub(super) trait Backend: fmt::Debug + Send + Sync {
     /// Returns the number of gateways that share the store, with this one.
     fn gateways(&self) -> usize;
 
-    /// Changes whenever the server may have lost what it was told.
+    /// Returns a number that changes whenever the server may have lost earlier messages.
     fn reconnections(&self) -> watch::Receiver<u64>;
 }
 

@@ -27,7 +27,7 @@ pub(in crate::limit) struct Lease {
     pub(super) granted: u64,
     /// All that this gateway has admitted; of requests in flight, those that still are.
     pub(super) used: u64,
-    /// The part of the use beyond the grants that responses told afterwards, and the limit of the last such request.
+    /// The use beyond the grants that was charged from responses, and the limit of the last such request.
     excess: u64,
     excess_limit: u64,
     /// The cost of requests that wait for the store.
@@ -42,12 +42,13 @@ pub(in crate::limit) struct Lease {
     total: u64,
     /// The theoretical arrival time of requests that were admitted without the store.
     own_until: u64,
-    /// Until then a cost of `refused_cost` or more, beyond what is granted, is refused without asking the store again …
+    /// Until this time, a cost of at least `refused_cost` that grants do not cover is refused without asking the store
+    /// again.
     refused_until: u64,
     refused_cost: u64,
-    /// … if the caller's limit is not larger, since its plan may be another one …
+    /// The limit of the refused caller: a caller with a larger one, by another plan, asks the store.
     refused_limit: u64,
-    /// … and at that time the store would admit it, as far as the store knows.
+    /// The time at which the store expects to admit that cost.
     retry_at: u64,
     /// Until then grants may be used.
     valid_until: u64,
@@ -78,9 +79,9 @@ pub(in crate::limit) struct Lease {
 pub(in crate::limit) enum Standing {
     /// Grants cover the request.
     Covered,
-    /// The store has refused lately: the wait in microseconds.
+    /// The store refused recently; the remaining wait in microseconds.
     Refused(u64),
-    /// Only the store can tell.
+    /// Only the store can decide.
     Unknown,
 }
 
@@ -146,7 +147,7 @@ impl Lease {
         generation == 0 || generation == self.generation
     }
 
-    /// Whether it says no more than a new one.
+    /// Whether it equals a new lease.
     pub(super) fn is_blank(&self) -> bool {
         self.pending == 0
             && self.used == 0
@@ -471,9 +472,9 @@ const PARTS_OF_A_SHARE: u64 = 4;
 const FIRST_LEASE: u64 = 4;
 /// Smaller leases are not renewed ahead.
 const MIN_RENEWED_LEASE: u64 = 8;
-/// A lease that was used up within this time doubles …
+/// A lease that was used up within this time doubles its grant.
 const SHORT_LEASE_MICROS: u64 = 200_000;
-/// … and one that lasted longer than this is halved.
+/// A lease that lasted longer than this halves its grant.
 const LONG_LEASE_MICROS: u64 = 2_000_000;
 /// How long a refusal is remembered at most: other gateways return leases.
 const REFUSAL_MICROS: u64 = 250_000;

@@ -112,7 +112,7 @@ pub(super) struct Message {
     pub(super) until: u64,
     /// All that the store has granted to all gateways, as far as this gateway knows.
     pub(super) total: u64,
-    /// The part of the use beyond the grants that responses told afterwards: above the limit, it is owed.
+    /// The use beyond the grants that was charged from responses; its part above the limit becomes debt.
     pub(super) excess: u64,
     /// The limit of the last request that cost more than was granted.
     pub(super) excess_limit: u64,

@@ -31,7 +31,7 @@ pub(super) enum Job {
     Close(LeaseId, Message),
 }
 
-/// Why the store is told about a lease.
+/// The reason for a message about a lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Reason {
     /// The lease is nearly used up.

@@ -122,7 +122,8 @@ impl LimitStore {
         ))
     }
 
-    /// Begins the counter at `slot` anew, for all gateways; `name` is its name in the store. Whether the store did.
+    /// Resets the counter at `slot` for all gateways, and returns whether the store has done so. `name` is its name in
+    /// the store.
     pub(in crate::limit) async fn reset(
         &self,
         limit: &SharedLimit,

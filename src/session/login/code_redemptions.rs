@@ -134,7 +134,7 @@ impl CodeRedemptions {
     ///
     /// # Errors
     ///
-    /// Those of `redeem`; [`GrantError::Unavailable`] if it panicked.
+    /// The errors of `redeem`; [`GrantError::Unavailable`] if it panicked.
     pub(crate) async fn run<F>(
         &self,
         key: RedemptionKey,
@@ -149,7 +149,7 @@ impl CodeRedemptions {
             let redeem = redeem();
             async move {
                 let _under_way = under_way;
-                // Another flight may have landed since the check.
+                // Another call may have completed since the check.
                 if let Some(redeemed) = recent.get(&key) {
                     return Ok(redeemed);
                 }

@@ -1,9 +1,8 @@
-//! Forms that were posted before their user had to log in again.
+//! Form posts that wait until their user has logged in again (step-up).
 //!
-//! Kept in memory until the login is done, then sent once: the browser comes
-//! back to the path of the form with a sealed cookie that names it, and the
-//! gateway puts the form in place of that request. A form belongs to the
-//! subject that posted it, and only its own host and path take it.
+//! A form is stored in memory until the login is done, then sent once: the browser comes back to the path of the form
+//! with a sealed cookie that names it, and the gateway replaces that request by the form. A form belongs to the subject
+//! that posted it, and is released at its own host and path only.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,5 +1,5 @@
-//! The user of a login, besides the access token: the verified ID token, the claims of the userinfo endpoint, and what
-//! a user who has edited the authorization request cannot have obtained; and whether the access token can tell it at all.
+//! The identity of a login besides its access token: the verified ID token, the claims of the userinfo endpoint, and
+//! the scopes that count if the token response names none. Also decides whether the access token can identify the user.
 
 use std::sync::Arc;
 

@@ -1,10 +1,8 @@
-//! The pages of a session's own hosts, where the gateway itself leads a browser back to.
+//! Return targets that the gateway itself chooses: pages of the session's own hosts.
 //!
-//! The own hosts are that of `public_url` and, with `cookie.domain`, all of that
-//! domain: those that browsers send the session's cookies to. A page that the
-//! gateway has seen a browser ask for is led back to as it was, whatever the
-//! rules for targets that strangers may ask for; written as a whole URL no path
-//! leads to another host.
+//! The own hosts are that of `public_url` and, with `cookie.domain`, all of that domain: those that browsers send the
+//! session's cookies to. A page that a browser has requested is returned to as it was requested, whatever the rules for
+//! targets in `return_to`, which anyone can write into a link; as a whole URL, no path leads to another host.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -35,7 +33,7 @@ enum NamedHost<'a> {
     Public,
     /// Another one of `cookie.domain`, with its port.
     Sibling(&'a str),
-    /// One whose cookies are its own, or that of a proxy before the gateway.
+    /// Another host: one with cookies of its own, or that of a proxy in front of the gateway.
     Other,
 }
 

@@ -194,7 +194,7 @@ impl Sessions {
             return Err(Problem::Unusable);
         }
         let mut verified = self.verify(&loaded, None).await;
-        // Meant for another service after all: who the user is has been verified without it.
+        // The token is for another audience after all; the ID token has identified the user.
         if let Err(error @ (TokenError::Audience | TokenError::Issuer | TokenError::Inactive)) =
             &verified
             && has_identity
@@ -235,7 +235,7 @@ impl Sessions {
                 }
             });
         }
-        // Those of pending logins go away by themselves.
+        // Cookies of pending logins expire by themselves.
         let mut others = headers.clone();
         self.strip_cookies(&mut others);
         let others = others.get_all(COOKIE).iter().map(|field| field.len() + 2).sum();

@@ -1,4 +1,5 @@
-//! The logout of a session that only Redis has, while Redis does not respond: it ends when Redis does.
+//! Deferred logout: a session that is stored in Redis alone, which was unavailable at the logout, ends once Redis
+//! responds again.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::session::store::state::Id;
 use crate::session::store::storage::SessionStorage;
 use crate::token::{Revocation, RevocationTarget};
 
-/// Starts a task that goes on with what processes before this one, or instances that are gone, could not end or revoke.
+/// Starts the task that takes over pending logouts and revocations of earlier processes, and of instances that no
+/// longer run.
 pub(crate) fn take_over_pending(
     storage: &Arc<SessionStorage>,
     revoker: &Arc<TokenRevoker>,

@@ -113,7 +113,7 @@ impl Sessions {
 
     /// Ends a session and its tokens, and returns its latest state; `None` if the cookie is an old copy.
     async fn log_out_of(&self, loaded: &Arc<LoadedSession>) -> Option<Arc<LoadedSession>> {
-        // One that has been idle for too long: the session may live on in a later one.
+        // The presented copy has been idle for too long: the session may continue in a later one.
         if self.is_left_behind(loaded).await {
             return None;
         }
@@ -147,7 +147,8 @@ impl Sessions {
         presented: &PresentedCookies<'_>,
         address: IpAddr,
     ) -> PendingLogout {
-        // Of several ids, such as one of an earlier `Domain`, Redis alone knows which is a session's.
+        // A request may have several ids, such as one of an earlier `Domain`: Redis alone knows which of them belong to
+        // sessions.
         let ids = self.storage.ids(presented);
         let mut pending = 0;
         for id in &ids {

@@ -226,9 +226,9 @@ impl Unrevoked {
     const ALL: Self = Self { refresh: true, access: true };
 }
 
-/// The pause before the first retry; each further one is twice as long …
+/// The pause before the first retry; each further one is twice as long, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// … up to this.
+/// The longest pause between two retries.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// Revocations to be repeated, at once.
 const MAX_PENDING: usize = 1_000;

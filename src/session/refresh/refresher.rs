@@ -202,7 +202,7 @@ impl TokenRefresher {
         let this = Arc::clone(self);
         let task = control.spawn(async move {
             while connections.changed().await.is_ok() {
-                // One late response, or a further outage: everything is published again.
+                // A late response or a further outage interrupted it: everything is published again.
                 while this.republish(&sharing).await.is_err() {
                     sharing.wait_to_retry().await;
                 }
@@ -232,7 +232,7 @@ impl TokenRefresher {
     ) -> RefreshOutcome {
         // A shutdown waits for the result, although requests may not.
         let _under_way = self.results.under_way.begin();
-        // Another flight may have landed since the check.
+        // Another call may have completed since the check.
         if let Some(outcome) =
             self.results.recent_result(&digest, RefreshUrgency::High, self.clock.now())
         {

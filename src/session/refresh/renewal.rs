@@ -76,7 +76,8 @@ impl Sessions {
     ) -> Result<ResumedSession, SessionError> {
         let unavailable = |retry_after| Reason::Unavailable { retry_after };
         match self.verify(&latest, max_staleness).await {
-            // The subject whose revocation had refused the token before, which only the issuer knew the subject of.
+            // The new token reveals a subject whose tokens are revoked; only the issuer knew the subject of the
+            // previous one.
             Ok(principal) if latest.is_over_as(&principal, &self.retained.ended) => {
                 self.end(&latest, LogoutKind::Revoked).await;
                 Err(self.over(held))
@@ -86,7 +87,7 @@ impl Sessions {
                 Err(unavailable(RETRY_AFTER).with(cookies))
             }
             Ok(_) if self.clock.now() >= latest.forward_ends() => {
-                // The refresh has brought no ID token that the upstream could be told the user by.
+                // The refresh returned no ID token to forward.
                 self.expire(&latest).await;
                 Err(self.over(held))
             }

@@ -117,7 +117,7 @@ impl LoadedSession {
 
     /// Records the refresh that produced these tokens.
     pub(crate) fn set_origin(&self, origin: RefreshOrigin) {
-        // One refresh token produced them, once.
+        // These tokens come from a single redemption of one refresh token.
         let _ = self.origin.set(origin);
     }
 
@@ -208,7 +208,8 @@ impl LoadedSession {
             return Arc::clone(&kept[1]);
         }
         let sub = person.get("sub").and_then(Value::as_str);
-        // Of another person: some servers have other names for one in each token, which cannot be told apart here.
+        // Perhaps another person. Some servers identify one user differently in each token, which cannot be
+        // distinguished here.
         let is_same = match (&principal.subject, sub) {
             (Some(subject), Some(sub)) => **subject == *sub,
             _ => true,

@@ -32,7 +32,7 @@ pub(crate) enum LockState {
 }
 
 impl LockState {
-    /// The same without the result.
+    /// Returns the state without its session.
     pub(crate) const fn response(&self) -> LockResponse {
         match self {
             Self::Mine => LockResponse::Mine,
@@ -50,7 +50,7 @@ impl LockState {
 pub(crate) struct Successor {
     /// The session with new tokens.
     pub(crate) renewed: Option<Arc<LoadedSession>>,
-    /// Whether a browser has been given other tokens that are not known here.
+    /// Whether a browser has received newer tokens that this instance does not know.
     pub(crate) is_replaced: bool,
     /// Whether the session has ended.
     pub(crate) is_over: bool,

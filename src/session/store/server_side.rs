@@ -34,7 +34,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Returns a store in `memory`, shared with other instances through `sharing`; its background tasks run on `control`.
+    /// Returns a store in `memory`, shared with other instances through Redis, if `sharing` is given; its background
+    /// tasks run on `control`.
     pub(crate) fn new(
         memory: Arc<MemoryStore>,
         sharing: Option<Arc<SharedSessions>>,

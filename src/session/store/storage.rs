@@ -278,7 +278,7 @@ impl SessionStorage {
                 let mut cookies = vec![access.set_plain(access_token.expose())?];
                 match refresh_token {
                     Some(token) => cookies.push(refresh.set_plain(token.expose())?),
-                    // One of an earlier session would not belong to this.
+                    // A cookie of an earlier session would not belong to this one.
                     None => cookies.extend(refresh.clear(held.second)),
                 }
                 let text = loaded.sealed(|state| {

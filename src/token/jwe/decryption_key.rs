@@ -212,7 +212,7 @@ fn ec(curve: &str, scalar: &[u8]) -> Result<Material, BadDecryptionKey> {
     key.map(|key| Material::Ec(curve, key)).map_err(|_| BadDecryptionKey::Members)
 }
 
-/// Tries the curves: a key names its own, and parses as no other.
+/// Tries each curve: a key names its curve, and parses as no other.
 fn ec_der(document: &[u8]) -> Result<Material, BadDecryptionKey> {
     [
         (Curve::P256, &agreement::ECDH_P256),

@@ -69,7 +69,7 @@ impl<'t> Jws<'t> {
         };
         let kid = match header.remove("kid") {
             None => None,
-            // It names no key, as some servers write it.
+            // Some servers write an empty `kid`, which names no key.
             Some(Value::String(kid)) if kid.is_empty() => None,
             Some(Value::String(kid)) => Some(kid),
             Some(_) => return Err(TokenError::Malformed),

@@ -41,7 +41,7 @@ struct Bucket(Mutex<Entries>);
 type Entries = [Option<Slot>; ENTRIES_PER_BUCKET];
 
 struct Slot {
-    /// Half of the token's hash: most other tokens differ here.
+    /// Half of the token's hash, compared first: most other tokens differ here.
     hash: u32,
     /// The time of last use, in seconds.
     last_used: u32,

@@ -1,7 +1,7 @@
 //! The claims of a token as it states them itself, for refusals alone: no signature is verified.
 //!
-//! Read as leniently as any server might: one that pads base64url, or ignores unused bits of the signature, takes a
-//! token for the same that another spelling of it is.
+//! Decoding is as lenient as that of any server: one that accepts padded base64url, or ignores unused bits of the
+//! signature, accepts several spellings of one token.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;

@@ -1,9 +1,9 @@
-//! Facts about one connection that only its frames tell, and limits on what a broken upstream may send.
+//! The state of one connection that only its frames reveal, and limits on what a broken upstream may send.
 //!
-//! `h2` hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it tells when the
-//! upstream's SETTINGS arrived, which allow more than one stream; when GOAWAY arrived, after which no stream may
-//! begin; and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of
-//! proportion to the requests, end the connection (RFC 9113 §10.5).
+//! `h2` hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it reports when the
+//! upstream's SETTINGS arrived, which allow more than one stream; when GOAWAY arrived, after which no stream may begin;
+//! and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of proportion to
+//! the requests, end the connection (RFC 9113 §10.5).
 
 use core::cell::Cell;
 use std::io;

@@ -41,7 +41,7 @@ pub(in crate::upstream) struct PoolSettings<'a> {
 pub(in crate::upstream) enum Acquired {
     /// A place for a stream.
     Http2(Place),
-    /// The endpoint selected HTTP/1.1. If that was decided just now, with the connection.
+    /// The endpoint speaks HTTP/1.1. `Some` is the connection on which it has just been selected.
     Http1(Option<Stream>),
 }
 
@@ -78,11 +78,11 @@ pub(super) struct EndpointPool {
     opened: Cell<u64>,
     /// Requests that wait for a place.
     waiting: Cell<usize>,
-    /// Those among them that wait for a connection of their own.
+    /// The waiting requests that must not share a connection.
     waiting_alone: Cell<usize>,
     /// The number of streams that the last connection allowed.
     streams_per_connection: Cell<usize>,
-    /// The number of requests after which the endpoint ends a connection, as it has shown lately: see
+    /// The number of requests after which the endpoint ends a connection, as observed recently: see
     /// [`EndpointPool::unsent`].
     max_requests: Cell<usize>,
     /// The last connection that ended so.
@@ -317,11 +317,12 @@ impl EndpointPool {
                     opened += 1;
                     self.open(endpoint, settings, now);
                 } else if !takes_streams {
-                    // An endpoint that ends every connection at once, or allows no stream on it, takes none.
+                    // The endpoint closes every connection, or allows no streams: it accepts no request.
                     return Err(ConnectError::new(UpstreamError::Refused, self.no_place.get()));
                 }
             }
-            // Connections are being opened, and each attempt notifies within its own timeout; or others are opened later.
+            // Every connection attempt ends in a notification, within a timeout of its own. Otherwise wait until the
+            // endpoint takes another connection.
             let until = self.takes_more_connections_at().map_or(deadline, |at| at.min(deadline));
             if timeout_at(until, self.changed.notified()).await.is_err() && until == deadline {
                 let has_connections = self.takes_streams() || self.opening.get() == 0;
@@ -370,11 +371,12 @@ impl EndpointPool {
                 }
                 Ok(Opened::Http1(stream)) => {
                     pool.http1_until.set(now + HTTP1_RETENTION);
-                    // Without a request that waits it would be in use by none, and closed by the endpoint some time.
+                    // Without a waiting request it would stay idle until the endpoint closes it.
                     pool.http1.replace(Some(stream).filter(|_| pool.waiting.get() > 0));
                 }
-                // A server that reloads closes connections that it has just accepted: the requests that wait open others.
-                // One that limits its connections does so while others live, on which they wait for a place.
+                // A server that reloads closes connections that it has just accepted: the waiting requests open others.
+                // A server that limits its connections closes new ones while older ones serve: the waiting requests use
+                // those.
                 Ok(Opened::ClosedEarly)
                     if pool.closed_early.get() < MAX_CLOSED_EARLY || others_serve =>
                 {
@@ -384,7 +386,7 @@ impl EndpointPool {
                     pool.closed_early.set(0);
                     pool.fail(ConnectError::new(UpstreamError::Connect, CLOSED_BEFORE_SETTINGS));
                 }
-                // The endpoint accepts connections: the requests that wait open others, or wait for a place.
+                // The endpoint accepts connections: the waiting requests open others, or wait for a stream.
                 Err(_) if pool.opened.get() != opened_before || others_serve => {}
                 Err(failure) => pool.fail(failure),
             }
@@ -471,14 +473,15 @@ const NOT_HTTP2: &str = "the upstream does not speak HTTP/2: its first frame is 
 const TYPICAL_STREAMS: usize = 100;
 /// Connections to one endpoint that are opened at a time.
 const MAX_OPENING: usize = 8;
-/// The longest wait for a place, in timeouts of a connection attempt: thousands of requests may come at once, and
-/// connections are opened a few at a time.
+/// The longest wait for a stream, as a multiple of the timeout of a connection attempt: thousands of requests may come
+/// at once, and connections are opened a few at a time.
 const MAX_CONNECTS_WAITED: u32 = 10;
 /// Connections that are opened for one request, if it gets a place on none.
 const MAX_OPENED_IN_VAIN: usize = MAX_CLOSED_EARLY + 1;
-/// Connections that are opened for a request which wants one of its own: others may take them before.
+/// Connections that are opened for one request that must not share: other requests may take them first.
 const MAX_OPENED_ALONE: usize = 3;
-/// The fewest requests that an endpoint is believed to take per connection: one that restarts ends connections early.
+/// The smallest number of requests per connection that is learned: fewer come from a restart, not from a limit of the
+/// endpoint.
 const MIN_REQUESTS_PER_CONNECTION: usize = 4;
 /// How long the number of requests per connection is remembered.
 const MAX_REQUESTS_RETENTION: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
-//! Classifies the errors of HTTP/2 streams: may the upstream have processed the request, and who is to blame?
+//! Classifies the errors of HTTP/2 streams: by whether the upstream may have processed the request, and by the party at
+//! fault.
 //!
-//! What is none of the others is the answer that is safe: the request may have been processed.
+//! An error of no other kind counts as `Reset`, the safe assumption: the upstream may have processed the request.
 //! `tests/gateway/http2_services` holds the errors against real resets and GOAWAYs.
 
 use h2::Reason;

@@ -1,8 +1,7 @@
 //! The content of a request on its way to an HTTP/2 upstream.
 //!
-//! A task of its own sends it. What was read of it is remembered, within a limit, until the response
-//! begins: a request that the upstream refused without processing it is sent again, as most of them have content
-//! (every gRPC call does).
+//! A task of its own sends it. What was read of it is retained, within a limit, until the response begins, so that a
+//! request that the upstream refused unprocessed can be sent again with its content (every gRPC call has some).
 
 use core::cell::{Cell, RefCell};
 use core::pin::Pin;
