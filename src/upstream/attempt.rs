@@ -507,11 +507,20 @@ impl Answered {
         }
     }
 
-    /// Whether the rest of a small response is still to come.
-    pub(super) fn is_small_and_incomplete(&self) -> bool {
+    /// Whether the rest of a response that may be small is still to come.
+    pub(super) fn may_be_small(&self) -> bool {
         let body = self.response.body();
-        let is_small = body.size_hint().exact().is_some_and(|size| size <= MAX_HELD_BYTES as u64);
-        is_small && !body.is_buffered() && self.tunnel.is_none()
+        let may_be_small = match body.size_hint().exact() {
+            Some(size) => size <= MAX_HELD_BYTES as u64,
+            None => !is_endless(self.response.headers()),
+        };
+        may_be_small && !body.is_buffered() && self.tunnel.is_none()
+    }
+
+    /// Returns how long the rest of such a response is waited for, in the time that is `left` for the response.
+    pub(super) fn max_hold(&self, left: Duration) -> Duration {
+        let has_length = self.response.body().size_hint().exact().is_some();
+        if has_length { left } else { left.min(MAX_HOLD_OF_UNKNOWN_LENGTH) }
     }
 }
 
@@ -554,5 +563,7 @@ impl Failed {
 
 /// The size up to which the rest of a response is waited for before its head is passed on.
 const MAX_HELD_BYTES: usize = 64 * 1024;
+/// How long the content of unknown length is waited for, which may be a stream whose client waits for its beginning.
+const MAX_HOLD_OF_UNKNOWN_LENGTH: Duration = Duration::from_millis(25);
 /// The maximum number of addresses of a name that are tried with one attempt, besides the selected one.
 const MAX_RACED_ADDRESSES: usize = 6;

@@ -60,6 +60,7 @@ use self::endpoint_set::{EndpointSet, Member};
 pub use self::error::{InvalidResponse, UpstreamError};
 pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
 pub use self::health::EndpointState;
+pub(crate) use self::http1::CloseDelimited;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
 #[cfg(fuzzing)]

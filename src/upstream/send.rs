@@ -138,11 +138,11 @@ impl Upstream {
                     && (options.has_fallback
                         || tried.permit_another(retries, method, false) && has_other())
             };
-            if matches!(&outcome, Ok(answered) if answered.is_small_and_incomplete())
+            if matches!(&outcome, Ok(answered) if answered.may_be_small())
                 && may_repeat()
                 && let Ok(answered) = outcome
             {
-                let limit = options.within(Instant::now());
+                let limit = answered.max_hold(options.within(Instant::now()));
                 outcome = Box::pin(self.hold(answered, limit)).await;
             }
             match outcome {

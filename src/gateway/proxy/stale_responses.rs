@@ -24,7 +24,7 @@ use crate::base::cache_control::{age, seconds};
 use crate::base::header_fields::fields_bytes;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::gateway::response::hardening::has_directive;
-use crate::upstream::OutgoingRequest;
+use crate::upstream::{CloseDelimited, OutgoingRequest};
 
 /// The last good responses of one route.
 #[derive(Debug)]
@@ -174,8 +174,7 @@ impl StaleResponses {
             body
         } else {
             let keeping = Some((Arc::clone(self), key.target, stored));
-            let declared = body.size_hint().exact();
-            let copy = ContentCopy { read: BytesMut::new(), declared, keeping };
+            let copy = ContentCopy { read: BytesMut::new(), keeping };
             body.wrapped(|body| Watched::new(body, copy))
         };
         Response::from_parts(head, body)
@@ -221,7 +220,8 @@ fn max_stale_age(headers: &HeaderMap) -> Option<Duration> {
 /// Whether a response may be given to other clients, and after its time.
 fn may_be_stored(response: &Response<Body>) -> bool {
     let headers = response.headers();
-    let length = response.body().size_hint().exact();
+    let is_small = response.body().size_hint().lower() <= MAX_STORED_BYTES as u64;
+    let is_whole_or_broken = response.extensions().get::<CloseDelimited>().is_none();
     let forbids = |value: &HeaderValue| {
         value.to_str().map_or(true, |text| {
             text.split(',').any(|directive| {
@@ -231,7 +231,8 @@ fn may_be_stored(response: &Response<Body>) -> bool {
         })
     };
     response.status() == StatusCode::OK
-        && length.is_some_and(|length| length <= MAX_STORED_BYTES)
+        && is_small
+        && is_whole_or_broken
         && !headers.contains_key(SET_COOKIE)
         && !headers.contains_key(CONTENT_RANGE)
         && !headers.get_all(CACHE_CONTROL).iter().any(forbids)
@@ -249,16 +250,14 @@ fn replaces_stored(status: StatusCode) -> bool {
 /// A copy of the content of a response, which is stored when its end has passed.
 struct ContentCopy {
     read: BytesMut,
-    declared: Option<u64>,
+    /// Where to store it; `None` if it is stored, too large, or broken.
     keeping: Option<(Arc<StaleResponses>, Box<[u8]>, Stored)>,
 }
 
 impl ContentCopy {
-    /// Stores the content, if all of it has passed.
+    /// Stores the content, all of which has passed.
     fn finish(&mut self) {
-        if self.declared == Some(self.read.len() as u64)
-            && let Some((responses, key, stored)) = self.keeping.take()
-        {
+        if let Some((responses, key, stored)) = self.keeping.take() {
             let body = core::mem::take(&mut self.read).freeze();
             responses.store(key, Stored { body, ..stored });
         }
@@ -273,6 +272,13 @@ impl Watch for ContentCopy {
                     && self.keeping.is_some()
                 {
                     self.read.extend_from_slice(data);
+                    if self.read.len() > MAX_STORED_BYTES
+                        && let Some((responses, key, _)) = self.keeping.take()
+                    {
+                        // It replaces the stored one nevertheless.
+                        responses.cache.invalidate(&key);
+                        self.read = BytesMut::new();
+                    }
                 }
                 if body.is_end_stream() {
                     self.finish();
@@ -292,7 +298,7 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// RFC 9211: a stored response was used, since there was no other.
 const STALE: &str = "northgate; hit; detail=stale";
 /// The most content of a stored response.
-const MAX_STORED_BYTES: u64 = 256 * 1024;
+const MAX_STORED_BYTES: usize = 256 * 1024;
 /// The responses of one target that differ in what they vary by.
 const MAX_VARIANTS: usize = 8;
 /// The bytes of an entry besides its fields and its content.
@@ -336,6 +342,17 @@ mod tests {
             keep(&kept, &[], &[field]);
             assert!(get(&kept, &[], NOW).is_none(), "{field:?}");
         }
+    }
+
+    #[test]
+    fn content_that_ends_with_its_connection_is_not_stored() {
+        let (kept, head) = (Arc::new(responses()), head("/x?y=1", &[]));
+        let mut response = response(&[]);
+        response.extensions_mut().insert(CloseDelimited);
+
+        kept.keep(key(&head).expect("public"), &outgoing(&head), response, NOW);
+
+        assert!(get(&kept, &[], NOW).is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod remaining_upload;
 
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll, Waker, ready};
 use core::time::Duration;
 use std::io;
 use std::rc::Rc;
@@ -36,7 +36,10 @@ use super::settings::CLIENT_PAUSE;
 use super::tunnel::Tunnel;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
-use crate::http1::{BodyWriter, Decoder, Framing, HeaderNameCache, ReadBufferSize, WriteError};
+use crate::http1::{
+    BodyWriter, ChunkEvent, Decoder, Framing, HeaderNameCache, InvalidChunk, ReadBufferSize,
+    WriteError,
+};
 use crate::observe::metrics::UpstreamMetrics;
 
 /// An idle connection to an upstream.
@@ -54,6 +57,10 @@ pub(super) struct Connection {
     silence: IdleTimeout,
     counted: Counted,
 }
+
+/// Marks a response whose content ends with its connection: a part of it cannot be told from the whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CloseDelimited;
 
 /// The head of a response, with its body.
 #[derive(Debug)]
@@ -242,24 +249,28 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`InvalidResponse::Chunk`] if the content begins with a malformed chunk: nothing of the response was relayed yet.
+    /// As [`first_chunk`](Self::first_chunk): nothing of the response was relayed yet.
     fn reply(
         mut self: Box<Self>,
         head: head::Head,
         sending: Box<BodyWriter>,
         early: bool,
     ) -> Result<Reply, SendError> {
-        let head::Head { response, framing, reusable } = head;
+        let head::Head { mut response, framing, reusable } = head;
         let mut decoder = Decoder::of_response(framing);
-        let first = if framing == Framing::Chunked && !self.read.is_empty() {
-            let Ok(event) = decoder.take(&mut self.read) else {
-                let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Chunk), None);
-                return Err(SendError { failure, sent: true, stale: false, early, anew });
-            };
-            Some(event)
-        } else {
-            None
+        let first = match framing {
+            Framing::Chunked => self.first_chunk(&mut decoder),
+            Framing::Length(_) | Framing::UntilClose => Ok(None),
         };
+        let first = match first {
+            Ok(first) => first,
+            Err(failure) => {
+                return Err(SendError { failure, sent: true, stale: false, early, anew: None });
+            }
+        };
+        if framing == Framing::UntilClose {
+            response.extensions_mut().insert(CloseDelimited);
+        }
         let content = match framing {
             Framing::Length(length) if self.read.len() as u64 >= length => {
                 let whole = self.read.split_to(length as usize).freeze();
@@ -271,6 +282,25 @@ impl Connection {
             }
         };
         Ok(Reply { response, content, early })
+    }
+
+    /// Decodes the first part of chunked content, as far as it has arrived; `None` if it has not.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidResponse::Chunk`] for a malformed chunk, [`UpstreamError::Reset`] if the connection has ended before it.
+    fn first_chunk(&mut self, decoder: &mut Decoder) -> Result<Option<ChunkEvent>, UpstreamError> {
+        let invalid = |InvalidChunk| UpstreamError::Invalid(InvalidResponse::Chunk);
+        let event = decoder.take(&mut self.read).map_err(invalid)?;
+        if !matches!(event, ChunkEvent::Partial) {
+            return Ok(Some(event));
+        }
+        // The body that reads the rest waits for it.
+        match self.poll_fill(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Ok(None),
+            Poll::Ready(Ok(0) | Err(_)) => Err(UpstreamError::Reset),
+            Poll::Ready(Ok(_)) => decoder.take(&mut self.read).map(Some).map_err(invalid),
+        }
     }
 
     /// Hands the connection over after a 101, if the client requested an upgrade.

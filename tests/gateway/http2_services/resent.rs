@@ -418,3 +418,25 @@ fn only_idempotent_requests_survive_a_connection_that_dies() {
         assert_eq!(connections.load(SeqCst) + more.load(SeqCst), asked, "{method}");
     }
 }
+
+#[test]
+fn a_small_response_without_a_length_that_breaks_off_is_replaced_by_another_targets() {
+    let (url, _) = raw_service(|_, stream| {
+        let _ = stream.read_exact(&mut [0; 24]);
+        while let Some((kind, id)) = next_frame(stream) {
+            if kind == 1 {
+                let head = frame(1, 4, id, &[0x88]);
+                let (part, reset) = (frame(0, 0, id, b"fi"), frame(3, 0, id, &[0, 0, 0, 2]));
+                let _ = stream.write_all(&[head, part, reset].concat());
+            }
+        }
+    });
+    let other = echo(100);
+    let gateway = Gateway::start("", &with(&[&url, &other.url()], ", outlier: { errors: 100 }"));
+
+    for _ in 0..8 {
+        assert_eq!(gateway.get("/a", "").status, 200);
+    }
+
+    assert_eq!(other.calls(), 8);
+}

@@ -24,7 +24,7 @@ fn file(primary: &Service, spare: &Service, more: &str, route: &str) -> String {
 fn service_that_fails(
     fails: bool,
     status: u16,
-    well: fn(&Seen) -> Vec<u8>,
+    well: impl Fn(&Seen) -> Vec<u8> + Send + Sync + 'static,
 ) -> (Service, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(fails));
     let switch = Arc::clone(&fails);
@@ -195,6 +195,30 @@ fn the_last_good_response_is_used_for_the_same_public_request_only() {
     assert_eq!(other_host.status, 503);
     let post = gateway.ask("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(post.status, 503);
+}
+
+#[test]
+fn a_good_response_without_a_length_is_used_again_unless_it_is_large() {
+    let chunked = |length: usize| {
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        format!("{head}{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length)).into_bytes()
+    };
+    let (service, sick) = service_that_fails(false, 503, move |seen| {
+        chunked(seen.target()[1..].parse().expect("a length"))
+    });
+    let spare = Service::start(|_| ok("spare"));
+    let text = file(&service, &spare, "", "fallback: { stale: 1m }");
+    let gateway = Gateway::at(Clock::system(), "", &text);
+    for length in [2, 200_000, 300_000] {
+        assert_eq!(gateway.get(&format!("/{length}"), "").body.len(), length);
+    }
+
+    sick.store(true, SeqCst);
+
+    for (length, status) in [(2, 200), (200_000, 200), (300_000, 503)] {
+        let answer = gateway.get(&format!("/{length}"), "");
+        assert_eq!((answer.status, answer.body.len() == length), (status, status == 200));
+    }
 }
 
 #[test]
