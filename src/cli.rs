@@ -3,16 +3,16 @@
 //! Each subcommand has a file of its own. Exit codes: 0 success, 1 failure, 2 usage, 78 unusable configuration.
 
 mod check;
+mod config;
 mod dev;
 mod display;
-mod effective;
 mod explain;
 mod health;
-mod inspect;
 mod output;
 mod routes;
 mod run;
 mod signals;
+mod token;
 mod token_diagnostics;
 mod upgrade;
 mod upstream_states;
@@ -150,10 +150,8 @@ pub fn run() -> ExitCode {
         Verb::Check { file, format, strict } => check::check(&file.config, format.into(), strict),
         Verb::Routes { file } => routes::routes(&file.config),
         Verb::Explain { asked, file } => explain::explain(asked, &file.config),
-        Verb::Config { file } => effective::config(&file.config),
-        Verb::Token(Token::Inspect { token, file }) => {
-            inspect::inspect(token.expose(), &file.config)
-        }
+        Verb::Config { file } => config::config(&file.config),
+        Verb::Token(Token::Inspect { token, file }) => token::inspect(token.expose(), &file.config),
         Verb::Dev { file, port_offset } => dev::dev(&file.config, port_offset),
         Verb::Health { url } => health::health(&url),
         Verb::Keygen => keygen(),

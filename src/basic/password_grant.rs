@@ -25,7 +25,7 @@ use crate::base::secret::Secret;
 use crate::base::single_flight::{Role, SingleFlight};
 use crate::issuer::{Client, Grant, GrantError, Issuer, Tokens};
 use crate::observe::metrics::{
-    AuthMethod, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
+    AuthLabel, AuthResult, CacheResult, Gauge, Metrics, TokenCache, TokenCacheMetrics,
 };
 use crate::password::{
     Credentials, Failures, LoginAttempt, LoginThrottle, LoginThrottles, TooMany, folded, network,
@@ -175,7 +175,7 @@ impl BasicExchange {
             verified = inner.verify(&exchange, max_staleness).await;
         }
         let took = inner.clock.uptime().saturating_sub(began);
-        inner.metrics.verified(AuthMethod::Basic, hit, took);
+        inner.metrics.verified(AuthLabel::Basic, hit, took);
         Ok(verified.inspect_err(|error| inner.record_unusable(&exchange, *error))?)
     }
 

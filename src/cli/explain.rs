@@ -7,9 +7,9 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
-use super::inspect::TokenCheck;
 use super::output::print;
 use super::routes::destination_text;
+use super::token::TokenCheck;
 use super::{EX_USAGE, display, exit_with, read, upstream_states};
 use crate::base::raw_target;
 use crate::base::secret::Secret;

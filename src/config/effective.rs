@@ -7,9 +7,9 @@ use super::auth::{Auth, AuthMethod, Expected, ForwardToken, TokenBinding, TokenS
 use super::de::units::{Keyword, format_duration};
 use super::effective_issuer::{client_of, failures, issuer_of};
 use super::effective_limits;
+use super::forwarding;
 use super::redact;
 use super::redact::shown;
-use super::resilience;
 use super::route::{
     Action, Coding, HeaderEdits, PathRewrite, Rewrite, Route, Template, TemplatePart, ValueMatch,
 };
@@ -334,7 +334,7 @@ fn route_of(route: &Route) -> Value {
         ("enabled".to_owned(), route.enabled.into()),
     ]);
     let (fallback, split, mirror) = (&route.fallback, &route.split, &route.mirror);
-    for (key, value) in resilience::effective(fallback.as_ref(), split.as_ref(), mirror.as_ref()) {
+    for (key, value) in forwarding::effective(fallback.as_ref(), split.as_ref(), mirror.as_ref()) {
         all.insert(key.to_owned(), value);
     }
     if let Some(cors) = &route.cors {

@@ -9,8 +9,8 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use url::Url;
 
 use super::auth::Auth;
+use super::forwarding::{Fallback, Mirror, Split};
 use super::redact;
-use super::resilience::{Fallback, Mirror, Split};
 use super::static_response::StaticResponse;
 use crate::base::secret::HIDDEN;
 use crate::upstream::Retries;

@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::policy::authenticate::{Authenticate, Authenticator, Credential};
+use super::policy::authenticate::{Authenticate, Authenticator, CredentialVerifier};
 use super::policy::authorize::Authorize;
 use super::policy::dpop_fields::DPOP;
 use super::policy::proof_of_possession::ProofValidator;
@@ -29,7 +29,7 @@ use crate::config::{self, Auth, Config};
 use crate::issuer::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
-use crate::observe::metrics::{AuthMethod, NO_ROUTE};
+use crate::observe::metrics::{AuthLabel, NO_ROUTE};
 use crate::redis::{InvalidUrl, Redis};
 use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
@@ -86,10 +86,10 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
     routes.extend(own_paths::entries(config, &compiler.resources, |owner| compiler.owned(owner))?);
     Ok(Snapshot {
         router: Router::new(routes),
-        keeps_forms: config
+        defers_forms: config
             .routes
             .iter()
-            .any(|route| Authenticate::keeps_forms(route.auth.methods())),
+            .any(|route| Authenticate::defers_forms(route.auth.methods())),
         sessions: compiler.sessions.values().cloned().collect(),
         issuer_verifiers: compiler.issuer_verifiers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
@@ -324,18 +324,18 @@ impl<'a> Compiler<'a> {
         let (credential, method) = match &auth_method.credential {
             config::Credential::Token { accepts, issuers } => {
                 let (method, signed) = match accepts {
-                    TokenUse::Jwt => (AuthMethod::Jwt, false),
-                    TokenUse::Introspection => (AuthMethod::Introspection, signed),
-                    TokenUse::Bearer => (AuthMethod::Jwt, signed),
+                    TokenUse::Jwt => (AuthLabel::Jwt, false),
+                    TokenUse::Introspection => (AuthLabel::Introspection, signed),
+                    TokenUse::Bearer => (AuthLabel::Jwt, signed),
                 };
                 (self.token(*accepts, issuers, signed)?, method)
             }
             config::Credential::Basic(issuer) => {
-                (Credential::Basic(self.basic(issuer)?), AuthMethod::Basic)
+                (CredentialVerifier::Basic(self.basic(issuer)?), AuthLabel::Basic)
             }
             config::Credential::Session(session) => (
-                Credential::Session(find(&self.sessions, "session", session)?),
-                AuthMethod::Session,
+                CredentialVerifier::Session(find(&self.sessions, "session", session)?),
+                AuthLabel::Session,
             ),
         };
         Ok(Authenticator {
@@ -366,7 +366,7 @@ impl<'a> Compiler<'a> {
         kind: TokenUse,
         issuers: &[Arc<str>],
         signed: bool,
-    ) -> Result<Credential, CompileError> {
+    ) -> Result<CredentialVerifier, CompileError> {
         let issuer_verifiers = issuers
             .iter()
             .map(|issuer| find(&self.issuer_verifiers, "issuer", issuer))
@@ -375,7 +375,11 @@ impl<'a> Compiler<'a> {
         if kind == TokenUse::Bearer {
             verifier = verifier.among(self.issuers.values().cloned());
         }
-        Ok(Credential::Token(if signed { verifier.with_signed_answers() } else { verifier }))
+        Ok(CredentialVerifier::Token(if signed {
+            verifier.with_signed_responses()
+        } else {
+            verifier
+        }))
     }
 
     fn basic(&self, name: &Arc<str>) -> Result<Arc<BasicExchange>, CompileError> {

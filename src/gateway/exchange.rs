@@ -27,7 +27,7 @@ use super::proxy::stream_guard::StreamGuard;
 use super::request::forwarded::{ClientInfo, Forwarded};
 use super::request::headers::StrippedFields;
 use super::request::request_body;
-use super::request::request_body::{BodyLimits, BodyProgress, LimitedBody, Metering};
+use super::request::request_body::{BodyLimits, BodyProgress, ContentCharging, LimitedBody};
 use super::request::request_id;
 use super::response::compression::ResponseCompression;
 use super::response::grpc_refusal::StatusOnFailure;
@@ -35,7 +35,7 @@ use super::response::hardening::{harden, keep_from_caches, without_content};
 use super::response::problem;
 use super::response::problem::{AuthChallenges, ResponseFormat};
 use super::response::rejection::Rejection;
-use super::{InFlightPermit, Peer, Route, Shared, Snapshot};
+use super::{Peer, RequestPermit, Route, Shared, Snapshot};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::grpc::{self, Variant};
@@ -45,7 +45,7 @@ use crate::base::watched_body::Watched;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::limit::{LimitState, Now};
 use crate::observe::access_log_entry::AccessLogEntry;
-use crate::observe::metrics::{AuthMethod, AuthResult, FallbackKind, LimitResult, RouteMetrics};
+use crate::observe::metrics::{AuthLabel, AuthResult, FallbackKind, LimitResult, RouteMetrics};
 use crate::session::{DeferredCookies, LoginRedirect};
 use crate::token::Principal;
 
@@ -92,7 +92,7 @@ pub struct Exchange {
     /// The facts about the request head that stripping removed from it.
     pub(super) stripped: StrippedFields,
     /// The permit for this request in flight.
-    pub(super) in_flight: Option<InFlightPermit>,
+    pub(super) in_flight: Option<RequestPermit>,
     /// The guard of the response, if it streams.
     pub(super) stream_guard: Option<StreamGuard>,
     /// The compression of the response, if the route has one.
@@ -111,7 +111,7 @@ pub struct Exchange {
     /// The gateway's own time until the response head; transferring the content does not count.
     overhead: Option<Duration>,
     route: Option<Arc<Route>>,
-    auth: Option<(AuthMethod, AuthResult)>,
+    auth: Option<(AuthLabel, AuthResult)>,
     principal: Option<Arc<Principal>>,
     /// The state of the request's limits, and the permits that it holds of them.
     pub limit_state: LimitState,
@@ -250,13 +250,13 @@ impl Exchange {
     }
 
     /// Records the result of authentication.
-    pub fn authenticated(&mut self, method: AuthMethod, result: AuthResult) {
+    pub fn authenticated(&mut self, method: AuthLabel, result: AuthResult) {
         self.auth = Some((method, result));
     }
 
     /// Returns the principal of a caller who was authenticated by a session.
     pub fn session_principal(&self) -> Option<&Principal> {
-        self.principal.as_deref().filter(|_| matches!(self.auth, Some((AuthMethod::Session, _))))
+        self.principal.as_deref().filter(|_| matches!(self.auth, Some((AuthLabel::Session, _))))
     }
 
     /// Replaces the result of a successful authentication by the refusal of authorization, for metrics.
@@ -334,9 +334,9 @@ impl Exchange {
         bounds: BodyLimits,
         reserved: &ReservedHeaders,
     ) -> Result<Option<Box<LimitedBody>>, Rejection> {
-        let meter = self.limit_state.meter();
-        let metering = meter.map(|meter| Metering::new(meter, self.clock().clone()));
-        request_body::limit_body(body, bounds, reserved, &self.received, metering)
+        let charge = self.limit_state.content_charge();
+        let charging = charge.map(|charge| ContentCharging::new(charge, self.clock().clone()));
+        request_body::limit_body(body, bounds, reserved, &self.received, charging)
     }
 
     /// Returns the rejection for request content that was aborted.
@@ -422,7 +422,7 @@ impl Exchange {
         headers.insert(&server.request_id_header, self.request_id.clone());
         let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
         let is_of_a_user =
-            self.token_is_elsewhere || matches!(self.auth, Some((AuthMethod::Session, _)));
+            self.token_is_elsewhere || matches!(self.auth, Some((AuthLabel::Session, _)));
         keep_from_caches(headers, !self.cookies.is_empty() || is_own, is_of_a_user);
         for cookie in self.cookies.drain(..) {
             headers.append(SET_COOKIE, cookie);

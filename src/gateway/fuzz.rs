@@ -99,7 +99,7 @@ pub fn fields(fields: &[(&[u8], &[u8])]) {
 }
 
 /// Checks an entry of the revocation stream: a parsed entry is formatted as it was read.
-pub fn fleet(fields: &[&[u8]]) {
+pub fn revocation_entry(fields: &[&[u8]]) {
     let Ok(entry) = RevocationEntry::read(fields) else { return };
     let written = entry.fields();
     let written: Vec<&[u8]> =

@@ -5,10 +5,10 @@
 //! response. Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into responses.
 
 mod compile;
+mod deferred_form;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod kept_form;
 mod peer;
 mod policy;
 mod proxy;
@@ -97,7 +97,7 @@ pub struct Snapshot {
     /// Whether a route matches header fields that the gateway sets itself.
     matches_gateway_fields: bool,
     /// Whether a route may ask the user of a session to log in again, and keep a form meanwhile.
-    keeps_forms: bool,
+    defers_forms: bool,
     /// The second of uptime, from 1, of the last warning that any client can cause.
     last_warning: AtomicU64,
     /// The hash of the configuration that this was compiled from.
@@ -425,7 +425,7 @@ impl Gateway {
         let snapshot = self.shared.snapshot.load_full();
         let (mut head, mut body) = request.into_parts();
         let resumed =
-            if snapshot.keeps_forms { snapshot.resume_form(&mut head).await } else { None };
+            if snapshot.defers_forms { snapshot.resume_form(&mut head).await } else { None };
         if let Some(form) = &resumed {
             body = form.content();
         }
@@ -434,7 +434,7 @@ impl Gateway {
         exchange.arrival = resumed.as_ref().map(ResumedForm::arrival);
         let opens_tunnel = head.extensions.get::<OpensTunnel>().is_some();
         let mut outcome =
-            match InFlightPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
+            match RequestPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
                 Some(permit) => {
                     exchange.in_flight = Some(permit);
                     snapshot.handle(&mut exchange, &mut head, body, self).await
@@ -529,9 +529,9 @@ impl Gateway {
 
 /// A permit for one request in flight, released when dropped.
 #[derive(Debug)]
-struct InFlightPermit(Arc<Shared>);
+struct RequestPermit(Arc<Shared>);
 
-impl InFlightPermit {
+impl RequestPermit {
     fn acquire(shared: &Arc<Shared>, max: Option<usize>) -> Option<Self> {
         let permit = Self(Arc::clone(shared));
         let before = shared.in_flight.fetch_add(1, Relaxed);
@@ -539,7 +539,7 @@ impl InFlightPermit {
     }
 }
 
-impl Drop for InFlightPermit {
+impl Drop for RequestPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
     }

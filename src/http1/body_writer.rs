@@ -1,4 +1,4 @@
-//! Writes a message: its head, then its body as it arrives from the other side.
+//! Writes a body with its framing, after a head that is in the write buffer.
 
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -15,7 +15,7 @@ use crate::base::body::{Body, Error, PollCut};
 use crate::base::encoded_fields::write_field_line;
 use crate::base::trailers::is_allowed_trailer;
 
-/// The state of a message being written.
+/// The state of a message that is being written.
 ///
 /// The head is the content of the write buffer at the start.
 #[derive(Debug)]

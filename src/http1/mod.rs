@@ -9,12 +9,12 @@ mod body_writer;
 mod chunked;
 mod decoder;
 mod header_name_cache;
-mod read_buffer;
+mod read_buffer_size;
 mod upgrade;
 
 pub use self::body_writer::{BodyWriter, Length, WriteError};
 pub use self::chunked::{ChunkEvent, InvalidChunk, has_no_extensions};
 pub use self::decoder::{Decoder, Framing};
 pub use self::header_name_cache::HeaderNameCache;
-pub use self::read_buffer::ReadBufferSize;
+pub use self::read_buffer_size::ReadBufferSize;
 pub use self::upgrade::{OnUpgrade, Upgraded};

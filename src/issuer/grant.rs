@@ -3,8 +3,8 @@
 use super::token_response::Tokens;
 use core::time::Duration;
 
+use super::call_context::CallContext;
 use super::call_purpose::{Input, Purpose};
-use super::calls::Inner;
 use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::http_client::{CallError, Post};
@@ -142,7 +142,7 @@ impl Grant<'_> {
     }
 }
 
-impl Inner {
+impl CallContext {
     /// Redeems a grant. Runs on the control runtime.
     pub(super) async fn request_tokens(
         &self,

@@ -13,8 +13,8 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::call_context::CallContext;
 use super::call_purpose::{Input, Purpose};
-use super::calls::Inner;
 use super::client_auth::Form;
 use super::concurrency::ConcurrencyPermit;
 use super::grant::{Grant, GrantError, TokenRequest};
@@ -68,7 +68,7 @@ impl From<SignedAnswer> for AcceptedFormat {
     }
 }
 
-impl Inner {
+impl CallContext {
     /// Introspects `token`. Runs on the control runtime.
     pub(super) async fn introspect(
         &self,

@@ -18,13 +18,14 @@ use tokio::sync::Notify;
 use url::Url;
 
 use super::circuit_breaker::backoff;
-use super::freshness::{UnknownKey, UnknownKeyLimiter, lifetime, refresh_after};
 use super::http_client::{IssuerClient, Response};
 use super::jwks::Jwks;
+use super::jwks_freshness::{lifetime, refresh_after};
 use super::jwks_storage;
 use super::metadata::{Metadata, well_known};
 use super::settings::{Discovery, Settings};
 use super::unavailable::Unavailable;
+use super::unknown_key::{UnknownKey, UnknownKeyLimiter};
 use super::unusable_key::UnusableKey;
 use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;

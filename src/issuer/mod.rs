@@ -6,12 +6,11 @@
 //! *means*.
 
 pub mod algorithm;
+mod call_context;
 mod call_purpose;
-mod calls;
 mod circuit_breaker;
 mod client_auth;
 mod concurrency;
-mod freshness;
 pub mod grant;
 mod http_client;
 pub mod introspect;
@@ -19,6 +18,7 @@ mod introspection_token;
 pub mod jwk;
 pub mod jwks;
 mod jwks_cache;
+mod jwks_freshness;
 mod jwks_storage;
 mod key_strength;
 pub mod metadata;
@@ -32,10 +32,11 @@ pub(crate) mod tenant_template;
 pub(crate) mod tests;
 mod token_response;
 mod unavailable;
+mod unknown_key;
 mod unusable_key;
 mod userinfo;
 
-use self::calls::Inner;
+use self::call_context::CallContext;
 use core::fmt;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ use crate::tls::TlsError;
 ///
 /// Calls run on the control runtime, to their end even if the caller goes away.
 pub struct Issuer {
-    inner: Arc<Inner>,
+    inner: Arc<CallContext>,
     _refresh_task: AbortOnDrop,
     control: Handle,
 }
@@ -126,7 +127,7 @@ impl Issuer {
         ));
         let refresh_task = control.spawn(Arc::clone(&provider_cache).run()).abort_handle();
         let refresh_task = AbortOnDrop(refresh_task);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(CallContext {
             settings,
             clock,
             http_client,
@@ -155,7 +156,7 @@ impl Issuer {
     /// Whether tokens may be introspected: not if the server has no such endpoint, or the gateway no client there. As long
     /// as its metadata is unknown, they may be.
     pub fn may_introspect(&self) -> bool {
-        let Inner { settings, provider_cache, .. } = &*self.inner;
+        let CallContext { settings, provider_cache, .. } = &*self.inner;
         let has_endpoint = self.metadata().endpoints.introspection.is_some();
         settings.client.is_some() && (has_endpoint || !provider_cache.is_discovered())
     }
@@ -320,7 +321,7 @@ impl Issuer {
 
     /// Runs a call on the control runtime, to its end even if the caller goes away;
     /// `None` if it panicked or the runtime is gone.
-    async fn call<F>(&self, call: impl FnOnce(Arc<Inner>) -> F) -> Option<F::Output>
+    async fn call<F>(&self, call: impl FnOnce(Arc<CallContext>) -> F) -> Option<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {

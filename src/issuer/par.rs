@@ -6,15 +6,15 @@ use std::borrow::Cow;
 use http::StatusCode;
 use serde_json::Value;
 
+use super::call_context::CallContext;
 use super::call_purpose::{Input, Purpose};
-use super::calls::Inner;
 use super::client_auth::Form;
 use super::settings::{Client, ClientAuth};
 use super::unavailable::Unavailable;
 use crate::base::strict_json;
 use crate::observe::metrics::Endpoint;
 
-impl Inner {
+impl CallContext {
     /// Pushes `request` as `client`: returns its `request_uri`, or `None`
     /// if the server does not support that. Runs on the control runtime.
     pub(super) async fn push(

@@ -4,8 +4,8 @@
 use http::StatusCode;
 use url::Url;
 
+use super::call_context::CallContext;
 use super::call_purpose::{Input, Purpose};
-use super::calls::Inner;
 use super::client_auth::Form;
 use super::http_client::{CallError, Post, Response};
 use super::settings::Client;
@@ -32,7 +32,7 @@ impl TokenHint {
     }
 }
 
-impl Inner {
+impl CallContext {
     /// Revokes a token. Runs on the control runtime.
     pub(super) async fn revoke(
         &self,

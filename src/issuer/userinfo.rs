@@ -3,8 +3,8 @@
 use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 
+use super::call_context::CallContext;
 use super::call_purpose::Purpose;
-use super::calls::Inner;
 use super::unavailable::Unavailable;
 use crate::base::secret::Secret;
 use crate::base::strict_json;
@@ -19,7 +19,7 @@ pub enum UserinfoResponse {
     Signed(Secret<String>),
 }
 
-impl Inner {
+impl CallContext {
     /// Fetches the claims of the user that `access_token` was issued for. Runs on the control runtime.
     ///
     /// Received over TLS from the configured server, and so signed only where the client is registered for that

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::counter::Counter;
 use super::counter_table::Slot;
-use super::counters::Now;
+use super::limit_counters::Now;
 use super::limiter::{Balance, Limiter};
 use super::plans::PlanIndex;
 use super::shared::ChargedLease;

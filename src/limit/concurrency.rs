@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::counter::Counter;
 use super::counter_table::Slot;
-use super::counters::LimitCounters;
+use super::limit_counters::LimitCounters;
 use super::shared::{LeaseSlot, SharedLimit};
 
 /// A maximum number of requests in flight.

@@ -1,6 +1,6 @@
 //! A decision about limits, which a store may have to make.
 
-use super::counters::Now;
+use super::limit_counters::Now;
 use super::limit_exceeded::LimitExceeded;
 use super::shared::{self, Ticket};
 

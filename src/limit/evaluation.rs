@@ -16,14 +16,14 @@ use super::concurrency::{InFlightPermit, SharedPermit};
 use super::consumers::name_of;
 use super::counter::Counter;
 use super::counter_table::Slot;
-use super::counters::Now;
 use super::key::{LimitKeySource, NoKey};
+use super::limit_counters::Now;
 use super::limit_exceeded::{LimitExceeded, Limited, first, refuse};
 use super::limit_state::LimitState;
 use super::limiter::{Balance, Limiter};
 use super::plans::PlanIndex;
+use super::shared::request::{SharedCourse, SharedRequest};
 use super::shared::{Lease, LeaseSlot, SharedLimit, Ticket};
-use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::{LimitMetrics, LimitResult};
 
 /// One limit of a route.

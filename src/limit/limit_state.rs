@@ -4,10 +4,10 @@ use http::HeaderMap;
 
 use super::charged_limit::ChargedLimit;
 use super::concurrency::{InFlightPermit, SharedPermit};
-use super::counters::Now;
+use super::content_charge::ContentCharge;
+use super::limit_counters::Now;
 use super::limit_exceeded::Limited;
 use super::limiter::Balance;
-use super::meter::Meter;
 use super::response_cost::ResponseCost;
 use super::response_headers::MAX_POLICIES;
 
@@ -27,11 +27,11 @@ pub struct LimitState {
 }
 
 impl LimitState {
-    /// Returns the meter of a request body of unknown size, which limits by bytes have admitted as empty.
+    /// Returns the charge of a request body of unknown size, which limits by bytes have admitted as empty.
     /// Returns it once; `None` if no limit was charged.
-    pub fn meter(&mut self) -> Option<Meter> {
+    pub fn content_charge(&mut self) -> Option<ContentCharge> {
         let metered = core::mem::take(&mut self.metered);
-        (!metered.is_empty()).then(|| Meter::new(metered))
+        (!metered.is_empty()).then(|| ContentCharge::new(metered))
     }
 
     /// Records that a limit has ended the request body.

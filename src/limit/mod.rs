@@ -14,13 +14,12 @@
 //! | `algorithm`, `gcra`, `fixed_window`, `calendar`, `concurrency` | the algorithms |
 //! | `plans`, `response_cost`, `json_pointer` | amounts by a caller's plan, costs that the response tells |
 //! | `limiter` | one limit: its algorithms and its counters |
-//! | `counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
+//! | `limit_counters`, `registry`, `persistence` | state that outlives a reload, and a restart |
 //! | `ledger` | usage to be billed |
 //! | `consumers`, `report` | the largest consumers by name, and what operators see and reset |
 //! | `shared` | counters that several gateways share, and leases of them |
 //! | `route_limits`, `evaluation` | a route's limits, and the check of one request |
-//! | `shared_request` | the decision of one shared limit about one request |
-//! | `limit_state`, `meter`, `limit_exceeded` | the state of one request, its content of unknown size, and its refusal |
+//! | `limit_state`, `content_charge`, `limit_exceeded` | the state of one request, its content of unknown size, and its refusal |
 //! | `response_headers` | the header fields about limits |
 //!
 //! The gateway creates one [`Limiter`] per limit and one [`RouteLimits`] per route when
@@ -34,9 +33,9 @@ mod calendar;
 mod charged_limit;
 mod concurrency;
 mod consumers;
+mod content_charge;
 mod counter;
 mod counter_table;
-mod counters;
 mod decision;
 mod evaluation;
 mod fixed_window;
@@ -44,10 +43,10 @@ mod gcra;
 mod json_pointer;
 mod key;
 mod ledger;
+mod limit_counters;
 mod limit_exceeded;
 mod limit_state;
 mod limiter;
-mod meter;
 mod overflow;
 mod persistence;
 mod plans;
@@ -60,17 +59,16 @@ mod response_headers;
 mod route_limits;
 mod settings;
 mod shared;
-mod shared_request;
 
 pub use self::time_zone::{UnknownZone, Zone};
-pub use counters::Now;
+pub use content_charge::ContentCharge;
 pub use decision::{Decision, Question};
 pub use key::LimitKeySource;
 pub use ledger::Usage;
+pub use limit_counters::Now;
 pub use limit_exceeded::{LimitExceeded, Limited};
 pub use limit_state::{HeldPermits, LimitState};
 pub use limiter::{Limiter, overrun_bound};
-pub use meter::Meter;
 pub use persistence::StateError;
 pub use plans::{ClientPlans, Plan, Plans};
 pub use rate::{InvalidLimit, Kind, Quota, Rate, SpikeArrest, Unit, Window};

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::counters::{LimitCounters, Now};
 use super::ledger::Usage;
+use super::limit_counters::{LimitCounters, Now};
 use super::persistence::{self, SavedCounters, StateError};
 use super::settings::{LimitId, Settings};
 use super::shared::{LimitStore, SharedLimit};

@@ -4,8 +4,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
 use super::consumers::Consumer;
-use super::counters::Now;
 use super::key::LimitKeySource;
+use super::limit_counters::Now;
 use super::limiter::{Limiter, seconds};
 use super::plans::PlanIndex;
 use super::rate::Kind;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::counters::Now;
 use super::decision::{Decision, Question};
 use super::evaluation::{Evaluation, LimitCheck};
 use super::key::LimitKeySource;
+use super::limit_counters::Now;
 use super::limit_exceeded::{LimitExceeded, Limited};
 use super::limit_state::LimitState;
 use super::limiter::Limiter;

@@ -218,10 +218,10 @@ fn a_body_of_unknown_size_is_charged_as_it_arrives() {
 
     let (admitted, mut standing) = desk.check(&route, &chunked);
     assert_eq!(admitted, Ok(()));
-    let mut meter = standing.meter().expect("bytes are counted");
-    assert!(standing.meter().is_none(), "once");
+    let mut content = standing.content_charge().expect("bytes are counted");
+    assert!(standing.content_charge().is_none(), "once");
     for _ in 0..85 {
-        assert_eq!(desk.charge(&mut meter, 100), Ok(()));
+        assert_eq!(desk.charge(&mut content, 100), Ok(()));
     }
 
     let two = Caller { request_size: Some(1_001), ..Caller::default() };
@@ -246,10 +246,10 @@ fn a_body_that_turns_out_too_large_costs_no_request() {
     for _ in 0..3 {
         let (admitted, mut standing) = desk.check(&route, &chunked);
         assert_eq!(admitted, Ok(()));
-        let mut meter = standing.meter().expect("its size is unknown");
-        assert_eq!(desk.charge(&mut meter, 5_000), Ok(()));
+        let mut content = standing.content_charge().expect("its size is unknown");
+        assert_eq!(desk.charge(&mut content, 5_000), Ok(()));
 
-        meter.refund(Now::of(&desk.clock));
+        content.refund(Now::of(&desk.clock));
     }
 
     let (_, standing) = desk.check(&route, &Caller::default());
@@ -259,7 +259,7 @@ fn a_body_that_turns_out_too_large_costs_no_request() {
 
     let route = desk.route(vec![even]);
     let (_, mut standing) = desk.check(&route, &chunked);
-    standing.meter().expect("its size is unknown").refund(Now::of(&desk.clock));
+    standing.content_charge().expect("its size is unknown").refund(Now::of(&desk.clock));
     assert_eq!(desk.ask(&route, &chunked), Err(429), "a rate protects the upstream");
 }
 
@@ -272,14 +272,14 @@ fn a_body_ends_with_the_quota_however_many_come_at_once() {
         bytes.cost = Cost::RequestSize(NonZeroU64::new(1).unwrap());
         let route = desk.route(vec![bytes, quota("other", 1_000, Unit::Day)]);
         let chunked = Caller { request_size: None, ..Caller::default() };
-        let mut meters: Vec<_> = (0..100)
-            .map(|_| desk.check(&route, &chunked).1.meter().expect("bytes are counted"))
+        let mut charges: Vec<_> = (0..100)
+            .map(|_| desk.check(&route, &chunked).1.content_charge().expect("bytes are counted"))
             .collect();
 
         let (mut passed, mut refused) = (0, 0);
         for _ in 0..10 {
-            for meter in &mut meters {
-                match desk.charge(meter, 64) {
+            for content in &mut charges {
+                match desk.charge(content, 64) {
                     Ok(()) => passed += 64,
                     Err(_) => refused += 1,
                 }
@@ -418,9 +418,9 @@ fn content_that_never_fits_is_refused_as_too_large_and_charges_none() {
         assert_eq!(desk.ask(&route, &sized(Some(1_001))), Err(413), "{window:?}");
         let (admitted, mut standing) = desk.check(&route, &sized(None));
         assert_eq!(admitted, Ok(()), "nothing was charged");
-        let mut meter = standing.meter().expect("bytes are counted");
-        assert_eq!(desk.charge(&mut meter, 900), Ok(()));
-        let never = desk.charge(&mut meter, 101);
+        let mut content = standing.content_charge().expect("bytes are counted");
+        assert_eq!(desk.charge(&mut content, 900), Ok(()));
+        let never = desk.charge(&mut content, 101);
         assert_eq!(never, Err(LimitExceeded::TooLarge), "{window:?}");
         desk.wait_millis(2 * 86_400_000);
     }
@@ -480,8 +480,8 @@ impl Desk {
         RouteLimits::new(&limiters, "orders", &self.metrics)
     }
 
-    fn charge(&self, meter: &mut Meter, bytes: u64) -> Result<(), LimitExceeded> {
-        match meter.decide(bytes, Now::of(&self.clock)) {
+    fn charge(&self, content: &mut ContentCharge, bytes: u64) -> Result<(), LimitExceeded> {
+        match content.decide(bytes, Now::of(&self.clock)) {
             Decision::Made(made) => made,
             Decision::Ask(_) => unreachable!("no limit is shared"),
         }

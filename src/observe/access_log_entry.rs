@@ -12,7 +12,7 @@ use std::io::Write as _;
 
 use crate::base::clock::Timestamp;
 
-use super::metrics::{AuthMethod, AuthResult, LimitResult};
+use super::metrics::{AuthLabel, AuthResult, LimitResult};
 
 /// An entry of the access log. Optional fields that are absent are left out of the line.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub struct AccessLogEntry<'a> {
     /// How many times the request was sent.
     pub attempts: u32,
     /// The authentication method.
-    pub auth: Option<AuthMethod>,
+    pub auth: Option<AuthLabel>,
     /// The result of authentication and authorization.
     pub auth_result: Option<AuthResult>,
     /// The name of the principal's issuer.
@@ -110,7 +110,7 @@ impl AccessLogEntry<'_> {
         if self.attempts > 0 {
             object.number("attempts", u64::from(self.attempts));
         }
-        object.literal("auth.method", self.auth.map(AuthMethod::word));
+        object.literal("auth.method", self.auth.map(AuthLabel::word));
         object.text("auth.issuer", self.issuer);
         object.text("auth.subject", self.subject);
         object.text("auth.client_id", self.client_id);
@@ -135,7 +135,7 @@ impl AccessLogEntry<'_> {
         if let Some(query) = self.query {
             let _ = write!(line, "?{}", Sanitized(&redact.query(query)));
         }
-        let auth = self.auth.filter(|auth| *auth != AuthMethod::None).map(AuthMethod::word);
+        let auth = self.auth.filter(|auth| *auth != AuthLabel::None).map(AuthLabel::word);
         let result = self.auth_result.filter(|result| *result != AuthResult::Ok);
         let why = [
             result.map(AuthResult::word),
@@ -406,7 +406,7 @@ mod tests {
     fn a_refusal_is_one_line_of_json() {
         let record = AccessLogEntry {
             status: 401,
-            auth: Some(AuthMethod::Jwt),
+            auth: Some(AuthLabel::Jwt),
             auth_result: Some(AuthResult::Expired),
             error: Some("invalid_token"),
             cause: None,
@@ -515,7 +515,7 @@ mod tests {
     #[test]
     fn a_terminal_gets_one_short_line() {
         let record = AccessLogEntry {
-            auth: Some(AuthMethod::Jwt),
+            auth: Some(AuthLabel::Jwt),
             auth_result: Some(AuthResult::Ok),
             subject: Some("alice"),
             query: Some("token=s3cret"),

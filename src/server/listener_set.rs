@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::handshake_stop::listening_sockets;
 use super::listener::{CurrentListener, ListenError, Listener, refuse_taken};
+use super::tcp_handshake_drain::listening_sockets;
 use crate::config;
 use crate::observe::metrics::Metrics;
 

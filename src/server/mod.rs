@@ -15,13 +15,13 @@ mod date;
 pub mod fd_limit;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod handshake_stop;
 mod http1;
 mod http2;
 mod lifecycle;
 mod listener;
 mod listener_set;
 mod proxy_protocol;
+mod tcp_handshake_drain;
 mod worker;
 mod write_coalescing;
 
@@ -38,7 +38,7 @@ use self::connection_limit::ConnectionLimiter;
 pub use self::lifecycle::phase::Phase;
 pub use self::lifecycle::readiness::Readiness;
 pub use self::lifecycle::reload::{Reload, Reloaded, chain};
-use self::lifecycle::restart::StartedSettings;
+use self::lifecycle::restart_required::RestartRequired;
 pub use self::lifecycle::startup::{LaunchError, RunningGateway, Startup};
 pub use self::lifecycle::state_persistence::StatePersistence;
 pub use self::listener::ListenError;
@@ -55,7 +55,7 @@ pub struct Server {
     shared: Arc<Shared>,
     listeners: Mutex<ListenerSet>,
     limiter: Arc<ConnectionLimiter>,
-    started: StartedSettings,
+    started: RestartRequired,
     admin: ArcSwap<AdminSettings>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     phase: watch::Sender<Phase>,
@@ -118,7 +118,7 @@ impl Server {
             shared: Arc::clone(&shared),
             listeners: Mutex::new(listeners),
             limiter,
-            started: StartedSettings::with(config),
+            started: RestartRequired::with(config),
             admin: ArcSwap::from_pointee(AdminSettings::of(config)),
             workers: Mutex::default(),
             phase: watch::Sender::new(Phase::Serving),

@@ -20,10 +20,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::connection::{self, Accepted};
 use super::connection_limit::ConnectionLimiter;
 use super::connection_timeouts::{TimeoutSweeper, Timeouts};
-use super::handshake_stop::{HANDSHAKES_COMPLETE, ignore_new_handshakes};
 use super::lifecycle::phase::Phase;
 use super::listener::{BACKLOG, Listener};
 use super::listener_set::OpenSocket;
+use super::tcp_handshake_drain::{HANDSHAKES_COMPLETE, ignore_new_handshakes};
 use crate::config::server::Server;
 use crate::gateway::{Gateway, Shared};
 

@@ -53,8 +53,8 @@ pub use settings::{
 
 use self::cookies::origin::OwnOrigin;
 use self::login::login_cookies::LoginCookies;
-use self::login::own_pages::{OwnPages, as_written};
 use self::login::return_to::{self, ReturnTarget};
+use self::login::session_hosts::{SessionHosts, as_written};
 use self::logout::deferred_logout::take_over_pending;
 use self::logout::pending_revocations::PendingRevocations;
 use self::logout::token_revocation::TokenRevoker;
@@ -86,7 +86,7 @@ pub struct Sessions {
     storage: Arc<SessionStorage>,
     csrf: cookie::Cookie,
     logins: LoginCookies,
-    own_pages: OwnPages,
+    session_hosts: SessionHosts,
     /// Verifies ID and logout tokens issued to this client.
     relying_party: Arc<RelyingParty>,
     ring: Arc<seal::KeyRing>,
@@ -189,7 +189,7 @@ impl Sessions {
             storage,
             csrf: cookie::Cookie::readable(&settings.cookie, &format!("{}.csrf", settings.name)),
             logins: LoginCookies::new(&settings, &issuer.settings().issuer, Arc::clone(&ring)),
-            own_pages: OwnPages::new(&settings),
+            session_hosts: SessionHosts::new(&settings),
             relying_party,
             pages: Pages::new(settings.style.as_deref(), origins),
             settings,
@@ -270,8 +270,8 @@ impl Sessions {
     fn page_of(&self, request: &Parts, path: Option<&str>) -> ReturnTarget {
         let page = path.map(as_written).and_then(|path| {
             let plain = ReturnTarget::parse(&path, &self.settings.return_to);
-            plain.filter(|_| self.own_pages.needs_no_host(request)).or_else(|| {
-                let url = self.own_pages.url(request, &path)?;
+            plain.filter(|_| self.session_hosts.needs_no_host(request)).or_else(|| {
+                let url = self.session_hosts.url(request, &path)?;
                 (url.len() <= return_to::MAX_LEN).then(|| ReturnTarget::trusted(&url))
             })
         });
@@ -303,8 +303,9 @@ impl Sessions {
     /// of the session's own hosts.
     fn sealed_target(&self, sealed: &str) -> Option<ReturnTarget> {
         let target = self.logins.open_target(sealed)?;
-        ReturnTarget::parse(&target, &self.settings.return_to)
-            .or_else(|| self.own_pages.contains(&target).then(|| ReturnTarget::trusted(&target)))
+        ReturnTarget::parse(&target, &self.settings.return_to).or_else(|| {
+            self.session_hosts.contains(&target).then(|| ReturnTarget::trusted(&target))
+        })
     }
 
     /// Reads this session's cookies from a request.

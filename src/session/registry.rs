@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 
 use super::cookies::seal::KeyRing;
 use super::login::code_redemptions::CodeRedemptions;
+use super::login::deferred_forms::DeferredForms;
 use super::login::issuer_observations::IssuerObservations;
-use super::login::kept_forms::KeptForms;
 use super::login::unseen_sessions::UnseenSessions;
 use super::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
 use super::logout::pending_revocations::RevocationJournal;
@@ -127,7 +127,7 @@ impl SessionRegistry {
                 logins: logins(),
                 repeats: Arc::default(),
                 unseen_logouts: Arc::default(),
-                forms: KeptForms::new(),
+                forms: DeferredForms::new(),
                 codes: CodeRedemptions::new(control.clone(), self.under_way.clone()),
                 sessions: OnceLock::new(),
             });
@@ -176,7 +176,7 @@ pub(super) struct EndedState {
     /// Logouts of sessions that only Redis has, until it responds.
     pub(super) unseen_logouts: Arc<UnseenLogouts>,
     /// Forms whose users have to log in again.
-    pub(super) forms: KeptForms,
+    pub(super) forms: DeferredForms,
     /// Authorization codes that are being redeemed, or were a moment ago.
     pub(super) codes: CodeRedemptions,
     sessions: OnceLock<Arc<Visits>>,

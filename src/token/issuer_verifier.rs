@@ -20,7 +20,7 @@ use super::validation::ValidationRules;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::issuer::{AcceptedFormat, Issuer, Settings};
-use crate::observe::metrics::{AuthMethod, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
+use crate::observe::metrics::{AuthLabel, CacheResult, Metrics, TokenCache, TokenCacheMetrics};
 
 /// The verifier for one issuer and one set of rules.
 ///
@@ -211,7 +211,7 @@ impl IssuerVerifier {
         let key = cache_key(token, self.meaning(signed));
         let verdict = self.introspection.introspect(token, key, now, max_staleness).await;
         let took = self.clock.uptime().saturating_sub(started);
-        self.jwt_metrics.verified(AuthMethod::Introspection, false, took);
+        self.jwt_metrics.verified(AuthLabel::Introspection, false, took);
         verdict
     }
 
@@ -232,7 +232,7 @@ impl IssuerVerifier {
         let started = self.clock.uptime();
         let verified = read.verify(&self.issuer, &self.rules, now).await;
         let took = self.clock.uptime().saturating_sub(started);
-        self.jwt_metrics.verified(AuthMethod::Jwt, false, took);
+        self.jwt_metrics.verified(AuthLabel::Jwt, false, took);
         self.jwt_metrics.looked_up(CacheResult::Miss);
 
         let (principal, key) = verified?;

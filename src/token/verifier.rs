@@ -39,7 +39,7 @@ impl Verifier {
     /// settings name: upstreams get one in place of the opaque token, in
     /// [`Principal::signed`]. Unsigned responses are refused.
     #[must_use]
-    pub fn with_signed_answers(self) -> Self {
+    pub fn with_signed_responses(self) -> Self {
         Self { signed_answers: true, ..self }
     }
 

@@ -40,7 +40,7 @@ mod support;
 mod tls;
 mod tokens;
 mod tunnels;
-mod unbegun;
+mod unstarted_uploads;
 mod upgrades;
 mod uploads;
 mod upstreams;

@@ -6,16 +6,18 @@
 
 mod action;
 mod auth;
-mod client_auth;
+mod client;
 mod compress;
+mod conflicting_headers;
 mod cookies;
 mod decryption;
 mod files;
+mod forwarding;
 mod headers;
 mod ineffective_settings;
 mod ineffective_values;
 mod introspection_use;
-mod issuer_names;
+mod issuer_identifier;
 mod issuer_requirements;
 mod issuers;
 mod known_issuers;
@@ -24,7 +26,6 @@ mod limits;
 mod metering;
 mod plans;
 mod redis;
-mod resilience;
 mod response_cost;
 mod route_conflicts;
 mod routes;
@@ -38,7 +39,6 @@ mod unreachable_rules;
 mod unsatisfiable_rules;
 mod unusable_cors;
 mod upstreams;
-mod written_fields;
 
 use core::ops::RangeInclusive;
 use core::time::Duration;
@@ -102,7 +102,7 @@ pub(crate) fn check(
     check.cookies(file, &sessions);
     check.unused(file, &listeners, &routes, &sessions);
     let identity_headers = routes::identity_headers(&routes);
-    check.written_fields(file, &server, &identity_headers, &sessions, &routes);
+    check.conflicting_headers(file, &server, &identity_headers, &sessions, &routes);
     check.ineffective(file, &server, &identity_headers, &routes);
     check.ineffective_values(file, &routes);
     Config {

@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::headers::methods;
 use super::layers::Layers;
-use super::{Check, MAX_DURATION, auth, defined_names, written_fields};
+use super::{Check, MAX_DURATION, auth, conflicting_headers, defined_names};
 use crate::config::auth::Auth;
 use crate::config::de::field::{Field, OneOrMany, Spanned};
 use crate::config::de::units;
@@ -29,7 +29,7 @@ pub(super) fn identity_headers(routes: &[Route]) -> Vec<HeaderName> {
         auth_method.identity_headers.iter().map(|header| header.name.clone())
     });
     let edited = routes.iter().flat_map(|route| route.request_headers.filled_from_claims());
-    let edited = edited.filter(|name| !written_fields::belongs_to_http(name)).cloned();
+    let edited = edited.filter(|name| !conflicting_headers::belongs_to_http(name)).cloned();
     let default = auth::default_identity().map(|header| header.name);
     let mut names: Vec<_> = configured.chain(edited).chain(default).collect();
     names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));

@@ -10,7 +10,9 @@ use crate::config::de::units::{InvalidValue, Scalar};
 use crate::config::fault::Code;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, upstreams as file};
-use crate::upstream::{Balance, HashBy, HealthCheck, Outlier, Retries, Settings, Target, Tls};
+use crate::upstream::{
+    Balance, CircuitBreakerSettings, HashBy, HealthCheck, Outlier, Retries, Settings, Target, Tls,
+};
 
 impl Check<'_> {
     pub(super) fn upstreams(&mut self, file: &File) -> BTreeMap<Arc<str>, Settings> {
@@ -214,6 +216,22 @@ impl Check<'_> {
                 .get()
                 .map_or(default.on, |on| on.items.iter().map(|at| at.value.0).collect()),
             budget: keys.budget.get().map_or(default.budget, |at| at.value.0.0),
+        }
+    }
+
+    fn circuit_breaker(&mut self, keys: &Spanned<file::CircuitBreaker>) -> CircuitBreakerSettings {
+        let default = CircuitBreakerSettings::default();
+        CircuitBreakerSettings {
+            errors: self.number(&keys.errors, 1..=1_000_000, default.errors.into()) as u32,
+            error_rate: keys.error_rate.get().map_or(default.error_rate, |at| at.value.0.0),
+            min_requests: self.number(
+                &keys.min_requests,
+                1..=1_000_000,
+                default.min_requests.into(),
+            ) as u32,
+            open_for: self.time(&keys.open_for, default.open_for, MAX_DURATION),
+            close_after: self.number(&keys.close_after, 1..=1_000, default.close_after.into())
+                as u32,
         }
     }
 }

@@ -12,7 +12,6 @@ pub(crate) mod limits;
 pub(crate) mod metering;
 pub(crate) mod observability;
 pub(crate) mod redis;
-pub(crate) mod resilience;
 pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod sessions;

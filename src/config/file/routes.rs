@@ -6,8 +6,6 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-pub(crate) use super::resilience::Respond;
-use super::resilience::{Fallback, Mirror};
 use super::upstreams::Retries;
 use super::value::{KeywordOr, Value};
 use crate::config::auth::ForwardToken;
@@ -87,6 +85,46 @@ pub(crate) struct Route {
 /// A word of `compress`: a content coding, or false.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CompressWord(pub(crate) Option<Coding>);
+
+/// `fallback`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Fallback {
+    /// Another upstream.
+    pub(crate) upstream: Field<String>,
+    /// Maximum age of the last good response. Default none is used.
+    pub(crate) stale: Value<Duration>,
+    /// Bytes of all stored responses of the route. Default 16MiB.
+    pub(crate) max_stale_size: Value<Size>,
+    /// A fixed response.
+    pub(crate) respond: Field<Respond>,
+}
+
+/// `respond`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Respond {
+    /// 200 to 599. Default 200.
+    pub(crate) status: Field<u16>,
+    /// Default empty.
+    pub(crate) body: Field<String>,
+    /// Default: `Content-Type: text/plain; charset=utf-8` if there is a body.
+    pub(crate) headers: Field<Map<Scalar<HeaderValue>>>,
+}
+
+/// `mirror`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Mirror {
+    /// The upstream that receives copies. Required.
+    pub(crate) upstream: Field<String>,
+    /// Share of requests that are copied. Default 100%.
+    pub(crate) percent: Value<PercentHundredths>,
+    /// Methods of requests that are copied. Default GET, HEAD.
+    pub(crate) methods: Field<List<Scalar<Method>>>,
+    /// Maximum number of copies in flight. Default 100.
+    pub(crate) max_in_flight: Field<u64>,
+}
 
 impl FromScalar for CompressWord {
     const WANTED: &'static str = "a list of gzip, br and zstd, or false";

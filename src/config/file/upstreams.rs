@@ -8,7 +8,6 @@ use http::HeaderValue;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use super::resilience::CircuitBreaker;
 use super::value::{KeywordOr, Value};
 use crate::config::de::field::{Field, ListOrNone, OneOrMany};
 use crate::config::de::percent::WholePercent;
@@ -114,6 +113,22 @@ pub(crate) struct HealthCheck {
 /// A range of statuses, such as `200-399`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StatusRange(pub(crate) u16, pub(crate) u16);
+
+/// `circuit_breaker`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CircuitBreaker {
+    /// Consecutive failures until the circuit opens. Default 10.
+    pub(crate) errors: Field<u64>,
+    /// Share of failures within 10 s from which the circuit opens; 0% is off. Default 50%.
+    pub(crate) error_rate: Value<WholePercent>,
+    /// Minimum number of requests within 10 s for the share to count. Default 20.
+    pub(crate) min_requests: Field<u64>,
+    /// How long the circuit is open before it is probed. Default 5s.
+    pub(crate) open_for: Value<Duration>,
+    /// Successful probes in a row until the circuit closes. Default 2.
+    pub(crate) close_after: Field<u64>,
+}
 
 impl FromScalar for StatusRange {
     const WANTED: &'static str = "a status such as 200, or a range such as 200-399";

@@ -13,8 +13,8 @@ use crate::gateway::proxy::identity_headers::IdentityHeaders;
 use crate::gateway::proxy::identity_token;
 use crate::gateway::proxy::identity_token::IdentityTokens;
 use crate::gateway::proxy::mirror::Mirror;
-use crate::gateway::proxy::receiver::Receiver;
 use crate::gateway::proxy::rewrite::TargetRewriter;
+use crate::gateway::proxy::route_upstream::RouteUpstream;
 use crate::gateway::proxy::split::Split;
 use crate::gateway::proxy::stale_responses::StaleResponses;
 use crate::gateway::request::request_body::BodyLimits;
@@ -23,9 +23,13 @@ use crate::gateway::routing::own_paths::wants_identity_tokens;
 
 impl Compiler<'_> {
     /// Returns the upstream called `name` as `route` uses it.
-    fn receiver(&self, route: &config::Route, name: &Arc<str>) -> Result<Receiver, CompileError> {
+    fn receiver(
+        &self,
+        route: &config::Route,
+        name: &Arc<str>,
+    ) -> Result<RouteUpstream, CompileError> {
         let upstream = find(&self.upstreams, "upstream", name)?;
-        Ok(Receiver { upstream, identity_tokens: self.identity_tokens(route, name) })
+        Ok(RouteUpstream { upstream, identity_tokens: self.identity_tokens(route, name) })
     }
 
     /// Creates the signer of identity tokens for each authentication method of a route to `upstream`.
@@ -60,7 +64,7 @@ impl Compiler<'_> {
     fn fallback(
         &self,
         route: &config::Route,
-        keys: &config::resilience::Fallback,
+        keys: &config::forwarding::Fallback,
     ) -> Result<Fallback, CompileError> {
         let upstream = keys.upstream.as_ref();
         let upstream = upstream.map(|name| self.receiver(route, name)).transpose()?;
@@ -76,7 +80,7 @@ impl Compiler<'_> {
     fn split(
         &self,
         route: &config::Route,
-        keys: &config::resilience::Split,
+        keys: &config::forwarding::Split,
     ) -> Result<Split, CompileError> {
         let share = |(name, share): &(Arc<str>, u32)| Ok((self.receiver(route, name)?, *share));
         let shares = keys.shares.iter().map(share).collect::<Result<_, CompileError>>()?;
@@ -86,7 +90,7 @@ impl Compiler<'_> {
     fn mirror(
         &self,
         route: &config::Route,
-        keys: &config::resilience::Mirror,
+        keys: &config::forwarding::Mirror,
     ) -> Result<Mirror, CompileError> {
         Ok(Mirror {
             receiver: self.receiver(route, &keys.upstream)?,

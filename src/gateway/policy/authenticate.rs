@@ -23,7 +23,7 @@ use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::response::problem::AuthChallenges;
 use crate::gateway::response::rejection::Challenge;
-use crate::observe::metrics::{AuthMethod, AuthResult};
+use crate::observe::metrics::{AuthLabel, AuthResult};
 use crate::password::Credentials;
 use crate::session::{LoginRedirect, Reason, SessionError, SessionHandle, SessionUser, Sessions};
 use crate::token::authentication_level::AuthenticationLevel;
@@ -47,11 +47,11 @@ pub(crate) struct Authenticate {
 #[derive(Debug)]
 pub(crate) struct Authenticator {
     /// The kind of credential, with its verifier.
-    pub credential: Credential,
+    pub credential: CredentialVerifier,
     /// The place of the token in a request.
     pub token_from: TokenSource,
     /// The method's name in metrics and log, for signed tokens if it takes both formats.
-    pub method: AuthMethod,
+    pub method: AuthLabel,
     /// The binding that the token must have.
     pub bound_to: Option<TokenBinding>,
     /// The maximum age of a cached verification; `None` uses the issuer's limit.
@@ -64,7 +64,7 @@ pub(crate) struct Authenticator {
 
 /// A kind of credential, with its verifier.
 #[derive(Debug)]
-pub(crate) enum Credential {
+pub(crate) enum CredentialVerifier {
     /// An access token.
     Token(Verifier),
     /// User name and password, exchanged for an access token.
@@ -116,15 +116,15 @@ impl Authenticate {
         let mut takes_tokens = false;
         for authenticator in &authenticators {
             match &authenticator.credential {
-                Credential::Token(_) => {
+                CredentialVerifier::Token(_) => {
                     takes_tokens = true;
                     match authenticator.bound_to {
                         Some(TokenBinding::Key) => challenges.dpop = true,
                         Some(TokenBinding::Certificate) | None => challenges.bearer = true,
                     }
                 }
-                Credential::Basic(_) => challenges.basic = true,
-                Credential::Session(session) => {
+                CredentialVerifier::Basic(_) => challenges.basic = true,
+                CredentialVerifier::Session(session) => {
                     challenges.login = Some((*session.settings().paths.login).into());
                 }
             }
@@ -146,7 +146,7 @@ impl Authenticate {
     }
 
     /// Returns the names of the methods, for metrics.
-    pub(crate) fn methods(&self) -> impl Iterator<Item = AuthMethod> {
+    pub(crate) fn methods(&self) -> impl Iterator<Item = AuthLabel> {
         self.authenticators.iter().flat_map(|authenticator| {
             [authenticator.method, authenticator.method_of(TokenFormat::Reference)]
         })
@@ -170,7 +170,7 @@ impl Authenticate {
         exchange: &mut Exchange,
     ) -> Result<Caller, Rejection> {
         if self.authenticators.is_empty() {
-            exchange.authenticated(AuthMethod::None, AuthResult::Ok);
+            exchange.authenticated(AuthLabel::None, AuthResult::Ok);
             return Ok(Caller::Public);
         }
         let presented = if self.reads_authorization {
@@ -220,7 +220,7 @@ impl Authenticate {
     }
 
     /// Whether a session on this route may have to log in again for more than it has.
-    pub(crate) fn keeps_forms(methods: &[crate::config::AuthMethod]) -> bool {
+    pub(crate) fn defers_forms(methods: &[crate::config::AuthMethod]) -> bool {
         methods.iter().any(|method| method.level.is_some() && method.credential.session().is_some())
     }
 
@@ -236,7 +236,7 @@ impl Authenticate {
     ) {
         let Some(principal) = exchange.session_principal() else { return };
         let subject = principal.subject.clone();
-        let Some(Credential::Session(session)) =
+        let Some(CredentialVerifier::Session(session)) =
             auth_method.map(|index| &self.authenticators[index].credential)
         else {
             return;
@@ -254,8 +254,8 @@ impl Authenticate {
         head: &Parts,
     ) -> Option<LoginRedirect> {
         let session_of = |authenticator: &Authenticator| match &authenticator.credential {
-            Credential::Session(session) => Some(Arc::clone(session)),
-            Credential::Token(_) | Credential::Basic(_) => None,
+            CredentialVerifier::Session(session) => Some(Arc::clone(session)),
+            CredentialVerifier::Token(_) | CredentialVerifier::Basic(_) => None,
         };
         let session = refused
             .and_then(session_of)
@@ -290,18 +290,20 @@ impl Authenticated {
 impl Authenticator {
     fn reads_authorization(&self) -> bool {
         match self.credential {
-            Credential::Token(_) => self.token_from == TokenSource::Authorization,
-            Credential::Basic(_) => true,
-            Credential::Session(_) => false,
+            CredentialVerifier::Token(_) => self.token_from == TokenSource::Authorization,
+            CredentialVerifier::Basic(_) => true,
+            CredentialVerifier::Session(_) => false,
         }
     }
 
     /// Returns the name in metrics and log for a token of this format: a method that takes signed and opaque tokens has
     /// the name of either.
-    fn method_of(&self, format: TokenFormat) -> AuthMethod {
+    fn method_of(&self, format: TokenFormat) -> AuthLabel {
         match (&self.credential, format) {
-            (Credential::Token(verifier), TokenFormat::Reference) if verifier.takes_both() => {
-                AuthMethod::Introspection
+            (CredentialVerifier::Token(verifier), TokenFormat::Reference)
+                if verifier.takes_both() =>
+            {
+                AuthLabel::Introspection
             }
             _ => self.method,
         }
@@ -309,7 +311,9 @@ impl Authenticator {
 
     /// Returns the format of a token that was refused.
     fn format_of(&self, presented: &Presented<'_>, head: &Parts) -> TokenFormat {
-        let Credential::Token(verifier) = &self.credential else { return TokenFormat::Signed };
+        let CredentialVerifier::Token(verifier) = &self.credential else {
+            return TokenFormat::Signed;
+        };
         let token = match (&self.token_from, presented) {
             (TokenSource::Authorization, Presented::Token { token, .. }) => Some(*token),
             (source, _) => token_source::find(source, head).ok().flatten(),
@@ -327,10 +331,12 @@ impl Authenticator {
         exchange: &mut Exchange,
     ) -> Option<Found> {
         match (&self.credential, presented) {
-            (Credential::Token(verifier), _) if self.token_from != TokenSource::Authorization => {
+            (CredentialVerifier::Token(verifier), _)
+                if self.token_from != TokenSource::Authorization =>
+            {
                 Box::pin(self.check_elsewhere(verifier, proofs, head, exchange)).await
             }
-            (Credential::Token(verifier), &Presented::Token { scheme, token, field }) => {
+            (CredentialVerifier::Token(verifier), &Presented::Token { scheme, token, field }) => {
                 let known = match (scheme, self.bound_to) {
                     // The usual case: an unbound token that was verified before.
                     (Scheme::Bearer, None) => {
@@ -349,7 +355,7 @@ impl Authenticator {
                 let recognized = |principal| Authenticated::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))
             }
-            (Credential::Basic(basic), Presented::Basic(credentials)) => {
+            (CredentialVerifier::Basic(basic), Presented::Basic(credentials)) => {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
                 let exchanged = exchange.measured(exchanged).await;
@@ -358,7 +364,7 @@ impl Authenticator {
                 };
                 Some(exchanged.map(recognized).map_err(of_basic))
             }
-            (Credential::Session(session), _) => {
+            (CredentialVerifier::Session(session), _) => {
                 let authenticated = Box::pin(session.authenticate(head, self.max_staleness));
                 match exchange.measured(authenticated).await {
                     Ok(mut user) => {

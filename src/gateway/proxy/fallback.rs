@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Method, Response, StatusCode};
 
 use super::outcome::Replacement;
-use super::receiver::Receiver;
+use super::route_upstream::RouteUpstream;
 use super::stale_responses::{StaleKey, StaleResponses};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
@@ -22,7 +22,7 @@ use crate::upstream::{
 #[derive(Debug, Default)]
 pub(crate) struct Fallback {
     /// Another upstream.
-    pub upstream: Option<Receiver>,
+    pub upstream: Option<RouteUpstream>,
     /// The last good responses.
     pub stale: Option<Arc<StaleResponses>>,
     /// A fixed response.

@@ -22,8 +22,8 @@ use super::identity_headers::IdentityHeaders;
 use super::identity_token::IDENTITY_TOKEN;
 use super::if_header;
 use super::mirror::Mirror;
-use super::receiver::Receiver;
 use super::rewrite::TargetRewriter;
+use super::route_upstream::RouteUpstream;
 use super::split::Split;
 use super::stale_responses::StaleKey;
 use super::stream_guard::{GuardedBody, StreamGuard, StreamOwner};
@@ -56,7 +56,7 @@ use crate::upstream::{
 #[derive(Debug)]
 pub(crate) struct Forward {
     /// The route's own upstream.
-    pub receiver: Receiver,
+    pub receiver: RouteUpstream,
     /// The timeout of the response head, if the route has its own.
     pub own_timeout: Option<Duration>,
     /// Whether small content is read before it is sent.
@@ -256,7 +256,12 @@ impl Forward {
     }
 
     /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.
-    fn choose_receiver(&self, permit: &Permit, head: &Parts, exchange: &mut Exchange) -> &Receiver {
+    fn choose_receiver(
+        &self,
+        permit: &Permit,
+        head: &Parts,
+        exchange: &mut Exchange,
+    ) -> &RouteUpstream {
         let Some(split) = &self.split else { return &self.receiver };
         let chosen = split.choose(&self.receiver, head, permit.principal.as_deref(), exchange);
         if !core::ptr::eq(chosen, &raw const self.receiver) {

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
-use super::receiver::Receiver;
+use super::route_upstream::RouteUpstream;
 use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::policy::authorize::Permit;
@@ -21,7 +21,7 @@ use crate::upstream::{
 #[derive(Debug)]
 pub(crate) struct Mirror {
     /// The upstream that receives the copies.
-    pub receiver: Receiver,
+    pub receiver: RouteUpstream,
     /// The share of requests in hundredths of a percent.
     pub share: u32,
     /// The methods of requests that are copied: safe ones, unless the operator names others.

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use http::request::Parts;
 
 use super::affinity;
-use super::receiver::Receiver;
+use super::route_upstream::RouteUpstream;
 use crate::base::random::random;
 use crate::gateway::exchange::Exchange;
 use crate::token::Principal;
@@ -14,7 +14,7 @@ use crate::upstream::HashBy;
 #[derive(Debug)]
 pub(crate) struct Split {
     /// Each with its share in hundredths of a percent; at most 10,000 together.
-    pub shares: Box<[(Receiver, u32)]>,
+    pub shares: Box<[(RouteUpstream, u32)]>,
     /// The value that binds a client to an upstream; `None` draws for each request.
     pub by: Option<HashBy>,
 }
@@ -23,11 +23,11 @@ impl Split {
     /// Returns the upstream for a request; `own` is the route's. A client without the cookie that binds it receives one.
     pub(crate) fn choose<'a>(
         &'a self,
-        own: &'a Receiver,
+        own: &'a RouteUpstream,
         head: &Parts,
         principal: Option<&Principal>,
         exchange: &mut Exchange,
-    ) -> &'a Receiver {
+    ) -> &'a RouteUpstream {
         let bound = self.by.as_ref().and_then(|by| affinity::key(by, head, principal, exchange));
         let draw = match (bound, &self.by) {
             (Some(key), _) => key,

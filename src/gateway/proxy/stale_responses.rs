@@ -250,7 +250,7 @@ fn replaces_stored(status: StatusCode) -> bool {
 /// A copy of the content of a response, which is stored when its end has passed.
 struct ContentCopy {
     read: BytesMut,
-    /// Where to store it; `None` if it is stored, too large, or broken.
+    /// The place to store it at; `None` if it is stored, too large, or broken.
     keeping: Option<(Arc<StaleResponses>, Box<[u8]>, Stored)>,
 }
 

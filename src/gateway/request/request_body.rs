@@ -19,7 +19,7 @@ use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::server::Server;
 use crate::gateway::Rejection;
 use crate::gateway::exchange::Exchange;
-use crate::limit::{Decision, LimitExceeded, Limited, Meter, Now, Question};
+use crate::limit::{ContentCharge, Decision, LimitExceeded, Limited, Now, Question};
 use crate::upstream::{UnbegunPermit, UpstreamError};
 
 /// The limits on request content.
@@ -68,9 +68,9 @@ enum Fault {
 }
 
 /// Charges request content to limits as it arrives.
-pub(crate) struct Metering {
+pub(crate) struct ContentCharging {
     /// The limits that count bytes.
-    meter: Meter,
+    charge: ContentCharge,
     /// The clock that dates each charge.
     clock: Clock,
     /// The part of the content that waits for the store of a limit.
@@ -82,18 +82,18 @@ struct WaitingPart {
     asked: Pin<Box<dyn Future<Output = Question>>>,
 }
 
-impl Metering {
-    pub(crate) const fn new(meter: Meter, clock: Clock) -> Self {
-        Self { meter, clock, waiting: None }
+impl ContentCharging {
+    pub(crate) const fn new(charge: ContentCharge, clock: Clock) -> Self {
+        Self { charge, clock, waiting: None }
     }
 
-    /// Charges a part of the content; `None` if [`Metering::poll_waiting`] returns the part once a store has responded.
+    /// Charges a part of the content; `None` if [`ContentCharging::poll_waiting`] returns the part once a store has responded.
     fn begin(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, LimitExceeded> {
         let bytes = length(&frame);
-        if bytes == 0 || !self.meter.counts_bytes() {
+        if bytes == 0 || !self.charge.counts_bytes() {
             return Ok(Some(frame));
         }
-        match self.meter.decide(bytes, Now::of(&self.clock)) {
+        match self.charge.decide(bytes, Now::of(&self.clock)) {
             Decision::Made(made) => made.map(|()| Some(frame)),
             Decision::Ask(mut question) => {
                 let asked = Box::pin(async {
@@ -116,7 +116,7 @@ impl Metering {
         let part = self.waiting.take().map(|waiting| waiting.frame);
         Poll::Ready(part.map(|frame| {
             let moment = Now::of(&self.clock);
-            self.meter.settle(length(&frame), moment, question).map(|()| frame)
+            self.charge.settle(length(&frame), moment, question).map(|()| frame)
         }))
     }
 }
@@ -217,7 +217,7 @@ pub(crate) fn limit_body(
     bounds: BodyLimits,
     reserved: &ReservedHeaders,
     received: &Rc<BodyProgress>,
-    metering: Option<Metering>,
+    charging: Option<ContentCharging>,
 ) -> Result<Option<Box<LimitedBody>>, Rejection> {
     if body.is_end_stream() {
         return Ok(None);
@@ -229,13 +229,13 @@ pub(crate) fn limit_body(
     Ok(Some(Box::new(LimitedBody {
         body,
         first: None,
-        unbegun: None,
+        unstarted: None,
         bounds,
         gap,
         reserved: reserved.clone(),
         waiting_since: None,
         waited: Duration::ZERO,
-        metering,
+        charging,
         received: Rc::clone(received),
     })))
 }
@@ -246,7 +246,7 @@ pub(crate) struct LimitedBody {
     /// The first part, if it was awaited before the request was forwarded.
     first: Option<Frame<Bytes>>,
     /// The place that the request holds at the upstream until its content begins.
-    unbegun: Option<UnbegunPermit>,
+    unstarted: Option<UnbegunPermit>,
     bounds: BodyLimits,
     gap: IdleTimeout,
     /// The fields to remove from trailers.
@@ -256,7 +256,7 @@ pub(crate) struct LimitedBody {
     /// The time of all waits before. Pauses of the upstream, in which nothing is read, are not the client's.
     waited: Duration,
     /// The limits to charge, if the length was not declared.
-    metering: Option<Metering>,
+    charging: Option<ContentCharging>,
     received: Rc<BodyProgress>,
 }
 
@@ -286,12 +286,12 @@ impl LimitedBody {
 
     /// Holds `permit` until content arrives.
     pub(crate) fn hold_until_begun(&mut self, permit: UnbegunPermit) {
-        self.unbegun = Some(permit);
+        self.unstarted = Some(permit);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if let Some(metering) = &mut self.metering
-            && let Some(charged) = ready!(metering.poll_waiting(cx))
+        if let Some(charging) = &mut self.charging
+            && let Some(charged) = ready!(charging.poll_waiting(cx))
         {
             return Poll::Ready(Some(charged.map_err(|exceeded| self.exceeded(exceeded))));
         }
@@ -310,10 +310,10 @@ impl LimitedBody {
                 if self.is_slow(bytes) {
                     return Poll::Ready(Some(Err(Fault::TooSlow)));
                 }
-                let Some(metering) = &mut self.metering else {
+                let Some(charging) = &mut self.charging else {
                     return Poll::Ready(Some(Ok(frame)));
                 };
-                match metering.begin(frame) {
+                match charging.begin(frame) {
                     Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),
                     Ok(None) => self.poll(cx),
                     Err(exceeded) => Poll::Ready(Some(Err(self.exceeded(exceeded)))),
@@ -337,8 +337,8 @@ impl LimitedBody {
 
     /// Refunds the charge of content that was refused.
     fn too_large(&mut self) -> Fault {
-        if let Some(Metering { meter, clock, .. }) = &mut self.metering {
-            meter.refund(Now::of(clock));
+        if let Some(ContentCharging { charge, clock, .. }) = &mut self.charging {
+            charge.refund(Now::of(clock));
         }
         Fault::TooLarge
     }
@@ -371,8 +371,8 @@ impl http_body::Body for LimitedBody {
             return Poll::Ready(Some(Ok(first)));
         }
         let polled = this.poll(cx);
-        if this.unbegun.is_some() && polled.is_ready() {
-            this.unbegun = None;
+        if this.unstarted.is_some() && polled.is_ready() {
+            this.unstarted = None;
         }
         if let Poll::Ready(Some(Err(fault))) = &polled {
             this.received.fault.set(Some(*fault));
@@ -381,7 +381,7 @@ impl http_body::Body for LimitedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let waits = self.metering.as_ref().is_some_and(|metering| metering.waiting.is_some());
+        let waits = self.charging.as_ref().is_some_and(|charging| charging.waiting.is_some());
         self.first.is_none() && !waits && self.body.is_end_stream()
     }
 

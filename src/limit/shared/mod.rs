@@ -8,7 +8,7 @@
 //! | File | Content |
 //! |---|---|
 //! | `lease`, `lease_size`, `lease_table` | one gateway's part of one counter, its size, and all of a limit |
-//! | `shared_limit`, `pending_request` | one limit's decisions, and a request that waits for the store |
+//! | `shared_limit`, `request`, `pending_request` | one limit's decisions, one request at it, and one that waits for the store |
 //! | `protocol`, `decide.lua` | messages to the store, and the script that decides them |
 //! | `backend`, `redis_backend` | the store |
 //! | `store_state`, `store_time`, `store_epoch`, `store_task` | its availability, its clock, and the task that talks to it |
@@ -20,6 +20,7 @@ mod lease_table;
 mod pending_request;
 mod protocol;
 mod redis_backend;
+pub(super) mod request;
 mod shared_limit;
 mod store_epoch;
 mod store_state;

@@ -8,7 +8,7 @@ use super::lease_size::overrun_bound;
 use super::lease_table::LeaseTable;
 use super::protocol::{Message, Purpose, Shape};
 use super::store_state::{LeaseId, Reason, StoreState};
-use crate::limit::counters::Now;
+use crate::limit::limit_counters::Now;
 use crate::observe::metrics::{LabeledGauge, LeaseMetrics};
 
 /// One limit's leases. It outlives a reload.

@@ -44,7 +44,7 @@ macro_rules! words {
 
 words! {
     /// The authentication method of a request.
-    AuthMethod {
+    AuthLabel {
         /// A JWT, verified by the gateway.
         Jwt = "jwt",
         /// An opaque token, introspected at its issuer (RFC 7662).

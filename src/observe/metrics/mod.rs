@@ -46,7 +46,7 @@ use self::token::Verifications;
 pub use self::family::{FAMILIES, Family, Kind};
 pub use self::issuer::IssuerMetrics;
 pub use self::labels::{
-    AuthMethod, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
+    AuthLabel, AuthResult, CacheResult, Endpoint, HandshakeFailure, LimitResult, LoginResult,
     LogoutKind, Method, Protocol, ProxyRefusal, RefreshResult, Rejected, TokenCache,
     UpstreamFailure,
 };

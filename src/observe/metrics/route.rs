@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::family::Source;
 use super::family::{self, Scrape};
-use super::labels::{AuthMethod, AuthResult, LabelValue as _, LabeledCounters, Method, Rejected};
+use super::labels::{AuthLabel, AuthResult, LabelValue as _, LabeledCounters, Method, Rejected};
 use super::primitives::Buckets;
 use super::primitives::{Bounds, Counter, Gauge, Histogram};
 use super::status_codes::{CLASS_WORDS, CLASSES, StatusCounters, class};
@@ -84,16 +84,16 @@ impl RouteMetrics {
     }
 
     /// Counts an authentication result.
-    pub fn authenticated(&self, auth: AuthMethod, result: AuthResult) {
+    pub fn authenticated(&self, auth: AuthLabel, result: AuthResult) {
         self.results(auth).inc(result);
     }
 
     /// Exports every result of `auth` as zero before the first request.
-    pub fn expects(&self, auth: AuthMethod) {
+    pub fn expects(&self, auth: AuthLabel) {
         self.results(auth);
     }
 
-    fn results(&self, auth: AuthMethod) -> &LabeledCounters<AuthResult> {
+    fn results(&self, auth: AuthLabel) -> &LabeledCounters<AuthResult> {
         self.auth[auth.index()].get_or_init(LabeledCounters::new)
     }
 }
@@ -121,7 +121,7 @@ impl Source for RouteMetrics {
         for (reason, count) in self.rejections.iter() {
             to.counter(&family::REJECTIONS, &[route, reason], count);
         }
-        for (auth, results) in AuthMethod::ALL.iter().zip(&self.auth) {
+        for (auth, results) in AuthLabel::ALL.iter().zip(&self.auth) {
             for (result, count) in results.get().into_iter().flat_map(LabeledCounters::iter) {
                 to.counter(&family::AUTH_REQUESTS, &[route, auth.word(), result], count);
             }
@@ -130,4 +130,4 @@ impl Source for RouteMetrics {
 }
 
 const METHODS: usize = Method::ALL.len();
-const AUTH_METHODS: usize = AuthMethod::ALL.len();
+const AUTH_METHODS: usize = AuthLabel::ALL.len();

@@ -10,7 +10,7 @@ fn a_request_is_counted_once_in_each_family() {
     let route = metrics.route("orders");
 
     route.began();
-    route.authenticated(AuthMethod::Jwt, AuthResult::Ok);
+    route.authenticated(AuthLabel::Jwt, AuthResult::Ok);
     route.answered(&Verb::GET, 200, MS * 20, MS / 10, 7, 1024);
 
     let text = metrics.render();
@@ -29,7 +29,7 @@ fn a_request_is_counted_once_in_each_family() {
 fn series_with_a_fixed_list_begin_at_zero() {
     let metrics = Metrics::default();
     let route = metrics.route("orders");
-    route.expects(AuthMethod::Session);
+    route.expects(AuthLabel::Session);
     let _session = metrics.session("web");
     let _limit = metrics.limit("spike", "orders");
 
@@ -163,12 +163,12 @@ fn no_series_is_exported_twice() {
 fn everything(metrics: &Metrics) -> Vec<Box<dyn core::any::Any>> {
     let route = metrics.route("orders");
     route.began();
-    route.authenticated(AuthMethod::Basic, AuthResult::Credentials);
+    route.authenticated(AuthLabel::Basic, AuthResult::Credentials);
     route.answered(&Verb::GET, 503, MS, MS, 1, 1);
     let issuer = metrics.issuer("main");
     issuer.called(Endpoint::Token, Some(200), MS);
     issuer.keys_refreshed(crate::base::clock::Timestamp::from_secs(1));
-    metrics.token_cache(TokenCache::Jwt).verified(AuthMethod::Jwt, true, MS);
+    metrics.token_cache(TokenCache::Jwt).verified(AuthLabel::Jwt, true, MS);
     let upstream = metrics.upstream("shop");
     upstream.answered(200, MS);
     let target = (upstream.target("10.0.0.1:80"), upstream.target_version("10.0.0.1:80"));

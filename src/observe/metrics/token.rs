@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use super::family::Source;
 use super::family::{self, Scrape};
-use super::labels::{AuthMethod, CacheResult, LabelValue as _, LabeledCounters, TokenCache};
+use super::labels::{AuthLabel, CacheResult, LabelValue as _, LabeledCounters, TokenCache};
 use super::primitives::Buckets;
 use super::primitives::{Bounds, Gauge, Histogram};
 
@@ -30,7 +30,7 @@ impl TokenCacheMetrics {
     }
 
     /// Records the verification of a credential, cached or not.
-    pub fn verified(&self, auth: AuthMethod, hit: bool, took: Duration) {
+    pub fn verified(&self, auth: AuthLabel, hit: bool, took: Duration) {
         self.verifications.observe(auth, hit, took);
     }
 
@@ -74,7 +74,7 @@ impl Verifications {
         }
     }
 
-    fn observe(&self, auth: AuthMethod, hit: bool, took: Duration) {
+    fn observe(&self, auth: AuthLabel, hit: bool, took: Duration) {
         let histograms = if hit { &self.hits } else { &self.misses };
         histograms[auth.index()].get_or_init(|| Histogram::new(&self.bounds)).observe(took);
     }
@@ -83,7 +83,7 @@ impl Verifications {
 impl Source for Verifications {
     fn report(&self, to: &mut Scrape) {
         for (cache, histograms) in [("hit", &self.hits), ("miss", &self.misses)] {
-            for (auth, histogram) in AuthMethod::ALL.iter().zip(histograms) {
+            for (auth, histogram) in AuthLabel::ALL.iter().zip(histograms) {
                 if let Some(histogram) = histogram.get() {
                     to.histogram(&family::VERIFICATION, &[auth.word(), cache], histogram);
                 }
@@ -92,4 +92,4 @@ impl Source for Verifications {
     }
 }
 
-const METHODS: usize = AuthMethod::ALL.len();
+const METHODS: usize = AuthLabel::ALL.len();

@@ -3,6 +3,6 @@
 pub(crate) mod phase;
 pub(crate) mod readiness;
 pub(crate) mod reload;
-pub(crate) mod restart;
+pub(crate) mod restart_required;
 pub(crate) mod startup;
 pub(crate) mod state_persistence;

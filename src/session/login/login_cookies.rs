@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 
-use super::kept_forms::FormId;
+use super::deferred_forms::FormId;
 use super::login_requirements::StepUp;
 use super::login_transaction::{LoginTransaction, TRANSACTION_LIFETIME};
 use crate::base::clock::Timestamp;
@@ -28,7 +28,7 @@ pub(crate) struct LoginCookies {
     base: Box<str>,
     slots: Box<[Cookie]>,
     rounds: Cookie,
-    /// The common beginning of the names of those that name a kept form.
+    /// The common beginning of the names of those that name a deferred form.
     form_base: Box<str>,
     forms: Box<[Cookie]>,
     associated_data: Box<[u8]>,
@@ -203,7 +203,7 @@ impl LoginCookies {
         StepUp::from_bytes(&self.ring.open(&self.step_up_data, text.as_bytes())?)
     }
 
-    /// Returns the `Set-Cookie` fields that have a kept form sent by the next request of `session` to its address, beside
+    /// Returns the `Set-Cookie` fields that have a deferred form sent by the next request of `session` to its address, beside
     /// the forms that a request with these `headers` names.
     pub(crate) fn release_form(
         &self,

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::kept_forms::FormId;
+use super::deferred_forms::FormId;
 use crate::base::clock::Timestamp;
 use crate::token::Principal;
 use crate::token::authentication_level::AuthenticationLevel;

@@ -3,7 +3,7 @@
 //! `?return_to=` is accepted only if it is unambiguous: a plain path of this
 //! origin, or a URL at an origin that the operator lists. Anything else is
 //! not repaired but ignored, and the login leads to `after_login`. A page that
-//! the gateway itself leads back to ([`own_pages`](super::own_pages)) is sealed
+//! the gateway itself leads back to ([`session_hosts`](super::session_hosts)) is sealed
 //! there if these rules refuse it.
 
 use http::HeaderValue;

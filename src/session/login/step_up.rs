@@ -16,10 +16,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::{Url, form_urlencoded};
 
-use super::kept_forms::{FormId, KeptForm, MAX_FORM};
+use super::deferred_forms::{DeferredForm, FormId, MAX_FORM};
 use super::login_requirements::StepUp;
-use super::own_pages::as_written;
 use super::return_to::ReturnTarget;
+use super::session_hosts::as_written;
 use crate::base::body::Body;
 use crate::session::cookies::origin::{SEC_FETCH_SITE, authority};
 use crate::session::registry::RetainedState;
@@ -56,9 +56,10 @@ impl Sessions {
         }
         let content = body.collect(MAX_FORM).await;
         let target = as_written(target);
-        let (host, url) = (authority(&head.uri, &head.headers), self.own_pages.url(head, &target));
+        let (host, url) =
+            (authority(&head.uri, &head.headers), self.session_hosts.url(head, &target));
         if let (Ok(content), Some(host), Some(url)) = (content, host, url) {
-            let form = KeptForm {
+            let form = DeferredForm {
                 method: head.method.clone(),
                 host: host.into(),
                 target: target.into(),
@@ -68,7 +69,7 @@ impl Sessions {
                 content: Bytes::copy_from_slice(&content),
                 subject,
             };
-            step_up.form = Some(self.retained.forms.keep(form, &self.clock));
+            step_up.form = Some(self.retained.forms.defer(form, &self.clock));
         } else {
             let session = &*self.settings.name;
             tracing::warn!(
@@ -141,7 +142,7 @@ impl Sessions {
             return Vec::new();
         }
         let is_its_own =
-            |form: Arc<KeptForm>| subject.is_some() && form.subject.as_ref() == subject;
+            |form: Arc<DeferredForm>| subject.is_some() && form.subject.as_ref() == subject;
         let released = self.logins.released_forms(headers).into_iter();
         released
             .filter(|form| self.retained.forms.get(&form.id).is_some_and(is_its_own))
@@ -176,7 +177,7 @@ impl Sessions {
             (Arc::clone(&self.retained), self.logins.forget_form(&head.headers, &released));
         let form =
             ResumedForm { id: released.id, form, retained, has_arrived: Rc::default(), cookies };
-        let KeptForm { method, fields, content, .. } = &*form.form;
+        let DeferredForm { method, fields, content, .. } = &*form.form;
         head.method = method.clone();
         for field in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE].iter().chain(&OF_THE_FORM) {
             head.headers.remove(field);
@@ -192,7 +193,7 @@ impl Sessions {
 #[derive(Debug)]
 pub struct ResumedForm {
     id: FormId,
-    form: Arc<KeptForm>,
+    form: Arc<DeferredForm>,
     retained: Arc<RetainedState>,
     has_arrived: Rc<Cell<bool>>,
     /// The `Set-Cookie` fields that forget the form.

@@ -366,7 +366,7 @@ async fn a_phantom_token_is_verified_and_forwarded() {
     let bench = Bench::new().await;
     let phantom = bench.token(json!({ "scope": "orders:read" }));
     bench.server.says(INTROSPECT, Answer::text("application/jwt", phantom.clone()));
-    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_responses();
     let now = bench.clock.now();
 
     let principal = verifier.verify("t", now, None).await.unwrap();
@@ -393,7 +393,7 @@ async fn a_phantom_token_is_verified_and_forwarded() {
 #[tokio::test]
 async fn an_unusable_signed_response_is_cached_for_its_token_alone() {
     let bench = Bench::new().await;
-    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_responses();
     let verify = |token: &'static str| verifier.verify(token, bench.clock.now(), None);
     for (odd, answer) in [
         ("no token", Answer::text("application/jwt", "a.b".into())),
@@ -419,7 +419,7 @@ async fn a_signed_response_must_be_for_us_recent_and_of_its_own_type() {
         settings.introspection.signed_answer = SignedAnswer::Response;
     };
     let bench = Bench::with(response, |_| ()).await;
-    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_responses();
     let media_type = "application/token-introspection+jwt";
     let response = |header: Value, change: Value| {
         let header = super::merged(

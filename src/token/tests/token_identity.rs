@@ -130,7 +130,7 @@ async fn a_phantom_token_belongs_to_the_whole_opaque_token() {
             |(_, phantom)| Answer::text("application/jwt", phantom.clone()),
         )
     });
-    let verifier = bench.verifier(TokenUse::Introspection).with_signed_answers();
+    let verifier = bench.verifier(TokenUse::Introspection).with_signed_responses();
 
     for _ in 0..2 {
         for (sub, phantom) in &phantoms {

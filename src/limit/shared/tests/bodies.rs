@@ -3,23 +3,23 @@
 use core::num::NonZeroU64;
 
 use super::*;
-use crate::limit::{Cost, Meter};
+use crate::limit::{ContentCharge, Cost};
 
 #[tokio::test(start_paused = true)]
 async fn content_that_arrives_in_parts_ends_with_the_shared_quota() {
     for (exact, window) in [(false, Window::Flexi), (true, Window::Flexi), (false, Window::Rolling)]
     {
         let mut fleet = Fleet::new(2, bytes(100_000, exact, OnStoreError::Local, window.clone()));
-        let mut meters = Vec::new();
+        let mut charges = Vec::new();
         for turn in 0..20 {
             let mut state = fleet.begin_sized(turn % 2, None).await.expect("nothing is used");
-            meters.push(state.meter().expect("bytes are counted"));
+            charges.push(state.content_charge().expect("bytes are counted"));
         }
 
         let mut passed = 0;
         for _ in 0..100 {
-            for meter in &mut meters {
-                passed += if fleet.charge(meter, 900).await { 900 } else { 0 };
+            for content in &mut charges {
+                passed += if fleet.charge(content, 900).await { 900 } else { 0 };
             }
         }
 
@@ -33,18 +33,18 @@ async fn the_operator_decides_what_an_outage_does_to_content() {
         [(OnStoreError::Allow, 50), (OnStoreError::Deny, 0), (OnStoreError::Local, 20)]
     {
         let mut fleet = Fleet::new(1, bytes(70, true, on_error, Window::Flexi));
-        let mut meters = Vec::new();
+        let mut charges = Vec::new();
         for _ in 0..50 {
             let mut state = fleet.begin_sized(0, None).await.expect("50 of 70");
-            meters.push(state.meter().expect("bytes are counted"));
+            charges.push(state.content_charge().expect("bytes are counted"));
         }
         fleet.model.fails.store(true, Relaxed);
         fleet.pass(200).await;
 
         // The first byte of each is paid for.
         let mut passed = 0;
-        for meter in &mut meters {
-            passed += usize::from(fleet.charge(meter, 2).await);
+        for content in &mut charges {
+            passed += usize::from(fleet.charge(content, 2).await);
         }
 
         assert_eq!(passed, expected, "{on_error:?}");
@@ -53,14 +53,14 @@ async fn the_operator_decides_what_an_outage_does_to_content() {
 
 impl Fleet {
     /// Charges a part of content, and returns whether it may pass.
-    async fn charge(&mut self, meter: &mut Meter, bytes: u64) -> bool {
+    async fn charge(&mut self, content: &mut ContentCharge, bytes: u64) -> bool {
         tokio::task::yield_now().await;
         let moment = Now::of(&self.clock);
-        match meter.decide(bytes, moment) {
+        match content.decide(bytes, moment) {
             Decision::Made(made) => made.is_ok(),
             Decision::Ask(mut question) => {
                 question.send().await;
-                meter.settle(bytes, moment, question).is_ok()
+                content.settle(bytes, moment, question).is_ok()
             }
         }
     }

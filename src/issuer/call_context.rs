@@ -15,7 +15,7 @@ use super::signing_key::SigningFailed;
 use crate::base::clock::{Clock, Timestamp};
 
 /// The parts that calls need; each holds them while it runs.
-pub(super) struct Inner {
+pub(super) struct CallContext {
     pub(super) settings: Arc<Settings>,
     pub(super) clock: Clock,
     pub(super) http_client: Arc<IssuerClient>,
@@ -24,7 +24,7 @@ pub(super) struct Inner {
     pub(super) circuits: CircuitBreakers,
 }
 
-impl Inner {
+impl CallContext {
     /// Adds the client's authentication at `endpoint` to `form`, signed as this server announces, and returns the value of
     /// `Authorization` if the method needs one.
     pub(super) fn authenticate(

@@ -19,7 +19,7 @@ use crate::session::Settings;
 
 impl Check<'_> {
     /// Refuses fields that are written twice, and places of tokens that the gateway writes or removes.
-    pub(super) fn written_fields(
+    pub(super) fn conflicting_headers(
         &mut self,
         file: &File,
         server: &Server,

@@ -1,38 +1,8 @@
-//! Freshness of a fetched JWK set, and the retry interval for unknown keys.
+//! The retry interval for keys that a JWK set does not have.
 
 use core::time::Duration;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-
-use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderValue};
-
-use crate::base::cache_control;
-
-/// Returns the freshness lifetime of a response with `headers`: by `Cache-Control`, between
-/// a minute and a day, else `default` (RFC 9111 §4.2.1).
-pub(super) fn lifetime(headers: &HeaderMap, default: Duration) -> Duration {
-    let forbids = |value: &HeaderValue| {
-        let mut directives = value.to_str().unwrap_or_default().split(',').map(str::trim);
-        directives.any(|directive| {
-            FORBIDDING.iter().any(|forbidding| directive.eq_ignore_ascii_case(forbidding))
-        })
-    };
-    let seconds = if headers.get_all(CACHE_CONTROL).iter().any(forbids) {
-        Some(0)
-    } else {
-        cache_control::seconds(headers, "max-age")
-    };
-    let lifetime = seconds.map_or(default, |seconds| {
-        Duration::from_secs(seconds.saturating_sub(cache_control::age(headers)))
-    });
-    lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME)
-}
-
-/// Returns when to fetch again what is fresh for `lifetime`: well before it ends.
-pub(super) fn refresh_after(lifetime: Duration) -> Duration {
-    lifetime * 4 / 5
-}
 
 /// The name of a token's key among others: its `kid`, or without one the token's signature. Tokens
 /// without `kid` do not share an entry: an old one must not delay the key of a new one.
@@ -86,10 +56,6 @@ impl UnknownKeyLimiter {
     }
 }
 
-/// Directives that forbid any use without asking again.
-const FORBIDDING: [&str; 2] = ["no-store", "no-cache"];
-const MIN_LIFETIME: Duration = Duration::from_secs(60);
-const MAX_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest time between fetches for one key.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(600);
 const MAX_NAMES: usize = 1024;
@@ -97,35 +63,6 @@ const MAX_NAMES: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DEFAULT: Duration = Duration::from_secs(600);
-
-    #[test]
-    fn cache_control_is_respected_within_bounds() {
-        let lifetime = |headers: &[(&str, &str)]| {
-            let headers = headers
-                .iter()
-                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-                .collect();
-            super::lifetime(&headers, DEFAULT).as_secs()
-        };
-
-        assert_eq!(lifetime(&[]), 600);
-        assert_eq!(lifetime(&[("cache-control", "public")]), 600);
-        assert_eq!(lifetime(&[("cache-control", "public, max-age=3600")]), 3_600);
-        assert_eq!(lifetime(&[("cache-control", "Max-Age=\"3600\"")]), 3_600);
-        assert_eq!(lifetime(&[("cache-control", "max-age=3600"), ("age", "600")]), 3_000);
-        assert_eq!(lifetime(&[("cache-control", "max-age=1")]), 60);
-        assert_eq!(lifetime(&[("cache-control", "max-age=99999999")]), 86_400);
-        assert_eq!(lifetime(&[("cache-control", "max-age=x")]), 60);
-        assert_eq!(lifetime(&[("cache-control", "no-store")]), 60);
-        assert_eq!(lifetime(&[("cache-control", "no-cache, max-age=3600")]), 60);
-    }
-
-    #[test]
-    fn a_refresh_is_due_at_four_fifths_of_the_lifetime() {
-        assert_eq!(refresh_after(DEFAULT), Duration::from_secs(480));
-    }
 
     #[test]
     fn the_interval_for_an_unknown_kid_doubles() {
@@ -150,7 +87,11 @@ mod tests {
     fn a_flood_of_kids_uses_bounded_memory() {
         let mut unknown = UnknownKeyLimiter::default();
         for name in 0..100_000 {
-            unknown.record_miss(UnknownKey::Named(&name.to_string()), Duration::ZERO, DEFAULT);
+            unknown.record_miss(
+                UnknownKey::Named(&name.to_string()),
+                Duration::ZERO,
+                Duration::from_secs(600),
+            );
         }
 
         assert!(unknown.misses.len() <= MAX_NAMES);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::Config;
 
 /// The keys that wait for a restart, as written in the configuration.
-const AFTER_RESTART: [&str; 6] = [
+const RESTART_KEYS: [&str; 6] = [
     "admin.listen",
     "metering",
     "metrics.buckets",
@@ -20,9 +20,9 @@ const AFTER_RESTART: [&str; 6] = [
 
 /// The values of these keys at the start of the process.
 #[derive(Debug)]
-pub(crate) struct StartedSettings([Value; AFTER_RESTART.len()]);
+pub(crate) struct RestartRequired([Value; RESTART_KEYS.len()]);
 
-impl StartedSettings {
+impl RestartRequired {
     /// Records the values that are in force until the next restart.
     pub(crate) fn with(config: &Config) -> Self {
         Self(values(config))
@@ -31,14 +31,14 @@ impl StartedSettings {
     /// Returns the keys whose values in `config` are not in force.
     pub(crate) fn waiting(&self, config: &Config) -> Vec<&'static str> {
         let new = values(config);
-        let changed = AFTER_RESTART.iter().zip(self.0.iter().zip(&new));
+        let changed = RESTART_KEYS.iter().zip(self.0.iter().zip(&new));
         changed.filter(|(_, (old, new))| old != new).map(|(key, _)| *key).collect()
     }
 }
 
-fn values(config: &Config) -> [Value; AFTER_RESTART.len()] {
+fn values(config: &Config) -> [Value; RESTART_KEYS.len()] {
     let effective = config.effective();
-    AFTER_RESTART.map(|key| value(&effective, key))
+    RESTART_KEYS.map(|key| value(&effective, key))
 }
 
 /// Returns the value at `key`.
@@ -73,8 +73,8 @@ mod tests {
             let (before, after) = (load(&before), load(&after));
 
             assert_ne!(before.effective(), after.effective(), "{key} is to be seen");
-            let waiting = StartedSettings::with(&before).waiting(&after);
-            let wanted: &[&str] = if AFTER_RESTART.contains(&key) { &[key] } else { &[] };
+            let waiting = RestartRequired::with(&before).waiting(&after);
+            let wanted: &[&str] = if RESTART_KEYS.contains(&key) { &[key] } else { &[] };
             assert_eq!(waiting, wanted, "{key}");
         }
     }
@@ -96,7 +96,7 @@ mod tests {
         let list = behind.split_once("`.").expect("an end").0;
         let listed: BTreeSet<&str> = list.split('`').skip(1).step_by(2).collect();
 
-        assert_eq!(listed, AFTER_RESTART.into_iter().collect());
+        assert_eq!(listed, RESTART_KEYS.into_iter().collect());
     }
 
     /// Returns every key, with a value that differs from that in [`file`].

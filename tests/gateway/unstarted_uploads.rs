@@ -47,8 +47,8 @@ fn uploads_that_do_not_begin_leave_the_connections_to_others() {
         for _ in 0..3 {
             assert_eq!(gateway.get("/", "").status, 200, "{connections}");
         }
-        let unbegun = (connections / 4).max(u32::from(connections > 1)) as usize;
-        assert!(service.connections() <= 1 + unbegun, "{connections}");
+        let unstarted = (connections / 4).max(u32::from(connections > 1)) as usize;
+        assert!(service.connections() <= 1 + unstarted, "{connections}");
 
         let upload = &mut idle[0];
         upload.send("0123456789");

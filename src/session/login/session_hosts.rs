@@ -17,7 +17,7 @@ use crate::session::settings::{Flow, Settings};
 
 /// The own hosts of one session.
 #[derive(Debug)]
-pub(crate) struct OwnPages {
+pub(crate) struct SessionHosts {
     public_url: Url,
     /// The origin of `public_url`, as browsers write it.
     public_origin: Box<str>,
@@ -37,7 +37,7 @@ enum NamedHost<'a> {
     Other,
 }
 
-impl OwnPages {
+impl SessionHosts {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             public_origin: settings.public_url.origin().ascii_serialization().into(),
@@ -66,7 +66,7 @@ impl OwnPages {
         !self.ends_at_public_url || !matches!(self.named_by(request), NamedHost::Sibling(_))
     }
 
-    /// Whether `url` is one that [`OwnPages::url`] returns.
+    /// Whether `url` is one that [`SessionHosts::url`] returns.
     pub(crate) fn contains(&self, url: &str) -> bool {
         let Ok(parsed) = Url::parse(url) else { return false };
         let origin = parsed.origin().ascii_serialization();
@@ -123,11 +123,11 @@ mod tests {
     use crate::issuer::{Client, ClientAuth};
     use crate::session::settings::Cookie;
 
-    fn pages(domain: Option<&str>, flow: Flow) -> OwnPages {
+    fn pages(domain: Option<&str>, flow: Flow) -> SessionHosts {
         let client = Client { id: "web".into(), auth: ClientAuth::None };
         let url = Url::parse("https://www.example.com").unwrap();
         let cookie = Cookie { domain: domain.map(Into::into), ..Cookie::default() };
-        OwnPages::new(&Settings { cookie, ..Settings::new("web", "main", client, flow, url) })
+        SessionHosts::new(&Settings { cookie, ..Settings::new("web", "main", client, flow, url) })
     }
 
     fn request(host: &str) -> Parts {

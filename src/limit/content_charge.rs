@@ -4,26 +4,26 @@ use std::sync::Arc;
 
 use super::algorithm::Algorithm;
 use super::charged_limit::ChargedLimit;
-use super::counters::Now;
 use super::decision::{Decision, Question};
+use super::limit_counters::Now;
 use super::limit_exceeded::{LimitExceeded, Limited, refuse};
 use super::limiter::Limiter;
 use super::rate::Kind;
+use super::shared::request::{SharedCourse, SharedRequest};
 use super::shared::{ChargedLease, SharedLimit, Ticket};
-use super::shared_request::{SharedCourse, SharedRequest};
 use crate::observe::metrics::LimitResult;
 
 /// The charge of one request whose content has no declared length.
 #[derive(Debug)]
-pub struct Meter {
+pub struct ContentCharge {
     /// The limits in locking order.
     metered: Vec<ChargedLimit>,
     /// The bytes charged so far.
     bytes: u64,
 }
 
-impl Meter {
-    /// Creates the meter of a request that these limits have admitted as empty.
+impl ContentCharge {
+    /// Creates the charge of a request that these limits have admitted as empty.
     pub(super) fn new(mut metered: Vec<ChargedLimit>) -> Self {
         metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
         Self { metered, bytes: 0 }

@@ -3,29 +3,27 @@
 
 use std::sync::Arc;
 
-use super::counters::Now;
-use super::limiter::Limiter;
-use super::plans::PlanIndex;
-use super::settings::{OnStoreError, Store};
-use super::shared::{
-    FirstAnswer, Lease, LeaseSlot, SharedLimit, StoreAnswer, Ticket, TicketRequest,
-};
+use super::super::limit_counters::Now;
+use super::super::limiter::Limiter;
+use super::super::plans::PlanIndex;
+use super::super::settings::{OnStoreError, Store};
+use super::{FirstAnswer, Lease, LeaseSlot, SharedLimit, StoreAnswer, Ticket, TicketRequest};
 use crate::observe::metrics::LimitResult;
 
 /// One cost at one shared limit.
 #[derive(Clone, Copy)]
-pub(super) struct SharedRequest<'a> {
-    pub(super) limiter: &'a Limiter,
-    pub(super) shared: &'a Arc<SharedLimit>,
-    pub(super) plan: PlanIndex,
+pub(in crate::limit) struct SharedRequest<'a> {
+    pub(in crate::limit) limiter: &'a Limiter,
+    pub(in crate::limit) shared: &'a Arc<SharedLimit>,
+    pub(in crate::limit) plan: PlanIndex,
     /// The limit's index among its route's.
-    pub(super) place: usize,
-    pub(super) cost: u64,
+    pub(in crate::limit) place: usize,
+    pub(in crate::limit) cost: u64,
 }
 
 /// The decision of one shared limit.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum SharedCourse {
+pub(in crate::limit) enum SharedCourse {
     /// Grants cover the request.
     Charge,
     /// The store is unavailable, and the request passes; see [`Lease::fall_back`] for the number.
@@ -38,13 +36,13 @@ pub(super) enum SharedCourse {
 
 impl SharedRequest<'_> {
     /// Returns where the request holds its place, also if the key has got a lease of its own meanwhile; else `own`.
-    pub(super) fn slot(&self, tickets: &[Ticket], own: LeaseSlot) -> LeaseSlot {
+    pub(in crate::limit) fn slot(&self, tickets: &[Ticket], own: LeaseSlot) -> LeaseSlot {
         let ticket = tickets.iter().find(|ticket| ticket.place == self.place);
         ticket.map_or(own, Ticket::slot)
     }
 
     /// Decides by the lease, by the store's answer in `tickets`, or, if the store was asked and has none, without it.
-    pub(super) fn course(
+    pub(in crate::limit) fn course(
         &self,
         lease: &mut Lease,
         tickets: &mut [Ticket],
@@ -92,7 +90,7 @@ impl SharedRequest<'_> {
 
     /// Holds the place of a request while the store is asked about it, or about another of its limits; `key` is the store's
     /// of its counter.
-    pub(super) fn ticket(
+    pub(in crate::limit) fn ticket(
         &self,
         course: SharedCourse,
         lease: &mut Lease,
@@ -113,7 +111,7 @@ impl SharedRequest<'_> {
     }
 
     /// Charges what was admitted to its lease; `key` is the store's of its counter.
-    pub(super) fn charge(
+    pub(in crate::limit) fn charge(
         &self,
         course: SharedCourse,
         (lease, slot): (&mut Lease, LeaseSlot),

@@ -17,11 +17,11 @@ use moka::sync::Cache;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::random::random;
 
-/// The identifier of a kept form, not guessable.
+/// The identifier of a deferred form, not guessable.
 pub(crate) type FormId = [u8; 16];
 
 /// A form that was posted.
-pub(crate) struct KeptForm {
+pub(crate) struct DeferredForm {
     pub(crate) method: Method,
     /// The host that it was posted to, with its port.
     pub(crate) host: Box<str>,
@@ -37,17 +37,17 @@ pub(crate) struct KeptForm {
 }
 
 /// The forms of one session configuration, bounded in number, size and time.
-pub(crate) struct KeptForms {
-    forms: Cache<FormId, Arc<KeptForm>>,
+pub(crate) struct DeferredForms {
+    forms: Cache<FormId, Arc<DeferredForm>>,
     /// The forms of each subject, the oldest first.
     by_subject: Cache<Option<Arc<str>>, Vec<FormId>>,
     /// The time until which one may be waiting, in nanoseconds: requests look for cookies only until then.
     until: AtomicU64,
 }
 
-impl KeptForms {
+impl DeferredForms {
     pub(crate) fn new() -> Self {
-        let weight = |_: &FormId, form: &Arc<KeptForm>| {
+        let weight = |_: &FormId, form: &Arc<DeferredForm>| {
             let fields: usize = form.fields.values().map(HeaderValue::len).sum();
             let len = form.content.len() + form.target.len() + form.url.len() + fields + 512;
             u32::try_from(len).unwrap_or(u32::MAX)
@@ -66,9 +66,9 @@ impl KeptForms {
         Self { forms, by_subject, until: AtomicU64::new(0) }
     }
 
-    /// Keeps a form, and returns the name under which it can be taken once. The oldest of many forms of one subject makes
+    /// Stores a form, and returns the name under which it can be taken once. The oldest of many forms of one subject makes
     /// room for it, and none of another's.
-    pub(crate) fn keep(&self, form: KeptForm, clock: &Clock) -> FormId {
+    pub(crate) fn defer(&self, form: DeferredForm, clock: &Clock) -> FormId {
         let id = random();
         self.insert(id, Arc::new(form));
         self.until.fetch_max(clock.now().plus(LIFETIME).as_nanos(), Relaxed);
@@ -82,11 +82,11 @@ impl KeptForms {
     }
 
     /// Puts back a form that was taken but not sent.
-    pub(crate) fn put_back(&self, id: FormId, form: Arc<KeptForm>) {
+    pub(crate) fn put_back(&self, id: FormId, form: Arc<DeferredForm>) {
         self.insert(id, form);
     }
 
-    fn insert(&self, id: FormId, form: Arc<KeptForm>) {
+    fn insert(&self, id: FormId, form: Arc<DeferredForm>) {
         let subject = form.subject.clone();
         self.forms.insert(id, form);
         let mut excess = Vec::new();
@@ -103,33 +103,33 @@ impl KeptForms {
     }
 
     /// Returns a form without taking it.
-    pub(crate) fn get(&self, id: &FormId) -> Option<Arc<KeptForm>> {
+    pub(crate) fn get(&self, id: &FormId) -> Option<Arc<DeferredForm>> {
         self.forms.get(id)
     }
 
     /// Takes a form: of several callers one gets it.
-    pub(crate) fn take(&self, id: &FormId) -> Option<Arc<KeptForm>> {
+    pub(crate) fn take(&self, id: &FormId) -> Option<Arc<DeferredForm>> {
         self.forms.remove(id)
     }
 }
 
-impl fmt::Debug for KeptForm {
+impl fmt::Debug for DeferredForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeptForm").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("DeferredForm").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for KeptForms {
+impl fmt::Debug for DeferredForms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeptForms")
+        f.debug_struct("DeferredForms")
             .field("count", &self.forms.entry_count())
             .finish_non_exhaustive()
     }
 }
 
-/// Bytes of a form that is kept; the user has to send a longer one again.
+/// Bytes of a deferred form; the user has to send a longer one again.
 pub(crate) const MAX_FORM: usize = 256 << 10;
-/// Bytes of all kept forms of one session configuration; the least used make room.
+/// Bytes of all deferred forms of one session configuration; the least used make room.
 const MAX_BYTES: u64 = 64 << 20;
 /// Forms of one subject: those of a few tabs.
 const MAX_FORMS_OF_SUBJECT: usize = 4;
@@ -144,10 +144,10 @@ mod tests {
 
     #[test]
     fn a_form_is_taken_once() {
-        let (forms, clock) = (KeptForms::new(), Clock::manual(Timestamp::from_secs(1)));
+        let (forms, clock) = (DeferredForms::new(), Clock::manual(Timestamp::from_secs(1)));
         assert!(!forms.is_any_waiting(&clock));
 
-        let id = forms.keep(form_of("alice"), &clock);
+        let id = forms.defer(form_of("alice"), &clock);
 
         assert!(forms.is_any_waiting(&clock) && forms.get(&id).is_some());
         assert!(forms.take(&id).is_some() && forms.take(&id).is_none());
@@ -157,10 +157,10 @@ mod tests {
 
     #[test]
     fn forms_of_one_subject_push_out_none_of_another() {
-        let (forms, clock) = (KeptForms::new(), Clock::manual(Timestamp::from_secs(1)));
-        let alices = forms.keep(form_of("alice"), &clock);
+        let (forms, clock) = (DeferredForms::new(), Clock::manual(Timestamp::from_secs(1)));
+        let alices = forms.defer(form_of("alice"), &clock);
 
-        let bobs: Vec<_> = (0..300).map(|_| forms.keep(form_of("bob"), &clock)).collect();
+        let bobs: Vec<_> = (0..300).map(|_| forms.defer(form_of("bob"), &clock)).collect();
 
         assert!(forms.get(&alices).is_some());
         let kept = |id: &&FormId| forms.get(id).is_some();
@@ -171,8 +171,8 @@ mod tests {
         assert_eq!(bobs.iter().filter(kept).count(), MAX_FORMS_OF_SUBJECT);
     }
 
-    fn form_of(subject: &str) -> KeptForm {
-        KeptForm {
+    fn form_of(subject: &str) -> DeferredForm {
+        DeferredForm {
             method: Method::POST,
             host: "www.example.com".into(),
             target: "/orders".into(),

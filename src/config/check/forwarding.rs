@@ -1,4 +1,4 @@
-//! Checks `fallback`, `split`, `mirror` and `circuit_breaker`.
+//! Checks `fallback`, `split` and `mirror`.
 
 use std::sync::Arc;
 
@@ -8,9 +8,8 @@ use super::layers::Layers;
 use super::{Check, MAX_DURATION, defined_names};
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
-use crate::config::file::{File, resilience as file, routes};
-use crate::config::resilience::{Fallback, Mirror, Split};
-use crate::upstream::CircuitBreakerSettings;
+use crate::config::file::{File, routes as file};
+use crate::config::forwarding::{Fallback, Mirror, Split};
 
 impl Check<'_> {
     /// Returns the fallback of a route whose requests all go to `only`; `None` where a split sends some to others.
@@ -52,8 +51,8 @@ impl Check<'_> {
         layers: &Layers<'_>,
         own: Option<&Arc<str>>,
     ) -> Option<Split> {
-        let by = layers.given(|keys: &routes::Route| &keys.split_by);
-        let Some(split) = layers.given(|keys: &routes::Route| &keys.split) else {
+        let by = layers.given(|keys: &file::Route| &keys.split_by);
+        let Some(split) = layers.given(|keys: &file::Route| &keys.split) else {
             if let Some(by) = by {
                 let message = "`split_by` has no effect without `split`";
                 self.fault(Code::C106, by.key_at, message, "write split, or take it out");
@@ -99,25 +98,6 @@ impl Check<'_> {
         let share = keys.percent.get().map_or(10_000, |at| at.value.0.0);
         let max_in_flight = self.number(&keys.max_in_flight, 1..=10_000, 100) as u32;
         Some(Mirror { upstream, share, methods, max_in_flight })
-    }
-
-    pub(super) fn circuit_breaker(
-        &mut self,
-        keys: &Spanned<file::CircuitBreaker>,
-    ) -> CircuitBreakerSettings {
-        let default = CircuitBreakerSettings::default();
-        CircuitBreakerSettings {
-            errors: self.number(&keys.errors, 1..=1_000_000, default.errors.into()) as u32,
-            error_rate: keys.error_rate.get().map_or(default.error_rate, |at| at.value.0.0),
-            min_requests: self.number(
-                &keys.min_requests,
-                1..=1_000_000,
-                default.min_requests.into(),
-            ) as u32,
-            open_for: self.time(&keys.open_for, default.open_for, MAX_DURATION),
-            close_after: self.number(&keys.close_after, 1..=1_000, default.close_after.into())
-                as u32,
-        }
     }
 }
 

@@ -14,14 +14,14 @@ use crate::upstream::{OutgoingRequest, Upstream};
 
 /// An upstream that may receive a route's requests: its own, that of a split, of the fallback or of the mirror.
 #[derive(Debug)]
-pub(crate) struct Receiver {
+pub(crate) struct RouteUpstream {
     /// The upstream.
     pub upstream: Arc<Upstream>,
     /// The signers of identity tokens for it, by authentication method; `None` where there is none.
     pub identity_tokens: Box<[Option<IdentityTokens>]>,
 }
 
-impl Receiver {
+impl RouteUpstream {
     /// Returns the identity token of the caller for this upstream, if the authentication method has one.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// As for [`Receiver::identity_token`].
+    /// As for [`RouteUpstream::identity_token`].
     pub(crate) fn own_head(
         &self,
         request: &OutgoingRequest<'_>,

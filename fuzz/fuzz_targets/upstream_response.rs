@@ -1,4 +1,4 @@
-//! A service's answer: head, framing, chunks, trailers.
+//! An upstream's response: head, framing, chunks, trailers.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,5 +11,5 @@ fuzz_target!(|input: (u8, bool, u8, &[u8])| {
         2 => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         _ => b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
     };
-    northgate::fuzz::answer(&[start, bytes].concat(), usize::from(piece), to_head);
+    northgate::fuzz::upstream_response(&[start, bytes].concat(), usize::from(piece), to_head);
 });
