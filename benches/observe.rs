@@ -10,7 +10,7 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::observe::access_log_entry::AccessLogEntry;
 use northgate::observe::log::{Log, Settings};
 use northgate::observe::log_format::Format;
-use northgate::observe::metrics::{AuthMethod, AuthResult, Metrics};
+use northgate::observe::metrics::{AuthLabel, AuthResult, Metrics};
 
 fn main() {
     divan::main();
@@ -23,7 +23,7 @@ fn count_a_request_with_a_token(bencher: Bencher<'_, '_>) {
 
     bencher.bench_local(|| {
         route.began();
-        route.authenticated(AuthMethod::Jwt, AuthResult::Ok);
+        route.authenticated(AuthLabel::Jwt, AuthResult::Ok);
         let took = black_box(Duration::from_micros(740));
         route.answered(&Method::GET, 200, took, took / 10, 0, 1024);
     });
@@ -56,7 +56,7 @@ fn scrape_1000_routes(bencher: Bencher<'_, '_>) {
     let routes: Vec<_> = (0..1000).map(|n| metrics.route(&format!("route-{n}"))).collect();
     for route in &routes {
         route.began();
-        route.authenticated(AuthMethod::Jwt, AuthResult::Ok);
+        route.authenticated(AuthLabel::Jwt, AuthResult::Ok);
         route.answered(&Method::GET, 200, Duration::from_millis(1), Duration::ZERO, 0, 1024);
     }
 
@@ -84,7 +84,7 @@ fn record() -> AccessLogEntry<'static> {
         upstream: Some("orders"),
         target: Some("10.0.0.11:8080"),
         attempts: 1,
-        auth: Some(AuthMethod::Jwt),
+        auth: Some(AuthLabel::Jwt),
         auth_result: Some(AuthResult::Ok),
         issuer: Some("main"),
         subject: Some("alice"),

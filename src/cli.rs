@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use self::output::{print, print_error};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::config::{self, Config, Environment, Faults, Format};
+use crate::config::{Config, Environment, Faults, Format};
 use crate::observe::metrics::{COMMIT, RUSTC, VERSION};
 
 /// An API gateway: the single entry point in front of microservices.
@@ -161,7 +161,7 @@ pub fn run() -> ExitCode {
 
 /// Loads the configuration in `file` and prints its warnings or faults to standard error.
 fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
-    match config::load(file, environment, Clock::system().now()) {
+    match crate::config::load(file, environment, Clock::system().now()) {
         Ok((config, warnings)) => {
             print_faults(&warnings);
             Ok(config)
@@ -180,7 +180,7 @@ fn read(file: &Path) -> Result<Config, ExitCode> {
 
 /// Loads the configuration in `file` and prints its faults; warnings are left to `northgate check`.
 fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
-    match config::load(file, environment, Clock::system().now()) {
+    match crate::config::load(file, environment, Clock::system().now()) {
         Ok((config, _)) => Ok(config),
         Err(faults) => {
             print_faults(&faults);

@@ -15,8 +15,8 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 ///
-/// [`Malformed`] for everything else.
-pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+/// [`MalformedJson`] for everything else.
+pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, MalformedJson> {
     read(text, DuplicateMember::Refused)
 }
 
@@ -26,8 +26,8 @@ pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
 ///
 /// # Errors
 ///
-/// [`Malformed`] if the outer object is.
-pub fn parse_object_lenient(text: &[u8]) -> Result<Map<String, Value>, Malformed> {
+/// [`MalformedJson`] if the outer object is.
+pub fn parse_object_lenient(text: &[u8]) -> Result<Map<String, Value>, MalformedJson> {
     read(text, DuplicateMember::Null)
 }
 
@@ -35,26 +35,26 @@ pub fn parse_object_lenient(text: &[u8]) -> Result<Map<String, Value>, Malformed
 ///
 /// # Errors
 ///
-/// [`Malformed`] for padding, white space, foreign characters, and trailing
+/// [`MalformedJson`] for padding, white space, foreign characters, and trailing
 /// bits that are not zero: two spellings of one token would be two cache keys.
-pub fn base64url(text: &str) -> Result<Vec<u8>, Malformed> {
-    URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed)
+pub fn base64url(text: &str) -> Result<Vec<u8>, MalformedJson> {
+    URL_SAFE_NO_PAD.decode(text).map_err(|_| MalformedJson)
 }
 
 /// The text is malformed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("malformed JSON or base64url")]
-pub struct Malformed;
+pub struct MalformedJson;
 
-fn read(text: &[u8], duplicates: DuplicateMember) -> Result<Map<String, Value>, Malformed> {
+fn read(text: &[u8], duplicates: DuplicateMember) -> Result<Map<String, Value>, MalformedJson> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let value = Strict { depth: MAX_DEPTH, duplicates, outermost: true }
         .deserialize(&mut reader)
-        .map_err(|_| Malformed)?;
-    reader.end().map_err(|_| Malformed)?;
+        .map_err(|_| MalformedJson)?;
+    reader.end().map_err(|_| MalformedJson)?;
     match value {
         Value::Object(members) => Ok(members),
-        _ => Err(Malformed),
+        _ => Err(MalformedJson),
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
             r#"{"sub":"a","\u0073ub":"b"}"#,
             r#"{"x":[{"y":{"a":1,"a":2}}]}"#,
         ] {
-            assert_eq!(parse_object(text.as_bytes()), Err(Malformed), "{text}");
+            assert_eq!(parse_object(text.as_bytes()), Err(MalformedJson), "{text}");
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
         let read = parse_object_lenient(br#"{"keys":[{"a":1,"a":2},{"b":3}]}"#).unwrap();
 
         assert_eq!(Value::Object(read), json!({"keys": [null, {"b": 3}]}));
-        assert_eq!(parse_object_lenient(br#"{"keys":[],"keys":[]}"#), Err(Malformed));
+        assert_eq!(parse_object_lenient(br#"{"keys":[],"keys":[]}"#), Err(MalformedJson));
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
             b"{\"a\":\"\\ud800\"}",
             b"{\"a\":\"\n\"}",
         ] {
-            assert_eq!(parse_object(text), Err(Malformed), "{}", text.escape_ascii());
+            assert_eq!(parse_object(text), Err(MalformedJson), "{}", text.escape_ascii());
         }
     }
 
@@ -216,15 +216,15 @@ mod tests {
         };
 
         assert!(parse_object(nested(32).as_bytes()).is_ok());
-        assert_eq!(parse_object(nested(33).as_bytes()), Err(Malformed));
-        assert_eq!(parse_object(nested(100_000).as_bytes()), Err(Malformed));
+        assert_eq!(parse_object(nested(33).as_bytes()), Err(MalformedJson));
+        assert_eq!(parse_object(nested(100_000).as_bytes()), Err(MalformedJson));
     }
 
     #[test]
     fn base64url_has_one_spelling() {
         assert_eq!(base64url("YQ"), Ok(b"a".to_vec()));
         for text in ["YQ==", "YQ=", "YR", "Y", "Y Q", "YQ\n", "+w", "/w", "YQ.", "é"] {
-            assert_eq!(base64url(text), Err(Malformed), "{text}");
+            assert_eq!(base64url(text), Err(MalformedJson), "{text}");
         }
     }
 

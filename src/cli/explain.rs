@@ -15,7 +15,9 @@ use crate::base::raw_target;
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route, format_duration};
 use crate::gateway::Rejection;
-use crate::gateway::view::explain::{Candidate, Decision, Destination, RouteExplainer};
+use crate::gateway::view::explain::{
+    Candidate, ExplainedDestination, RouteDecision, RouteExplainer,
+};
 use crate::limit;
 
 /// The arguments of `northgate explain`: the request to explain.
@@ -50,7 +52,7 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
     print(why(&decision, &method, &as_sent));
     let Ok(destination) = &decision.outcome else { return ExitCode::SUCCESS };
     print(then(destination, &decision, &config));
-    if let Destination::Route(Route { action: Action::Upstream(name), .. }) = destination {
+    if let ExplainedDestination::Route(Route { action: Action::Upstream(name), .. }) = destination {
         let states = upstream_states::states_of(&config, name);
         if !states.is_empty() {
             print(format_args!("\nThe upstream {name}, as the running gateway sees it:\n"));
@@ -58,7 +60,7 @@ pub(super) fn explain(asked: ExplainArgs, file: &Path) -> ExitCode {
             print(display::align(&lines.collect::<Vec<_>>()));
         }
     }
-    if let (Destination::Route(route), Some(token)) = (destination, &asked.token) {
+    if let (ExplainedDestination::Route(route), Some(token)) = (destination, &asked.token) {
         print("\nThe token:\n");
         match (TokenCheck { config: &config, token: token.expose() }).on(route) {
             Ok(text) => print(text),
@@ -98,7 +100,7 @@ fn field(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
 }
 
 /// Returns the comparisons of the routing decision, one per line, and its result.
-fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
+fn why(decision: &RouteDecision<'_>, method: &Method, as_sent: &str) -> String {
     let mut rows = Vec::new();
     let mut row = |what: &str, is: &str, why: String| {
         rows.push([format!("  {what}"), is.to_owned(), why]);
@@ -160,7 +162,7 @@ fn why(decision: &Decision<'_>, method: &Method, as_sent: &str) -> String {
         }
     }
     let verdict = match &decision.outcome {
-        Ok(Destination::Gateway) => "The gateway responds itself: 204.\n".to_owned(),
+        Ok(ExplainedDestination::Gateway) => "The gateway responds itself: 204.\n".to_owned(),
         Ok(destination) => format!("Route {} matches.\n", destination.id()),
         Err(rejection) => refused(rejection, here, method),
     };
@@ -204,16 +206,22 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
 }
 
 /// Returns the steps in which the gateway processes the request on its route.
-fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config) -> String {
+fn then(
+    destination: &ExplainedDestination<'_>,
+    decision: &RouteDecision<'_>,
+    config: &Config,
+) -> String {
     let mut steps: Vec<[String; 2]> = Vec::new();
     match destination {
         _ if decision.preflight => {
             steps.push(["response".to_owned(), "to a preflight, by its `cors`".to_owned()]);
         }
-        Destination::Gateway => return String::new(),
-        Destination::Session(_) | Destination::Metadata | Destination::Keys => {
+        ExplainedDestination::Gateway => return String::new(),
+        ExplainedDestination::Session(_)
+        | ExplainedDestination::Metadata
+        | ExplainedDestination::Keys => {
             let limits = match destination {
-                Destination::Session(session) => &session.limits[..],
+                ExplainedDestination::Session(session) => &session.limits[..],
                 _ => &[],
             };
             for limit in limits.iter().filter_map(|name| config.limits.get(name)) {
@@ -221,7 +229,7 @@ fn then(destination: &Destination<'_>, decision: &Decision<'_>, config: &Config)
             }
             steps.push(["served by".to_owned(), destination_text(destination)]);
         }
-        Destination::Route(route) => on_route(route, decision, config, &mut steps),
+        ExplainedDestination::Route(route) => on_route(route, decision, config, &mut steps),
     }
     let mut number = 0;
     let numbered = steps.into_iter().map(|[what, how]| {
@@ -244,7 +252,12 @@ fn limit_steps(what: &str, limit: &limit::Settings) -> Vec<[String; 2]> {
     core::iter::once([what.to_owned(), how]).chain(lines).collect()
 }
 
-fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut Vec<[String; 2]>) {
+fn on_route(
+    route: &Route,
+    decision: &RouteDecision<'_>,
+    config: &Config,
+    steps: &mut Vec<[String; 2]>,
+) {
     let mut step = |what: &str, how: String| steps.push([what.to_owned(), how]);
     if let Some(cors) = &route.cors {
         let origins = cors.origins.as_ref().map_or_else(
@@ -333,7 +346,7 @@ fn on_route(route: &Route, decision: &Decision<'_>, config: &Config, steps: &mut
             }
         }
         Action::Respond(_) | Action::Redirect { .. } => {
-            step("response", destination_text(&Destination::Route(route)));
+            step("response", destination_text(&ExplainedDestination::Route(route)));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::output::print;
 use super::{display, read};
 use crate::config::{self, Action};
-use crate::gateway::view::explain::{Candidate, Destination, RouteExplainer};
+use crate::gateway::view::explain::{Candidate, ExplainedDestination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
 pub(super) fn routes(file: &Path) -> ExitCode {
@@ -32,11 +32,15 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
         methods = format!("{methods}, {}", display::field(field));
     }
     let (auth, limits) = match candidate.leads_to {
-        Destination::Route(route) => (display::auth(&route.auth), display::list(&route.limits)),
-        Destination::Session(session) => ("none".to_owned(), display::list(&session.limits)),
-        Destination::Metadata | Destination::Keys | Destination::Gateway => {
-            ("none".to_owned(), String::new())
+        ExplainedDestination::Route(route) => {
+            (display::auth(&route.auth), display::list(&route.limits))
         }
+        ExplainedDestination::Session(session) => {
+            ("none".to_owned(), display::list(&session.limits))
+        }
+        ExplainedDestination::Metadata
+        | ExplainedDestination::Keys
+        | ExplainedDestination::Gateway => ("none".to_owned(), String::new()),
     };
     let path = candidate.path.to_string();
     [
@@ -51,14 +55,14 @@ fn row(candidate: &Candidate<'_>) -> [String; 7] {
 }
 
 /// Returns the destination of a route in a few words.
-pub(super) fn destination_text(destination: &Destination<'_>) -> String {
+pub(super) fn destination_text(destination: &ExplainedDestination<'_>) -> String {
     match destination {
-        Destination::Session(session) => format!("session {}", session.name),
-        Destination::Metadata => "protected resource metadata (RFC 9728)".to_owned(),
-        Destination::Gateway => "itself".to_owned(),
-        Destination::Keys => "JWK set of identity tokens".to_owned(),
-        Destination::Route(route) if !route.enabled => "nothing: disabled".to_owned(),
-        Destination::Route(route) => match &route.action {
+        ExplainedDestination::Session(session) => format!("session {}", session.name),
+        ExplainedDestination::Metadata => "protected resource metadata (RFC 9728)".to_owned(),
+        ExplainedDestination::Gateway => "itself".to_owned(),
+        ExplainedDestination::Keys => "JWK set of identity tokens".to_owned(),
+        ExplainedDestination::Route(route) if !route.enabled => "nothing: disabled".to_owned(),
+        ExplainedDestination::Route(route) => match &route.action {
             Action::Upstream(name) => name.to_string(),
             Action::Respond(response) => format!("a response, {}", response.status.as_u16()),
             Action::Redirect { to, status } => {

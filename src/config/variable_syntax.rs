@@ -43,7 +43,7 @@ pub(super) enum Otherwise<'t> {
 
 /// The reason why a text with variables is malformed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Malformed<'t> {
+pub(super) enum MalformedVariable<'t> {
     Open,
     Stray,
     Nameless,
@@ -51,7 +51,7 @@ pub(super) enum Malformed<'t> {
     Deep,
 }
 
-impl Malformed<'_> {
+impl MalformedVariable<'_> {
     /// Returns the problem and the fix; without any part of the text if it is `secret`.
     pub(super) fn describe(self, secret: bool) -> (String, String) {
         let (message, help) = match self {
@@ -84,14 +84,14 @@ impl Malformed<'_> {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<Vec<Piece<'_>>, Malformed<'_>> {
+pub(super) fn parse(text: &str) -> Result<Vec<Piece<'_>>, MalformedVariable<'_>> {
     let mut rest = text;
     let pieces = pieces(&mut rest, 0)?;
-    if rest.is_empty() { Ok(pieces) } else { Err(Malformed::Stray) }
+    if rest.is_empty() { Ok(pieces) } else { Err(MalformedVariable::Stray) }
 }
 
 /// Parses pieces up to the `}` that ends a variable at `depth`, or to the end; leaves the remainder in `rest`.
-fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, Malformed<'t>> {
+fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, MalformedVariable<'t>> {
     let mut pieces = Vec::new();
     // Literal braces: a `}` that closes one of them ends no variable.
     let mut open = 0_usize;
@@ -107,14 +107,14 @@ fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, Malfor
             take(1, rest, &mut pieces);
         } else if let Some(inside) = rest.strip_prefix(OPENING) {
             if depth == MAX_DEPTH {
-                return Err(Malformed::Deep);
+                return Err(MalformedVariable::Deep);
             }
             *rest = inside;
             pieces.push(variable(rest, depth + 1)?);
         } else if rest.starts_with('}') && open == 0 {
             return Ok(pieces);
         } else if rest.is_empty() {
-            return if depth == 0 { Ok(pieces) } else { Err(Malformed::Open) };
+            return if depth == 0 { Ok(pieces) } else { Err(MalformedVariable::Open) };
         } else {
             match rest.as_bytes()[0] {
                 b'{' => open += 1,
@@ -127,13 +127,13 @@ fn pieces<'t>(rest: &mut &'t str, depth: usize) -> Result<Vec<Piece<'t>>, Malfor
 }
 
 /// Parses one variable after its `${`.
-fn variable<'t>(rest: &mut &'t str, depth: usize) -> Result<Piece<'t>, Malformed<'t>> {
+fn variable<'t>(rest: &mut &'t str, depth: usize) -> Result<Piece<'t>, MalformedVariable<'t>> {
     let (name, behind) = name_of(rest);
     if behind.is_empty() {
-        return Err(Malformed::Open);
+        return Err(MalformedVariable::Open);
     }
     if !is_name(name) {
-        return Err(Malformed::Nameless);
+        return Err(MalformedVariable::Nameless);
     }
     let otherwise = if behind.starts_with('}') {
         *rest = behind;
@@ -146,7 +146,7 @@ fn variable<'t>(rest: &mut &'t str, depth: usize) -> Result<Piece<'t>, Malformed
         pieces(rest, depth)?;
         Otherwise::Message(&message[..message.len() - rest.len()])
     } else {
-        return Err(Malformed::Operator(name));
+        return Err(MalformedVariable::Operator(name));
     };
     *rest = &rest[1..];
     Ok(Piece::Variable { name, otherwise })

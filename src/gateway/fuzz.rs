@@ -3,7 +3,7 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 
-use super::policy::authenticate::Presented;
+use super::policy::authenticate::PresentedCredential;
 use super::request::{forwarded, headers, host, path};
 use super::routing::match_route;
 use crate::config::reserved_headers;
@@ -18,14 +18,14 @@ pub fn authorization(fields: &[&[u8]], target: &str) {
         let Ok(value) = HeaderValue::from_bytes(field) else { return };
         head.headers.append(AUTHORIZATION, value);
     }
-    match Presented::find(&head) {
-        Ok(Presented::Token { token, .. }) => {
+    match PresentedCredential::find(&head) {
+        Ok(PresentedCredential::Token { token, .. }) => {
             assert!(fields.len() == 1, "one of several fields was chosen");
             assert!(fields[0].ends_with(token) && !token.starts_with(b" "));
         }
-        Ok(Presented::Basic(_)) => assert_eq!(fields.len(), 1),
-        Ok(Presented::Nothing) => assert!(fields.is_empty()),
-        Ok(Presented::Other) | Err(_) => {}
+        Ok(PresentedCredential::Basic(_)) => assert_eq!(fields.len(), 1),
+        Ok(PresentedCredential::Nothing) => assert!(fields.is_empty()),
+        Ok(PresentedCredential::Other) | Err(_) => {}
     }
 }
 

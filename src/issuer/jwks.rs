@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::algorithm::Algorithm;
 use super::jwk::Key;
 use super::unusable_key::UnusableKey;
-use crate::base::strict_json::{self, Malformed};
+use crate::base::strict_json::{self, MalformedJson};
 
 /// An issuer's JWK set. Immutable; a fetch makes a new one.
 #[derive(Debug, Default)]
@@ -23,13 +23,13 @@ impl Jwks {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if `text` is not an object with an array `keys`.
+    /// [`MalformedJson`] if `text` is not an object with an array `keys`.
     pub fn parse(
         text: &[u8],
         mut unusable: impl FnMut(Option<&str>, UnusableKey),
-    ) -> Result<Self, Malformed> {
+    ) -> Result<Self, MalformedJson> {
         let document = strict_json::parse_object_lenient(text)?;
-        let Some(Value::Array(jwks)) = document.get("keys") else { return Err(Malformed) };
+        let Some(Value::Array(jwks)) = document.get("keys") else { return Err(MalformedJson) };
         let mut keys: Vec<Arc<Key>> = Vec::new();
         let mut read_keys = 0;
         for jwk in jwks {

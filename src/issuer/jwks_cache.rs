@@ -478,7 +478,7 @@ impl ProviderCache {
         }
     }
 
-    fn read(&self, jwks_text: &[u8]) -> Result<Jwks, crate::base::strict_json::Malformed> {
+    fn read(&self, jwks_text: &[u8]) -> Result<Jwks, crate::base::strict_json::MalformedJson> {
         let issuer = &*self.settings.name;
         Jwks::parse(jwks_text, |kid, why| match why {
             // Encryption keys, and keys of future types, are common in a set.

@@ -9,13 +9,13 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use super::batch_files::BatchFiles;
-use super::export::{Destination, ExportError};
+use super::export::{ExportDestination, ExportError};
 use super::outbox::Due;
 
 /// The state of the exports to one destination.
 #[derive(Debug)]
 pub(super) struct Delivery {
-    destination: Arc<Destination>,
+    destination: Arc<ExportDestination>,
     export: Option<JoinHandle<Outcome>>,
     /// When the next export may begin, after a failure.
     not_before: Instant,
@@ -33,7 +33,7 @@ pub(super) struct Outcome {
 
 impl Delivery {
     /// Creates the state of exports to `destination`.
-    pub(super) fn new(destination: Destination) -> Self {
+    pub(super) fn new(destination: ExportDestination) -> Self {
         let destination = Arc::new(destination);
         Self { destination, export: None, not_before: Instant::now(), failures: 0 }
     }
@@ -89,7 +89,7 @@ impl Delivery {
 
 /// Exports one batch. One whose file is gone or damaged cannot be exported any more, and does not hold up those after it.
 async fn export(
-    destination: &Destination,
+    destination: &ExportDestination,
     files: &BatchFiles,
     due: Due,
 ) -> Result<(), ExportError> {

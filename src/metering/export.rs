@@ -20,7 +20,7 @@ use crate::tls::{self, TlsError};
 
 /// A destination of one configuration.
 #[derive(Debug)]
-pub(super) enum Destination {
+pub(super) enum ExportDestination {
     /// Log lines with the target `northgate::usage`.
     Log(UsageLog),
     /// A file, one event per line.
@@ -54,7 +54,7 @@ pub(super) enum ExportError {
     Status(StatusCode),
 }
 
-impl Destination {
+impl ExportDestination {
     /// Prepares the destinations without connecting.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::delivery::{Delivery, Outcome};
 use super::event::Record;
-use super::export::Destination;
+use super::export::ExportDestination;
 use super::outbox::Outbox;
 use super::settings::Settings;
 use crate::base::clock::Clock;
@@ -67,8 +67,8 @@ impl Metering {
         log: &UsageLog,
     ) -> Result<Self, MeteringError> {
         let interval = settings.interval;
-        let destinations = Destination::all(settings, log)?;
-        let names = destinations.iter().map(Destination::name);
+        let destinations = ExportDestination::all(settings, log)?;
+        let names = destinations.iter().map(ExportDestination::name);
         let outbox = Outbox::open(Directory::at(dir), names).map_err(MeteringError::Outbox)?;
         let now = Instant::now();
         let state = State {

@@ -21,24 +21,24 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the scheme is Basic and the rest is not base64 of
+    /// [`MalformedCredentials`] if the scheme is Basic and the rest is not base64 of
     /// UTF-8 with a colon (RFC 7617 §2), or has control characters.
-    pub fn from_authorization(field: &HeaderValue) -> Result<Option<Self>, Malformed> {
+    pub fn from_authorization(field: &HeaderValue) -> Result<Option<Self>, MalformedCredentials> {
         let field = field.as_bytes();
         let Some((scheme, rest)) = field.split_at_checked(SCHEME.len()) else { return Ok(None) };
         if !scheme.eq_ignore_ascii_case(SCHEME) {
             return Ok(None);
         }
         let encoded = match rest {
-            [] => return Err(Malformed),
+            [] => return Err(MalformedCredentials),
             [b' ', ..] => rest.trim_ascii_start(),
             // `Basics …` is another scheme.
             _ => return Ok(None),
         };
-        let decoded = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| Malformed)?);
-        let text = core::str::from_utf8(&decoded).map_err(|_| Malformed)?;
+        let decoded = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| MalformedCredentials)?);
+        let text = core::str::from_utf8(&decoded).map_err(|_| MalformedCredentials)?;
         // The first colon ends the user name: a password may have more, a name none.
-        let (user, password) = text.split_once(':').ok_or(Malformed)?;
+        let (user, password) = text.split_once(':').ok_or(MalformedCredentials)?;
         Self::new(user, password).map(Some)
     }
 
@@ -46,11 +46,11 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the name is empty, either is longer than 1 KiB, or there are control characters.
-    pub fn new(user: &str, password: &str) -> Result<Self, Malformed> {
+    /// [`MalformedCredentials`] if the name is empty, either is longer than 1 KiB, or there are control characters.
+    pub fn new(user: &str, password: &str) -> Result<Self, MalformedCredentials> {
         let fits = |text: &str| text.len() <= MAX_LEN && !text.contains(char::is_control);
         if user.is_empty() || !fits(user) || !fits(password) {
-            return Err(Malformed);
+            return Err(MalformedCredentials);
         }
         Ok(Self { user: user.into(), password: password.into() })
     }
@@ -59,7 +59,7 @@ impl Credentials {
 /// The credentials are malformed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the credentials are malformed")]
-pub struct Malformed;
+pub struct MalformedCredentials;
 
 const SCHEME: &[u8] = b"basic";
 const MAX_LEN: usize = 1024;
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    fn read(field: &str) -> Result<Option<(String, String)>, Malformed> {
+    fn read(field: &str) -> Result<Option<(String, String)>, MalformedCredentials> {
         let read = Credentials::from_authorization(&HeaderValue::from_str(field).unwrap())?;
         Ok(read.map(|c| (c.user.clone(), c.password.expose().clone())))
     }
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn names_and_passwords_are_utf_8() {
         assert_eq!(read(&basic("zoë:пароль")), Ok(Some(("zoë".into(), "пароль".into()))));
-        assert_eq!(read("Basic 5Dr8"), Err(Malformed)); // Latin-1
+        assert_eq!(read("Basic 5Dr8"), Err(MalformedCredentials)); // Latin-1
     }
 
     #[test]
@@ -107,12 +107,12 @@ mod tests {
         for field in
             ["Basic", "Basic ", "Basic YTpi=", "Basic YTpi YTpi", "Basic YTpiYg", "Basic !"]
         {
-            assert_eq!(read(field), Err(Malformed), "{field}");
+            assert_eq!(read(field), Err(MalformedCredentials), "{field}");
         }
         for text in ["alice", ":secret", "a\n:b", "a:b\0", "a:\u{85}"] {
-            assert_eq!(read(&basic(text)), Err(Malformed), "{text:?}");
+            assert_eq!(read(&basic(text)), Err(MalformedCredentials), "{text:?}");
         }
-        assert_eq!(read(&basic(&format!("a:{}", "x".repeat(1025)))), Err(Malformed));
+        assert_eq!(read(&basic(&format!("a:{}", "x".repeat(1025)))), Err(MalformedCredentials));
     }
 
     proptest! {

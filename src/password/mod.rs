@@ -7,7 +7,7 @@ mod registry;
 mod throttle;
 mod user_name;
 
-pub use self::credentials::{Credentials, Malformed};
+pub use self::credentials::{Credentials, MalformedCredentials};
 pub use self::registry::LoginThrottles;
 pub use self::throttle::Failures;
 pub(crate) use self::throttle::{LoginAttempt, LoginThrottle, TooMany, network, pad_response_time};

@@ -7,7 +7,7 @@
 use core::str;
 
 use crate::base::clock::Timestamp;
-use crate::token::{Malformed as NoRevocation, Reading, RevocationEvent};
+use crate::token::{MalformedRevocation, Reading, RevocationEvent};
 
 /// A revocation, and the instance that published it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,8 +23,8 @@ pub(crate) struct RevocationEntry {
 #[error("malformed revocation entry")]
 pub(crate) struct MalformedEntry;
 
-impl From<NoRevocation> for MalformedEntry {
-    fn from(_: NoRevocation) -> Self {
+impl From<MalformedRevocation> for MalformedEntry {
+    fn from(_: MalformedRevocation) -> Self {
         Self
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn serve(
     let server = gateway.shared().snapshot.load().server.clone();
     let mut stream = MonitoredStream::new(stream, Arc::clone(&activity));
     let http2 = settings.http2;
-    let connection = Connection { gateway, activity, phase, listener, server, http2 };
+    let connection = AcceptedConnection { gateway, activity, phase, listener, server, http2 };
     let mut peer = Peer::new(remote.ip());
     if settings.proxy_protocol {
         // Boxed: few listeners have it.
@@ -106,7 +106,7 @@ pub(super) async fn serve(
 }
 
 /// The parameters of serving a connection, for every version of HTTP.
-struct Connection<'a> {
+struct AcceptedConnection<'a> {
     gateway: Gateway,
     activity: Arc<ConnectionActivity>,
     phase: watch::Receiver<Phase>,
@@ -116,7 +116,7 @@ struct Connection<'a> {
     http2: bool,
 }
 
-impl Connection<'_> {
+impl AcceptedConnection<'_> {
     async fn http1<S>(mut self, stream: S, peer: Peer)
     where
         S: http1::Socket + Send + 'static,

@@ -18,7 +18,7 @@ use super::logout::ended_sessions::EndReason;
 use super::logout::session_watch::SessionWatch;
 use super::refresh::decision::RefreshNeed;
 use super::refresh::token_freshness::Freshness;
-use super::registry::RetainedState;
+use super::registry::RetainedSessions;
 use super::settings::Csrf;
 use super::store::loaded_session::LoadedSession;
 use super::store::state::SessionState;
@@ -49,7 +49,7 @@ pub struct SessionUser {
 #[derive(Clone, Debug)]
 pub struct SessionHandle {
     loaded: Arc<LoadedSession>,
-    retained: Arc<RetainedState>,
+    retained: Arc<RetainedSessions>,
     /// The time at which the session ends without further use.
     over_at: Timestamp,
     /// The time at which it ends in any case.
@@ -74,14 +74,14 @@ impl SessionHandle {
 #[error("{reason}")]
 pub struct SessionError {
     /// The reason.
-    pub reason: Reason,
+    pub reason: SessionErrorReason,
     /// `Set-Cookie` fields for the response, whatever its status.
     pub set_cookies: Vec<HeaderValue>,
 }
 
 /// The reason why a request is not authenticated.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Reason {
+pub enum SessionErrorReason {
     /// No cookie, or none that opens: 401, or a redirect to the login.
     #[error("there is no session")]
     Missing,
@@ -105,7 +105,7 @@ pub enum Reason {
     StoreUnavailable,
 }
 
-impl Reason {
+impl SessionErrorReason {
     /// Returns the label of the reason in metrics.
     pub const fn result(self) -> AuthResult {
         match self {
@@ -139,7 +139,7 @@ impl Sessions {
     ) -> Result<SessionUser, SessionError> {
         let presented = self.presented_cookies(&request.headers);
         if presented.is_empty() {
-            return Err(Reason::Missing.with(Vec::new()));
+            return Err(SessionErrorReason::Missing.with(Vec::new()));
         }
         let loaded = self.open(request, &presented).await?;
         let held = presented.held();
@@ -194,9 +194,9 @@ impl Sessions {
         request: &Parts,
         presented: &PresentedCookies<'_>,
     ) -> Result<Arc<LoadedSession>, SessionError> {
-        let foreign = |_| Reason::Csrf.with(Vec::new());
+        let foreign = |_| SessionErrorReason::Csrf.with(Vec::new());
         csrf::check(rule, &self.own_origin, &self.csrf, request).map_err(foreign)?;
-        let unavailable = |_| Reason::StoreUnavailable.with(Vec::new());
+        let unavailable = |_| SessionErrorReason::StoreUnavailable.with(Vec::new());
         let Some(loaded) = self.storage.open(presented).await.map_err(unavailable)? else {
             // An old cookie of a replaced session: by now the browser has the new one's. With sessions in Redis, the
             // event that it was replaced may be on its way.
@@ -207,10 +207,10 @@ impl Sessions {
             let stays = replaced
                 || !self.settings.keys.is_empty() && self.storage.is_of_unknown_key(presented);
             let cookies = if stays { Vec::new() } else { self.clear(presented.held()) };
-            return Err(Reason::Missing.with(cookies));
+            return Err(SessionErrorReason::Missing.with(cookies));
         };
         if rule == Csrf::Token && !self.is_own_token(request, &loaded) {
-            return Err(Reason::Csrf.with(Vec::new()));
+            return Err(SessionErrorReason::Csrf.with(Vec::new()));
         }
         Ok(loaded)
     }
@@ -231,7 +231,7 @@ impl Sessions {
                 return Err(self.over(held));
             }
             // The browser's cookies are those of the new session: they stay.
-            Some(EndReason::Replaced) => return Err(Reason::Expired.with(Vec::new())),
+            Some(EndReason::Replaced) => return Err(SessionErrorReason::Expired.with(Vec::new())),
         }
         if now >= self.over_at(&loaded) {
             self.expire(&loaded).await;
@@ -242,7 +242,9 @@ impl Sessions {
         let has_due_forward = loaded.is_forward_due(before, now);
         if now >= loaded.forward_ends() && !(redeemable && has_due_forward) {
             if redeemable && loaded.state.is_id_token_owed {
-                return Err(Reason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new()));
+                return Err(
+                    SessionErrorReason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new())
+                );
             }
             // The upstream is told who the user is by an ID token, and a new one comes only with a login.
             self.expire(&loaded).await;
@@ -271,7 +273,7 @@ impl Sessions {
                     freshness = Freshness::Serves(principal);
                 }
                 Err(TokenError::Unavailable { retry_after }) => {
-                    return Err(Reason::Unavailable { retry_after }.with(Vec::new()));
+                    return Err(SessionErrorReason::Unavailable { retry_after }.with(Vec::new()));
                 }
                 // Expired by its own `exp`, revoked, signed with a removed key: the refresh token decides.
                 Err(error) => freshness = Freshness::of(error),
@@ -416,7 +418,7 @@ impl Sessions {
     }
 
     pub(super) fn over(&self, held: StoredSession) -> SessionError {
-        Reason::Expired.with(self.clear(held))
+        SessionErrorReason::Expired.with(self.clear(held))
     }
 
     /// Returns when a session ends without further use.

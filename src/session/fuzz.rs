@@ -5,14 +5,14 @@ use http::{HeaderMap, HeaderValue};
 
 use super::cookies::cookie;
 use super::cookies::cookie::Cookie;
-use super::cookies::seal::KeyRing;
+use super::cookies::seal::SealingKeys;
 use super::settings;
 use crate::base::secret::Secret;
 
 /// Parses `Cookie` fields from a client that does not have the gateway's keys.
 pub fn cookies(fields: &[&[u8]]) {
     let ours = Cookie::new(&settings::Cookie::default(), "web");
-    let ring = KeyRing::new(&[Secret::new([7; 32])]);
+    let ring = SealingKeys::new(&[Secret::new([7; 32])]);
     let mut headers = HeaderMap::new();
     for field in fields {
         let Ok(field) = HeaderValue::from_bytes(field) else { return };

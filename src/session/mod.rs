@@ -44,11 +44,11 @@ pub use self::login::step_up::ResumedForm;
 pub use self::logout::session_watch::SessionWatch;
 pub use self::refresh::refresh_events::MalformedEvent;
 pub use self::registry::RefreshEvents;
-pub use authenticate::{Reason, SessionError, SessionHandle, SessionUser};
+pub use authenticate::{SessionError, SessionErrorReason, SessionHandle, SessionUser};
 pub use registry::SessionRegistry;
 pub use settings::{
-    Cookie, Csrf, Flow, Forward, Identity, OnUnauthenticated, Paths, ReturnTo, SameSite, Settings,
-    Store, TokenStorage,
+    Cookie, Csrf, Flow, ForwardedSessionToken, Identity, OnUnauthenticated, Paths, ReturnTo,
+    SameSite, Settings, Store, TokenStorage,
 };
 
 use self::cookies::origin::OwnOrigin;
@@ -89,9 +89,9 @@ pub struct Sessions {
     session_hosts: SessionHosts,
     /// Verifies ID and logout tokens issued to this client.
     relying_party: Arc<RelyingParty>,
-    ring: Arc<seal::KeyRing>,
+    ring: Arc<seal::SealingKeys>,
     pages: Pages,
-    retained: Arc<registry::RetainedState>,
+    retained: Arc<registry::RetainedSessions>,
     throttle: LoginThrottle,
     refresher: Arc<TokenRefresher>,
     revoker: Arc<TokenRevoker>,

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-use super::cookies::seal::KeyRing;
+use super::cookies::seal::SealingKeys;
 use super::login::code_redemptions::CodeRedemptions;
 use super::login::deferred_forms::DeferredForms;
 use super::login::issuer_observations::IssuerObservations;
@@ -37,7 +37,7 @@ use crate::token::{Principal, Revocation, RevocationEvent, RevocationList, Revoc
 #[derive(Debug)]
 pub struct SessionRegistry {
     revocations: RevocationList,
-    retained: Arc<WeakMap<Key, RetainedState>>,
+    retained: Arc<WeakMap<Key, RetainedSessions>>,
     /// Data learned from the logins of one client.
     observations: WeakMap<ClientKey, IssuerObservations>,
     throttles: Arc<LoginThrottles>,
@@ -109,7 +109,7 @@ impl SessionRegistry {
         settings: &Settings,
         issuer: &Arc<str>,
         control: &Handle,
-    ) -> Arc<RetainedState> {
+    ) -> Arc<RetainedSessions> {
         self.revocations.retain_at_least(settings.absolute_timeout);
         let key = key(settings, issuer);
         let (_, name, identifier, client) = key.clone();
@@ -134,7 +134,7 @@ impl SessionRegistry {
             let listener: Arc<dyn RevocationListener> = Arc::clone(&ending) as _;
             self.revocations.subscribe_with_backlog(&listener);
             let by = [&*settings.name, &*settings.issuer, &*settings.client.id].join("\0").into();
-            RetainedState {
+            RetainedSessions {
                 ring: OnceLock::new(),
                 by,
                 unseen_sessions: UnseenSessions::new(),
@@ -151,8 +151,8 @@ impl SessionRegistry {
 
 /// The state of one session that is retained while a configuration uses it.
 #[derive(Debug)]
-pub(super) struct RetainedState {
-    ring: OnceLock<Arc<KeyRing>>,
+pub(super) struct RetainedSessions {
+    ring: OnceLock<Arc<SealingKeys>>,
     /// The namespace of used logout tokens: session, issuer and client.
     pub(super) by: Arc<str>,
     /// Sessions whose browsers do not show them when their next login ends.
@@ -182,7 +182,7 @@ pub(super) struct EndedState {
     sessions: OnceLock<Arc<Visits>>,
 }
 
-impl Deref for RetainedState {
+impl Deref for RetainedSessions {
     type Target = EndedState;
 
     fn deref(&self) -> &EndedState {
@@ -250,13 +250,13 @@ impl RevocationListener for EndedState {
     }
 }
 
-impl RetainedState {
+impl RetainedSessions {
     /// Returns the keys: the operator's, or a random one that lives as long as this state.
-    pub(super) fn ring(&self, settings: &Settings) -> Arc<KeyRing> {
+    pub(super) fn ring(&self, settings: &Settings) -> Arc<SealingKeys> {
         if settings.keys.is_empty() {
-            Arc::clone(self.ring.get_or_init(|| Arc::new(KeyRing::new(&[]))))
+            Arc::clone(self.ring.get_or_init(|| Arc::new(SealingKeys::new(&[]))))
         } else {
-            Arc::new(KeyRing::new(&settings.keys))
+            Arc::new(SealingKeys::new(&settings.keys))
         }
     }
 
@@ -289,10 +289,10 @@ fn key(settings: &Settings, identifier: &Arc<str>) -> Key {
 
 /// Applies refreshes of other instances.
 #[derive(Clone, Debug)]
-pub struct RefreshEvents(Arc<WeakMap<Key, RetainedState>>);
+pub struct RefreshEvents(Arc<WeakMap<Key, RetainedSessions>>);
 
 impl RefreshEvents {
-    pub(in crate::session) const fn of(retained: Arc<WeakMap<Key, RetainedState>>) -> Self {
+    pub(in crate::session) const fn of(retained: Arc<WeakMap<Key, RetainedSessions>>) -> Self {
         Self(retained)
     }
 

@@ -73,8 +73,8 @@ pub struct Settings {
     pub revoke_on_logout: bool,
     /// Redirects to the issuer's own logout if it offers one. Default true.
     pub end_session: bool,
-    /// The token that the upstream receives. Default [`Forward::AccessToken`].
-    pub forward: Forward,
+    /// The token that the upstream receives. Default [`ForwardedSessionToken::AccessToken`].
+    pub forward: ForwardedSessionToken,
     /// A style sheet in place of the built-in one. Default none.
     pub style: Option<Arc<str>>,
 }
@@ -110,7 +110,7 @@ impl Settings {
             return_to: vec![ReturnTo::SameOrigin],
             revoke_on_logout: true,
             end_session: true,
-            forward: Forward::default(),
+            forward: ForwardedSessionToken::default(),
             style: None,
             limits: Vec::new(),
         }
@@ -327,7 +327,7 @@ pub enum ReturnTo {
 
 /// The token that the upstream receives as `Authorization: Bearer`.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub enum Forward {
+pub enum ForwardedSessionToken {
     /// The access token.
     #[default]
     AccessToken,

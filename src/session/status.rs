@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::authenticate::{Reason, ResumedSession, SessionError};
+use super::authenticate::{ResumedSession, SessionError, SessionErrorReason};
 use super::pages::Problem;
 use super::refresh::decision::RefreshNeed;
 use super::refresh::refresh_results::{RefreshOutcome, RefreshUrgency};
@@ -32,7 +32,7 @@ impl Sessions {
     pub(super) async fn refresh(&self, request: Request<Body>) -> Response<Body> {
         let (head, _) = request.into_parts();
         if self.is_cross_site_request(&head) {
-            return self.refusal(Reason::Csrf.with(Vec::new()));
+            return self.refusal(SessionErrorReason::Csrf.with(Vec::new()));
         }
         match self.refreshed(&head).await {
             Ok(response) => response,
@@ -61,10 +61,12 @@ impl Sessions {
                 let cookies = self.write(&loaded, held).await;
                 Ok(with_cookies(self.described(&loaded, &principal), cookies))
             }
-            RefreshOutcome::Over => Err(Reason::Expired.with(self.clear(held))),
-            RefreshOutcome::Doubtful => Err(Reason::Expired.with(Vec::new())),
+            RefreshOutcome::Over => Err(SessionErrorReason::Expired.with(self.clear(held))),
+            RefreshOutcome::Doubtful => Err(SessionErrorReason::Expired.with(Vec::new())),
             RefreshOutcome::Unavailable => Err(UNAVAILABLE.with(Vec::new())),
-            RefreshOutcome::StoreUnavailable => Err(Reason::StoreUnavailable.with(Vec::new())),
+            RefreshOutcome::StoreUnavailable => {
+                Err(SessionErrorReason::StoreUnavailable.with(Vec::new()))
+            }
         }
     }
 
@@ -75,7 +77,7 @@ impl Sessions {
     ) -> Result<(ResumedSession, Vec<HeaderValue>), SessionError> {
         let presented = self.presented_cookies(&request.headers);
         if presented.is_empty() {
-            return Err(Reason::Missing.with(Vec::new()));
+            return Err(SessionErrorReason::Missing.with(Vec::new()));
         }
         let held = presented.held();
         let loaded = self.open(request, &presented).await?;
@@ -127,28 +129,28 @@ impl Sessions {
         let login = &*self.settings.paths.login;
         let members = json!({ "logged_in": false, "login": login });
         let response = match reason {
-            Reason::Missing | Reason::Expired => {
+            SessionErrorReason::Missing | SessionErrorReason::Expired => {
                 let title = "Not logged in.";
                 let status = StatusCode::UNAUTHORIZED;
                 let mut response = problem(status, "unauthenticated", title, members);
                 response.headers_mut().insert(WWW_AUTHENTICATE, self.challenge());
                 response
             }
-            Reason::Csrf => {
+            SessionErrorReason::Csrf => {
                 let title = "The request may come from another site.";
                 problem(StatusCode::FORBIDDEN, "csrf", title, json!({}))
             }
-            Reason::TooLarge => {
+            SessionErrorReason::TooLarge => {
                 let status = StatusCode::BAD_GATEWAY;
                 problem(status, "session-too-large", Problem::TooLarge.message(), members)
             }
-            Reason::Unavailable { retry_after: seconds } => {
+            SessionErrorReason::Unavailable { retry_after: seconds } => {
                 let title = "The authorization server is unavailable.";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let response = problem(status, "issuer-unavailable", title, json!({}));
                 retry_after(response, u64::from(seconds))
             }
-            Reason::StoreUnavailable => {
+            SessionErrorReason::StoreUnavailable => {
                 let title = "The store of sessions is unavailable.";
                 let status = StatusCode::SERVICE_UNAVAILABLE;
                 let response = problem(status, "store-unavailable", title, json!({}));
@@ -161,4 +163,5 @@ impl Sessions {
 
 /// The claims of an ID token that a front end receives, besides `sub`.
 const DISCLOSED_CLAIMS: [&str; 5] = ["name", "preferred_username", "username", "email", "picture"];
-const UNAVAILABLE: Reason = Reason::Unavailable { retry_after: super::authenticate::RETRY_AFTER };
+const UNAVAILABLE: SessionErrorReason =
+    SessionErrorReason::Unavailable { retry_after: super::authenticate::RETRY_AFTER };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Audience;
-use super::jwe::{ContentEncryption, DecryptionKey, KeyManagement, KeyRing};
+use super::jwe::{ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement};
 use super::jwt::claims::Claims;
 use super::principal::TokenFormat;
 use super::token_digests::TokenDigests;
@@ -50,7 +50,7 @@ pub fn encrypted(token: &str) {
         key("a", "AAECAwQFBgcICQoLDA0ODw"),
         key("b", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"),
     ];
-    let ring = KeyRing {
+    let ring = DecryptionKeys {
         keys: keys.into_iter().flatten().collect(),
         algorithms: KeyManagement::ALL.map(|(_, algorithm)| algorithm).into(),
         encryptions: ContentEncryption::ALL.map(|(_, encryption)| encryption).into(),

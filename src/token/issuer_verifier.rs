@@ -10,7 +10,7 @@ use super::TokenError;
 use super::jwe::is_encrypted;
 use super::jwt::jwt_cache::JwtCache;
 use super::jwt::verify::Unverified;
-use super::opaque::introspection_cache::Purpose;
+use super::opaque::introspection_cache::IntrospectionPurpose;
 use super::opaque::introspection_verifier::{IntrospectionVerifier, cache_key};
 use super::principal::Principal;
 use super::revocation::event::RevocationListener;
@@ -144,7 +144,8 @@ impl IssuerVerifier {
         let principal = self.jwt_cache.as_ref()?.find(token, now)?;
         if self.rules.revocation_check {
             // A cached token was well-formed.
-            let key = cache_key(core::str::from_utf8(token).ok()?, Purpose::Revocation);
+            let key =
+                cache_key(core::str::from_utf8(token).ok()?, IntrospectionPurpose::Revocation);
             if let Err(error) = self.introspection.find(&key, now, max_staleness)? {
                 return Some(Err(revoked_if_inactive(error)));
             }
@@ -216,9 +217,9 @@ impl IssuerVerifier {
     }
 
     /// The purpose of introspecting an opaque token: its meaning, in a signed or an unsigned response.
-    fn meaning(&self, signed: bool) -> Purpose {
+    fn meaning(&self, signed: bool) -> IntrospectionPurpose {
         let accept = self.issuer.settings().introspection.signed_answer;
-        Purpose::Meaning(if signed { accept.into() } else { AcceptedFormat::Json })
+        IntrospectionPurpose::Meaning(if signed { accept.into() } else { AcceptedFormat::Json })
     }
 
     /// Verifies a signed token and returns its principal; whether its issuer has revoked it is
@@ -262,7 +263,7 @@ impl IssuerVerifier {
         if !self.rules.revocation_check {
             return Ok(());
         }
-        let key = cache_key(token, Purpose::Revocation);
+        let key = cache_key(token, IntrospectionPurpose::Revocation);
         let verdict = match self.introspection.find(&key, now, max_staleness) {
             Some(verdict) => verdict,
             None => self.introspection.introspect(token, key, now, max_staleness).await,

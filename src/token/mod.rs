@@ -28,10 +28,12 @@ pub mod verifier;
 pub use self::binding::confirmation::{PossessionProof, UnconfirmedPrincipal};
 pub use self::binding::dpop::{BadProof, Dpop};
 pub use self::binding::replay_cache::ReplayCache;
-pub use self::jwe::{BadDecryptionKey, ContentEncryption, DecryptionKey, KeyManagement, KeyRing};
+pub use self::jwe::{
+    BadDecryptionKey, ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement,
+};
 pub use self::jwt::unverified_claims::unverified_expiry;
 pub use self::revocation::event::{Revocation, RevocationEvent, RevocationTarget};
-pub use self::revocation::fields::{Malformed, Reading};
+pub use self::revocation::fields::{MalformedRevocation, Reading};
 pub use self::revocation::list::RevocationList;
 pub use error::TokenError;
 pub use issuer_verifier::IssuerVerifier;

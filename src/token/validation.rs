@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::jwe::KeyRing;
+use super::jwe::DecryptionKeys;
 use super::jwt::jws::DEFAULT_MAX_TOKEN_SIZE;
 use crate::issuer::Algorithm;
 
@@ -36,7 +36,7 @@ pub struct ValidationRules {
     /// Bytes of a signed token, at most. Default 16 KiB.
     pub max_token_size: usize,
     /// The keys that open encrypted tokens. Default none: they are no JWTs here.
-    pub decryption: Option<Arc<KeyRing>>,
+    pub decryption: Option<Arc<DecryptionKeys>>,
     /// Whether tokens that call themselves ID, refresh or logout tokens are refused. Default yes.
     pub access_only: bool,
     /// Cached results for signed tokens; 0 disables the cache. Default 50 000.

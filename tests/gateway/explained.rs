@@ -3,7 +3,7 @@
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request};
 use northgate::config::{self, Config, Environment};
-use northgate::gateway::view::explain::{Destination, RouteExplainer};
+use northgate::gateway::view::explain::{ExplainedDestination, RouteExplainer};
 use proptest::prelude::*;
 
 use crate::support::{Answer, Gateway, Upstream, noon, whole};
@@ -69,11 +69,11 @@ fn explained(config: &Config, request: &Asked) -> (u16, Option<String>) {
     let decision = RouteExplainer::of(config).decide(head);
     match decision.outcome {
         Ok(_) if decision.preflight => (204, None),
-        Ok(Destination::Route(route)) if route.id.starts_with('g') => (401, None),
-        Ok(Destination::Route(route)) => (200, Some(route.id.to_string())),
-        Ok(Destination::Metadata | Destination::Keys) => (200, None),
-        Ok(Destination::Gateway) => (204, None),
-        Ok(Destination::Session(_)) => unreachable!("there is no session"),
+        Ok(ExplainedDestination::Route(route)) if route.id.starts_with('g') => (401, None),
+        Ok(ExplainedDestination::Route(route)) => (200, Some(route.id.to_string())),
+        Ok(ExplainedDestination::Metadata | ExplainedDestination::Keys) => (200, None),
+        Ok(ExplainedDestination::Gateway) => (204, None),
+        Ok(ExplainedDestination::Session(_)) => unreachable!("there is no session"),
         Err(rejection) => (rejection.status().as_u16(), None),
     }
 }

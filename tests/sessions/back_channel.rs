@@ -10,7 +10,7 @@ use northgate::base::body::Body;
 use northgate::base::clock::Clock;
 use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
-use northgate::session::{Reason, Store, TokenStorage};
+use northgate::session::{SessionErrorReason, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 
@@ -33,7 +33,10 @@ async fn the_issuer_ends_a_session_in_any_storage() {
         assert_eq!((status, &*said), (StatusCode::OK, ""), "{tokens:?}");
         assert_eq!(fields[CACHE_CONTROL], "no-store");
         let reason = gate.ask(&mut alice).await.unwrap_err().reason;
-        assert!(matches!(reason, Reason::Expired | Reason::Missing), "{tokens:?}: {reason:?}");
+        assert!(
+            matches!(reason, SessionErrorReason::Expired | SessionErrorReason::Missing),
+            "{tokens:?}: {reason:?}"
+        );
         assert_eq!(alice, Browser::default(), "{tokens:?}");
         assert!(gate.present(&other).await.is_ok(), "another login of hers goes on, {tokens:?}");
     }
@@ -141,7 +144,11 @@ async fn a_session_ends_by_the_names_of_either_token() {
 
         gate.revocations.revoke(Revocation { issuer: None, what: what.clone() }, None);
 
-        assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired, "{what:?}");
+        assert_eq!(
+            gate.present(&browser).await.unwrap_err().reason,
+            SessionErrorReason::Expired,
+            "{what:?}"
+        );
         assert_eq!(gate.issuer.count(Endpoint::Token), redeemed, "{what:?}: refreshed");
     }
 }
@@ -198,7 +205,7 @@ async fn a_session_without_an_id_token_is_named_by_its_access_token() {
 
     assert_eq!(tell(&gate, &token).await.0, StatusCode::OK);
 
-    assert_eq!(gate.present(&alice).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&alice).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -227,8 +234,8 @@ async fn successors_of_a_refreshed_session_end_too() {
 
     tell(&gate, &sign(&gate, json!({}), json!({ "sid": sid }))).await;
 
-    assert_eq!(gate.present(&after).await.unwrap_err().reason, Reason::Expired);
-    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&after).await.unwrap_err().reason, SessionErrorReason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(gate.issuer.count(Endpoint::Token), 2, "nothing was redeemed for them");
 }
 
@@ -401,7 +408,11 @@ async fn an_ended_session_stays_ended_when_the_configuration_renames_its_issuer(
 
         gate.reload(|settings| settings.issuer = "idp".into());
 
-        assert_eq!(gate.present(&ended).await.unwrap_err().reason, Reason::Expired, "{claims}");
+        assert_eq!(
+            gate.present(&ended).await.unwrap_err().reason,
+            SessionErrorReason::Expired,
+            "{claims}"
+        );
         assert!(gate.present(&later).await.is_ok(), "{claims}");
     }
 }

@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Flow, Reason, SameSite, Settings};
+use northgate::session::{Flow, SameSite, SessionErrorReason, Settings};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -150,7 +150,7 @@ async fn a_callback_in_another_browser_logs_no_user_in() {
     // The browser is redirected to the issuer itself.
     assert_eq!(location(&response).path(), "/authorize");
     assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the code was redeemed");
-    assert_eq!(gate.ask(&mut victim).await.unwrap_err().reason, Reason::Missing);
+    assert_eq!(gate.ask(&mut victim).await.unwrap_err().reason, SessionErrorReason::Missing);
 }
 
 #[tokio::test]

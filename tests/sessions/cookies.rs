@@ -3,7 +3,7 @@
 use crate::fault_injection::{Endpoint, Fault};
 use http::Method;
 use northgate::base::scopes::Scopes;
-use northgate::session::{Csrf, Reason, SameSite, Store, TokenStorage};
+use northgate::session::{Csrf, SameSite, SessionErrorReason, Store, TokenStorage};
 use serde_json::json;
 
 use crate::code::code;
@@ -22,7 +22,7 @@ async fn plain_cookies_are_over_when_idle_or_old() {
     gate.advance(1_700);
     gate.ask(&mut browser).await.expect("is used often enough");
     gate.advance(1_800);
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(browser, Browser::default());
 
     let gate = plain();
@@ -32,7 +32,7 @@ async fn plain_cookies_are_over_when_idle_or_old() {
         gate.ask(&mut browser).await.expect("is used often enough");
     }
     gate.advance(200);
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -46,11 +46,19 @@ async fn plain_tokens_are_a_session_only_with_the_cookie_sealed_beside_them() {
     for name in ["__Host-web", "__Host-access_token", "__Host-refresh_token"] {
         let mut without = alice.clone();
         without.jar.remove(name).unwrap();
-        assert_eq!(gate.present(&without).await.unwrap_err().reason, Reason::Missing, "{name}");
+        assert_eq!(
+            gate.present(&without).await.unwrap_err().reason,
+            SessionErrorReason::Missing,
+            "{name}"
+        );
         // Nor does a later login extend an old token.
         let mut mixed = alice.clone();
         mixed.jar.insert(name.into(), later.jar[name].clone());
-        assert_eq!(gate.present(&mixed).await.unwrap_err().reason, Reason::Missing, "{name}");
+        assert_eq!(
+            gate.present(&mixed).await.unwrap_err().reason,
+            SessionErrorReason::Missing,
+            "{name}"
+        );
     }
 }
 
@@ -76,7 +84,11 @@ async fn the_csrf_token_of_one_browser_is_no_other_browsers() {
         assert!(post(&alice, &token).await.is_ok(), "{tokens:?}: it outlives a refresh");
         let planted = mallory.jar["__Host-web.csrf"].clone();
         alice.jar.insert("__Host-web.csrf".into(), planted.clone());
-        assert_eq!(post(&alice, &planted).await.unwrap_err().reason, Reason::Csrf, "{tokens:?}");
+        assert_eq!(
+            post(&alice, &planted).await.unwrap_err().reason,
+            SessionErrorReason::Csrf,
+            "{tokens:?}"
+        );
     }
 }
 
@@ -87,10 +99,10 @@ async fn with_another_issuer_or_client_old_cookies_open_to_nothing() {
         let browser = gate.alice().await;
         // The same name and the same keys, at another address.
         let other = Gate::with(|settings| settings.tokens = tokens);
-        assert_eq!(other.present(&browser).await.unwrap_err().reason, Reason::Missing);
+        assert_eq!(other.present(&browser).await.unwrap_err().reason, SessionErrorReason::Missing);
 
         gate.reload(|settings| settings.client.id = "another".into());
-        assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Missing);
+        assert_eq!(gate.present(&browser).await.unwrap_err().reason, SessionErrorReason::Missing);
         gate.reload(|settings| settings.client.id = "gateway-web".into());
         assert!(gate.present(&browser).await.is_ok());
     }
@@ -105,7 +117,11 @@ async fn no_issuer_gets_the_refresh_tokens_of_another_that_had_its_name() {
         gate.advance(700);
         gate.move_to_issuer_of(&other);
 
-        assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Missing, "{tokens:?}");
+        assert_eq!(
+            gate.present(&browser).await.unwrap_err().reason,
+            SessionErrorReason::Missing,
+            "{tokens:?}"
+        );
         assert_eq!(other.issuer.count(Endpoint::Token), 0);
     }
 }
@@ -135,7 +151,7 @@ async fn tokens_that_outgrow_their_cookies_end_a_session_late_and_are_reported()
 
     gate.advance(60);
     let error = gate.ask(&mut browser).await.unwrap_err();
-    assert_eq!(error.reason, Reason::TooLarge);
+    assert_eq!(error.reason, SessionErrorReason::TooLarge);
     assert_eq!(browser, Browser::default());
     gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }
@@ -174,6 +190,6 @@ async fn a_login_replaces_the_session_whose_strict_cookie_the_callback_does_not_
     gate.come_back(&mut browser, &back).await;
 
     assert!(gate.ask(&mut browser).await.is_ok());
-    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
     gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
 }

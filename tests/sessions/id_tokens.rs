@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::base::scopes::Scopes;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
-use northgate::session::{Forward, Reason};
+use northgate::session::{ForwardedSessionToken, SessionErrorReason};
 use serde_json::{Value, json};
 
 use crate::code::{code, parameter};
@@ -74,12 +74,12 @@ async fn the_id_token_of_a_refresh_counts_only_if_it_is_verified() {
 async fn a_session_whose_forwarded_id_token_cannot_be_verified_for_now_waits_for_its_key() {
     let gate = Gate::with(|settings| {
         code(settings);
-        settings.forward = Forward::IdToken;
+        settings.forward = ForwardedSessionToken::IdToken;
     });
     let mut browser = Browser::default();
     gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
     gate.advance(301);
-    let is_away = |reason| matches!(reason, Reason::Unavailable { .. });
+    let is_away = |reason| matches!(reason, SessionErrorReason::Unavailable { .. });
     let id_token = |header| gate.issuer.sign(Algorithm::Es256, header, admin(&gate));
 
     // An outage is no request without `Authorization`, which an upstream could take for one without a user.
@@ -123,8 +123,8 @@ async fn a_refresh_whose_token_is_introspected_as_another_subjects_ends_the_sess
 
     let refused = gate.ask(&mut browser).await.unwrap_err();
 
-    assert_eq!(refused.reason, Reason::Expired);
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
+    assert_eq!(refused.reason, SessionErrorReason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Missing);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn a_login_whose_key_is_not_known_yet_may_be_tried_again_and_leaves_no_tok
 
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{kid}");
     }
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Missing);
     gate.issuer.wait_for_calls(Endpoint::Revocation, 4).await;
 }
 

@@ -4,7 +4,9 @@ use http::{Response, StatusCode};
 use northgate::base::body::Body;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Forward, Identity, LoginRedirect, Reason, Settings};
+use northgate::session::{
+    ForwardedSessionToken, Identity, LoginRedirect, SessionErrorReason, Settings,
+};
 use northgate::token::{Revocation, RevocationTarget};
 use serde_json::{Value, json};
 use url::Url;
@@ -129,7 +131,7 @@ async fn a_login_for_an_audience_is_told_by_its_access_token_alone() {
         let response = gate.log_in_with(&mut browser, json!({ "scope": "openid" })).await;
 
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
-        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing);
+        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Missing);
     }
 }
 
@@ -144,7 +146,7 @@ async fn a_revoked_access_token_that_only_its_api_can_read_is_not_forwarded() {
         gate.revocations.revoke(Revocation { issuer: None, what }, None);
     }
 
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -205,7 +207,11 @@ async fn userinfo_that_is_not_about_the_user_of_the_login_begins_no_session() {
         let response = gate.log_in_with(&mut browser, json!({})).await;
 
         assert_eq!(response.status(), status, "{fault:?}");
-        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Missing, "{fault:?}");
+        assert_eq!(
+            gate.ask(&mut browser).await.unwrap_err().reason,
+            SessionErrorReason::Missing,
+            "{fault:?}"
+        );
     }
 }
 
@@ -309,7 +315,7 @@ async fn a_second_load_of_a_callback_that_has_failed_logs_in_anew() {
 async fn an_id_token_that_has_ended_is_not_forwarded() {
     let gate = Gate::with(|settings| {
         code(settings);
-        settings.forward = Forward::IdToken;
+        settings.forward = ForwardedSessionToken::IdToken;
     });
     let mut browser = Browser::default();
     gate.log_in_with(&mut browser, json!({})).await;
@@ -317,14 +323,14 @@ async fn an_id_token_that_has_ended_is_not_forwarded() {
 
     gate.advance(301);
 
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
 async fn a_refresh_without_an_id_token_ends_a_session_whose_id_token_has_ended() {
     let gate = Gate::with(|settings| {
         code(settings);
-        settings.forward = Forward::IdToken;
+        settings.forward = ForwardedSessionToken::IdToken;
     });
     let mut browser = Browser::default();
     gate.log_in_with(&mut browser, json!({ "refresh_token": "r" })).await;
@@ -334,7 +340,7 @@ async fn a_refresh_without_an_id_token_ends_a_session_whose_id_token_has_ended()
     gate.issuer.inject(Endpoint::Token, answer(&gate, &url, more), 1);
 
     // Not a request without `Authorization`, which an upstream could take for one without a user.
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use http::StatusCode;
 use northgate::base::body::Body;
 use northgate::dev::issuer::DevIssuerConfig;
 use northgate::issuer;
-use northgate::session::Reason;
+use northgate::session::SessionErrorReason;
 use url::Url;
 
 use crate::code::{code, location};
@@ -31,7 +31,7 @@ async fn a_late_token_response_is_not_lost_with_the_session() {
     let asked = gate.issuer.count(Endpoint::Token);
 
     let refused = gate.ask(&mut browser).await.unwrap_err();
-    assert_eq!(refused.reason, Reason::Unavailable { retry_after: 1 });
+    assert_eq!(refused.reason, SessionErrorReason::Unavailable { retry_after: 1 });
     assert!(refused.set_cookies.is_empty());
 
     // Concurrent requests wait for the same response.

@@ -9,7 +9,7 @@ use northgate::base::clock::{Clock, Timestamp};
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::DevIssuerConfig;
 use northgate::issuer::ClientAuth;
-use northgate::session::{Csrf, Reason, Settings, Store, TokenStorage};
+use northgate::session::{Csrf, SessionErrorReason, Settings, Store, TokenStorage};
 use northgate::token::{Revocation, RevocationTarget};
 use url::Url;
 
@@ -35,7 +35,10 @@ async fn logging_out_revokes_both_tokens_and_clears_the_cookies() {
         assert_eq!(gate.issuer.count(Endpoint::Revocation), 2);
         // A copy of the cookie is refused.
         let copy = gate.present(&before).await.unwrap_err();
-        assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
+        assert!(
+            matches!(copy.reason, SessionErrorReason::Expired | SessionErrorReason::Missing),
+            "{tokens:?}"
+        );
         let logouts = r#"northgate_session_logouts_total{session="web",kind="user"}"#;
         assert_eq!(gate.counted(logouts), 1);
     }
@@ -53,8 +56,8 @@ async fn an_old_cookie_logs_out_the_newest_tokens() {
     let request = before.post("/auth/logout").body(Body::empty()).unwrap();
     gate.serve(&mut before.clone(), request).await;
 
-    assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
-    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&browser).await.unwrap_err().reason, SessionErrorReason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -70,11 +73,11 @@ async fn a_cookie_several_refreshes_behind_logs_out_the_newest_tokens() {
     let request = before.post("/auth/logout").body(Body::empty()).unwrap();
     gate.serve(&mut before.clone(), request).await;
 
-    assert_eq!(gate.present(&browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&browser).await.unwrap_err().reason, SessionErrorReason::Expired);
     // The logged-out cookies themselves need no call to the issuer.
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
     gate.issuer.inject(Endpoint::Token, fault, u32::MAX);
-    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -267,7 +270,7 @@ async fn an_old_idle_copy_ends_nothing(tokens: TokenStorage, is_reloaded: bool) 
     }
 
     let mut copy = old.clone();
-    assert_eq!(gate.ask(&mut copy).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut copy).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(copy, Browser::default());
     let mut copy = old.clone();
     let request = copy.post("/auth/logout").body(Body::empty()).unwrap();
@@ -291,7 +294,7 @@ async fn an_idle_session_ends() {
 
         gate.advance(1800);
 
-        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+        assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
         assert_eq!(browser, Browser::default());
         gate.issuer.wait_for_calls(Endpoint::Revocation, 2).await;
     }
@@ -328,7 +331,7 @@ async fn a_session_ends_at_its_absolute_timeout_even_if_used() {
 
     gate.advance(600);
 
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -366,7 +369,10 @@ async fn logging_out_ends_every_session_that_the_request_presents() {
 
         assert_eq!(response.status(), StatusCode::SEE_OTHER, "{tokens:?}");
         let copy = gate.present(&earlier).await.unwrap_err();
-        assert!(matches!(copy.reason, Reason::Expired | Reason::Missing), "{tokens:?}");
+        assert!(
+            matches!(copy.reason, SessionErrorReason::Expired | SessionErrorReason::Missing),
+            "{tokens:?}"
+        );
     }
 }
 

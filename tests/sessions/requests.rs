@@ -10,7 +10,10 @@ use northgate::base::body::Body;
 use northgate::base::secret::Secret;
 use northgate::dev::issuer::{API, Algorithm, DevIssuerConfig};
 use northgate::issuer::ResourceIndicator;
-use northgate::session::{Csrf, Forward, LoginRedirect, Reason, SessionUser, Store, TokenStorage};
+use northgate::session::{
+    Csrf, ForwardedSessionToken, LoginRedirect, SessionErrorReason, SessionUser, Store,
+    TokenStorage,
+};
 
 use serde_json::json;
 
@@ -52,7 +55,9 @@ async fn the_upstream_gets_the_access_token_and_no_session_cookie() {
 
 #[tokio::test]
 async fn an_id_token_or_nothing_is_forwarded_if_the_operator_says_so() {
-    for (forward, is_some) in [(Forward::IdToken, true), (Forward::None, false)] {
+    for (forward, is_some) in
+        [(ForwardedSessionToken::IdToken, true), (ForwardedSessionToken::None, false)]
+    {
         let gate = Gate::with(|settings| settings.forward = forward);
         let signed = gate.present(&gate.alice().await).await.unwrap();
         assert_eq!(signed.forward.is_some(), is_some);
@@ -109,7 +114,7 @@ async fn a_copy_presented_too_late_is_reuse_and_ends_the_session() {
     gate.advance(31);
     let error = gate.ask(&mut before.clone()).await.unwrap_err();
 
-    assert_eq!(error.reason, Reason::Expired);
+    assert_eq!(error.reason, SessionErrorReason::Expired);
     assert_eq!(refreshes(&gate, "reuse"), 1);
 }
 
@@ -166,7 +171,10 @@ async fn a_valid_token_serves_while_the_issuer_is_unavailable() {
 
         gate.advance(30);
         let error = gate.ask(&mut browser).await.unwrap_err();
-        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{tokens:?}: {error:?}");
+        assert!(
+            matches!(error.reason, SessionErrorReason::Unavailable { .. }),
+            "{tokens:?}: {error:?}"
+        );
         assert!(!browser.jar.is_empty() && browser.jar.keys().eq(before.jar.keys()));
 
         gate.issuer.clear(Endpoint::Token);
@@ -199,15 +207,18 @@ async fn no_outage_ends_a_session_but_a_dead_refresh_token_does() {
         };
         gate.issuer.inject(Endpoint::Token, fault, 1);
         let error = gate.ask(&mut browser).await.unwrap_err();
-        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{status} {body}: {error:?}");
+        assert!(
+            matches!(error.reason, SessionErrorReason::Unavailable { .. }),
+            "{status} {body}: {error:?}"
+        );
         gate.advance(60);
     }
     gate.issuer.inject(Endpoint::Token, Fault::invalid_grant(), 1);
 
     let before = browser.clone();
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(browser, Browser::default());
-    assert_eq!(gate.present(&before).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
 }
 
 #[tokio::test]
@@ -223,7 +234,11 @@ async fn a_cross_site_request_causes_no_refresh() {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let error = gate.session.authenticate(&head, None).await.unwrap_err();
-        assert_eq!((error.reason, error.set_cookies.len()), (Reason::Csrf, 0), "{site:?}");
+        assert_eq!(
+            (error.reason, error.set_cookies.len()),
+            (SessionErrorReason::Csrf, 0),
+            "{site:?}"
+        );
     }
     assert_eq!(gate.issuer.count(Endpoint::Token), asked);
 }
@@ -242,11 +257,11 @@ async fn with_tokens_against_csrf_a_page_repeats_its_own() {
     };
 
     assert!(send(&browser, &token).await.is_ok());
-    assert_eq!(send(&browser, "").await.unwrap_err(), Reason::Csrf);
+    assert_eq!(send(&browser, "").await.unwrap_err(), SessionErrorReason::Csrf);
     // Mallory's token, planted by a sibling host, is not alice's.
     let planted = mallory.jar["__Host-web.csrf"].clone();
     browser.jar.insert("__Host-web.csrf".into(), planted.clone());
-    assert_eq!(send(&browser, &planted).await.unwrap_err(), Reason::Csrf);
+    assert_eq!(send(&browser, &planted).await.unwrap_err(), SessionErrorReason::Csrf);
 }
 
 #[tokio::test]
@@ -261,7 +276,7 @@ async fn a_cookie_tampered_with_is_no_session() {
             let value = format!("{}{other}{}", &value[..at], &value[at + 1..]);
             forged.jar.insert("__Host-web".into(), value);
             let error = gate.present(&forged).await.unwrap_err();
-            assert_eq!(error.reason, Reason::Missing, "character {at}");
+            assert_eq!(error.reason, SessionErrorReason::Missing, "character {at}");
         }
         assert!(gate.present(&browser).await.is_ok());
     }
@@ -276,7 +291,7 @@ async fn a_cookie_of_one_session_is_refused_by_another() {
     for (name, value) in &browser.jar {
         renamed.jar.insert(name.replace("web", "admin"), value.clone());
     }
-    assert_eq!(other.present(&renamed).await.unwrap_err().reason, Reason::Missing);
+    assert_eq!(other.present(&renamed).await.unwrap_err().reason, SessionErrorReason::Missing);
 }
 
 #[tokio::test]
@@ -289,7 +304,7 @@ async fn a_rotated_key_logs_no_user_out_until_the_old_one_is_removed() {
     gate.reload(|settings| settings.keys.truncate(1));
     let error = gate.present(&browser).await.unwrap_err();
 
-    assert_eq!(error.reason, Reason::Missing);
+    assert_eq!(error.reason, SessionErrorReason::Missing);
     assert!(error.set_cookies.is_empty(), "another instance may have the key");
 }
 
@@ -477,7 +492,7 @@ async fn an_expired_refresh_token_is_not_sent() {
     let asked = gate.issuer.count(Endpoint::Token);
     gate.advance(121);
 
-    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, Reason::Expired);
+    assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(gate.issuer.count(Endpoint::Token), asked);
 }
 
@@ -513,7 +528,7 @@ async fn a_key_too_new_to_be_known_ends_no_session() {
     gate.advance(8);
     for _ in 0..5 {
         let error = gate.ask(&mut browser).await.unwrap_err();
-        assert!(matches!(error.reason, Reason::Unavailable { .. }), "{error:?}");
+        assert!(matches!(error.reason, SessionErrorReason::Unavailable { .. }), "{error:?}");
     }
     assert_eq!(refreshes(&gate, "ok"), 2, "it was refreshed at every call");
 

@@ -20,7 +20,7 @@ use northgate::issuer::{self, Client, ClientAuth, Discovery, Endpoints, Issuer};
 use northgate::observe::metrics::Metrics;
 use northgate::session::{Flow, SessionError, SessionRegistry, SessionUser, Sessions, Settings};
 use northgate::token::{
-    Audience, ContentEncryption, DecryptionKey, IssuerVerifier, KeyManagement, KeyRing,
+    Audience, ContentEncryption, DecryptionKey, DecryptionKeys, IssuerVerifier, KeyManagement,
     RevocationList, TokenUse, ValidationRules, Verifier,
 };
 use serde_json::Value;
@@ -112,7 +112,7 @@ impl Gate {
     pub(crate) fn decrypt_with(&mut self, secret: [u8; 32]) {
         let jwk = serde_json::json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(secret) });
         self.verify_by(|rules| {
-            rules.decryption = Some(Arc::new(KeyRing {
+            rules.decryption = Some(Arc::new(DecryptionKeys {
                 keys: vec![DecryptionKey::from_jwk(jwk.as_object().unwrap()).unwrap()],
                 algorithms: vec![KeyManagement::Direct],
                 encryptions: vec![ContentEncryption::A256Gcm],

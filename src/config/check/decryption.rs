@@ -9,11 +9,11 @@ use crate::base::strict_json;
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::issuers as file;
-use crate::token::{ContentEncryption, DecryptionKey, KeyRing};
+use crate::token::{ContentEncryption, DecryptionKey, DecryptionKeys};
 
 impl Check<'_> {
     /// Returns the ring of an issuer.
-    pub(super) fn key_ring(&mut self, keys: &Spanned<file::Issuer>) -> Option<Arc<KeyRing>> {
+    pub(super) fn key_ring(&mut self, keys: &Spanned<file::Issuer>) -> Option<Arc<DecryptionKeys>> {
         let own = keys.decryption.get()?;
         let help = "write the path of a PEM private key or a JWK set";
         let paths = self.required(&own.keys, own.at, "keys", help);
@@ -24,7 +24,7 @@ impl Check<'_> {
             || ContentEncryption::ALL.map(|(_, encryption)| encryption).into(),
             |list| list.items.iter().map(|at| at.value.0).collect(),
         );
-        let mut ring = KeyRing { keys: Vec::new(), algorithms, encryptions };
+        let mut ring = DecryptionKeys { keys: Vec::new(), algorithms, encryptions };
         for path in &paths?.items {
             ring.keys.extend(self.decryption_keys(path)?);
         }

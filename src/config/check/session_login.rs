@@ -14,7 +14,7 @@ use crate::config::fault::Code;
 use crate::config::file::{File, sessions as file};
 use crate::config::own_path_hosts;
 use crate::config::route::{HostPattern, Route};
-use crate::session::{Cookie, Flow, Forward, Identity, Settings};
+use crate::session::{Cookie, Flow, ForwardedSessionToken, Identity, Settings};
 
 impl Check<'_> {
     /// Refuses a `cookie.domain` that browsers would not accept from the host of `public_url`: its cookies are dropped
@@ -81,7 +81,8 @@ impl Check<'_> {
 
     /// Refuses to forward an ID token that no issuer sends, and warns of keys that have no effect with the `flow`.
     pub(super) fn effects_of_login(&mut self, keys: &file::Session, scopes: &Scopes) {
-        if let Some(at) = keys.forward.get().filter(|at| at.value.0 == Forward::IdToken)
+        if let Some(at) =
+            keys.forward.get().filter(|at| at.value.0 == ForwardedSessionToken::IdToken)
             && !scopes.contains("openid")
         {
             let message = "without the scope `openid` there is no ID token";

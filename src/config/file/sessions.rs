@@ -12,7 +12,7 @@ use crate::config::de::units::{Keyword, Scalar, Scope};
 use crate::issuer::ResourceIndicator;
 use crate::limit::Rate;
 use crate::session::{
-    Csrf, Flow, Forward, Identity, OnUnauthenticated, SameSite, Store, TokenStorage,
+    Csrf, Flow, ForwardedSessionToken, Identity, OnUnauthenticated, SameSite, Store, TokenStorage,
 };
 
 /// One kind of browser session.
@@ -74,7 +74,7 @@ pub(crate) struct Session {
     /// Redirects to the issuer's end-session endpoint. Default true.
     pub(crate) end_session: Field<bool>,
     /// Token that the upstream receives: `access_token`, `id_token` or `none`. Default `access_token`.
-    pub(crate) forward: Value<Forward>,
+    pub(crate) forward: Value<ForwardedSessionToken>,
     /// A style sheet in place of the login pages' own. Default none.
     pub(crate) style: Field<String>,
 }
@@ -160,7 +160,7 @@ impl Keyword for OnUnauthenticated {
         &[("auto", Self::Auto), ("redirect", Self::Redirect), ("401", Self::Refuse)];
 }
 
-impl Keyword for Forward {
+impl Keyword for ForwardedSessionToken {
     const WANTED: &'static str = "access_token, id_token or none";
     const WORDS: &'static [(&'static str, Self)] =
         &[("access_token", Self::AccessToken), ("id_token", Self::IdToken), ("none", Self::None)];

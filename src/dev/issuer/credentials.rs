@@ -21,16 +21,18 @@ pub(super) fn authenticate(
     headers: &HeaderMap,
     form: &Parameters,
 ) -> Result<Arc<Client>, OAuthError> {
-    let presented = Presented::find(headers, form)?;
+    let presented = ClientCredentials::find(headers, form)?;
     let unknown = OAuthError::client("The client is unknown, or its credentials are wrong.");
     let client = issuer.clients.find(presented.id()).ok_or(unknown)?;
     let proven = match (&client.authentication, &presented) {
-        (Authentication::Basic(expected), Presented::Basic { secret, .. })
-        | (Authentication::Post(expected), Presented::Post { secret, .. }) => expected == secret,
-        (Authentication::PrivateKeyJwt(keys), Presented::Assertion(assertion)) => {
+        (Authentication::Basic(expected), ClientCredentials::Basic { secret, .. })
+        | (Authentication::Post(expected), ClientCredentials::Post { secret, .. }) => {
+            expected == secret
+        }
+        (Authentication::PrivateKeyJwt(keys), ClientCredentials::Assertion(assertion)) => {
             client_assertion::verify(issuer, assertion, keys)
         }
-        (Authentication::None, Presented::IdOnly(_)) => true,
+        (Authentication::None, ClientCredentials::IdOnly(_)) => true,
         _ => {
             return Err(OAuthError::client(
                 "The client is registered for another way to authenticate.",
@@ -41,14 +43,14 @@ pub(super) fn authenticate(
 }
 
 /// The credentials of a request: of one kind only (RFC 6749 §2.3).
-enum Presented {
+enum ClientCredentials {
     Basic { id: String, secret: Secret<String> },
     Post { id: String, secret: Secret<String> },
     Assertion(Jwt),
     IdOnly(String),
 }
 
-impl Presented {
+impl ClientCredentials {
     fn find(headers: &HeaderMap, form: &Parameters) -> Result<Self, OAuthError> {
         let basic = headers.get(AUTHORIZATION).map(|value| basic(value.as_bytes()));
         let id = form.one("client_id").map(str::to_owned);

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 use super::proof_of_possession;
-use super::proof_of_possession::{PopError, ProofValidator, Scheme};
+use super::proof_of_possession::{PopError, ProofValidator, TokenScheme};
 use super::token_source;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
@@ -25,7 +25,9 @@ use crate::gateway::response::problem::AuthChallenges;
 use crate::gateway::response::rejection::Challenge;
 use crate::observe::metrics::{AuthLabel, AuthResult};
 use crate::password::Credentials;
-use crate::session::{LoginRedirect, Reason, SessionError, SessionHandle, SessionUser, Sessions};
+use crate::session::{
+    LoginRedirect, SessionError, SessionErrorReason, SessionHandle, SessionUser, Sessions,
+};
 use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::{Principal, TokenError, TokenFormat, Verifier};
 
@@ -174,10 +176,10 @@ impl Authenticate {
             return Ok(Caller::Public);
         }
         let presented = if self.reads_authorization {
-            Presented::find(head)
+            PresentedCredential::find(head)
         } else {
             // It is meant for another server; even then there is one field at most.
-            only_field(&head.headers).map(|_unread| Presented::Nothing)
+            only_field(&head.headers).map(|_unread| PresentedCredential::Nothing)
         };
         let presented = presented.inspect_err(|_rejection| {
             exchange.authenticated(self.authenticators[0].method, AuthResult::Malformed);
@@ -209,7 +211,7 @@ impl Authenticate {
                 }
             };
         }
-        if self.optional && matches!(presented, Presented::Nothing) {
+        if self.optional && matches!(presented, PresentedCredential::Nothing) {
             exchange.authenticated(self.authenticators[0].method, AuthResult::Ok);
             return Ok(Caller::Anonymous);
         }
@@ -310,12 +312,12 @@ impl Authenticator {
     }
 
     /// Returns the format of a token that was refused.
-    fn format_of(&self, presented: &Presented<'_>, head: &Parts) -> TokenFormat {
+    fn format_of(&self, presented: &PresentedCredential<'_>, head: &Parts) -> TokenFormat {
         let CredentialVerifier::Token(verifier) = &self.credential else {
             return TokenFormat::Signed;
         };
         let token = match (&self.token_from, presented) {
-            (TokenSource::Authorization, Presented::Token { token, .. }) => Some(*token),
+            (TokenSource::Authorization, PresentedCredential::Token { token, .. }) => Some(*token),
             (source, _) => token_source::find(source, head).ok().flatten(),
         };
         let token = token.and_then(|token| core::str::from_utf8(token).ok());
@@ -325,7 +327,7 @@ impl Authenticator {
     /// Authenticates a request by this method; `None` if its credential is not present.
     async fn check(
         &self,
-        presented: &Presented<'_>,
+        presented: &PresentedCredential<'_>,
         proofs: Option<&ProofValidator>,
         head: &Parts,
         exchange: &mut Exchange,
@@ -336,10 +338,13 @@ impl Authenticator {
             {
                 Box::pin(self.check_elsewhere(verifier, proofs, head, exchange)).await
             }
-            (CredentialVerifier::Token(verifier), &Presented::Token { scheme, token, field }) => {
+            (
+                CredentialVerifier::Token(verifier),
+                &PresentedCredential::Token { scheme, token, field },
+            ) => {
                 let known = match (scheme, self.bound_to) {
                     // The usual case: an unbound token that was verified before.
-                    (Scheme::Bearer, None) => {
+                    (TokenScheme::Bearer, None) => {
                         verifier.cached(token, exchange.received_at, self.max_staleness)
                     }
                     _ => None,
@@ -355,7 +360,7 @@ impl Authenticator {
                 let recognized = |principal| Authenticated::new(principal, Some(field.clone()));
                 Some(verified.map(recognized))
             }
-            (CredentialVerifier::Basic(basic), Presented::Basic(credentials)) => {
+            (CredentialVerifier::Basic(basic), PresentedCredential::Basic(credentials)) => {
                 let address = exchange.client;
                 let exchanged = Box::pin(basic.principal(credentials, address, self.max_staleness));
                 let exchanged = exchange.measured(exchanged).await;
@@ -374,7 +379,7 @@ impl Authenticator {
                     Err(SessionError { reason, set_cookies }) => {
                         exchange.cookies.extend(set_cookies);
                         match reason {
-                            Reason::Missing => None,
+                            SessionErrorReason::Missing => None,
                             reason => Some(Err((reason.result(), of_session(reason)))),
                         }
                     }
@@ -412,7 +417,7 @@ impl Authenticator {
         };
         exchange.token_is_elsewhere = true;
         let verified =
-            self.verify_token(verifier, Scheme::Bearer, token, proofs?, head, exchange).await;
+            self.verify_token(verifier, TokenScheme::Bearer, token, proofs?, head, exchange).await;
         let forwarded = || match self.forward_token {
             ForwardToken::No => None,
             ForwardToken::Presented | ForwardToken::Signed => {
@@ -428,36 +433,36 @@ impl Authenticator {
     async fn verify_token(
         &self,
         verifier: &Verifier,
-        scheme: Scheme,
+        scheme: TokenScheme,
         token: &[u8],
         proofs: &ProofValidator,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Result<Arc<Principal>, (AuthResult, Rejection)> {
         let refused = |PopError(result, rejection)| (result, rejection);
-        exchange.speaks_dpop = scheme == Scheme::Dpop;
+        exchange.speaks_dpop = scheme == TokenScheme::Dpop;
         // Checking every byte costs more than a cache hit: only tokens that are not cached are checked.
         let is_token = if verifier.introspects() { is_reference_token } else { is_b64token };
         let token = core::str::from_utf8(token).ok();
         let Some(token) = token.filter(|token| is_token(token)) else {
             return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
         };
-        if (scheme, self.bound_to) == (Scheme::Bearer, Some(TokenBinding::Key)) {
+        if (scheme, self.bound_to) == (TokenScheme::Bearer, Some(TokenBinding::Key)) {
             return Err(refused(PopError::TOKEN_NOT_BOUND));
         }
         let (now, max_staleness) = (exchange.received_at, self.max_staleness);
         let verified = exchange.measured(verifier.verify_bound(token, now, max_staleness)).await;
         let verified = verified.map_err(of_token)?;
-        let with = proof_of_possession::Presented { scheme, token };
+        let with = proof_of_possession::PresentedToken { scheme, token };
         proofs.check(verified, with, self.bound_to, head, exchange).await.map_err(refused)
     }
 }
 
 /// The credential in the `Authorization` field of a request.
-pub(crate) enum Presented<'a> {
+pub(crate) enum PresentedCredential<'a> {
     Nothing,
     Token {
-        scheme: Scheme,
+        scheme: TokenScheme,
         /// The rest of the value after the scheme.
         token: &'a [u8],
         /// The field as it is forwarded upstream.
@@ -468,7 +473,7 @@ pub(crate) enum Presented<'a> {
     Other,
 }
 
-impl<'a> Presented<'a> {
+impl<'a> PresentedCredential<'a> {
     /// Parses `Authorization`: one field, one credential, and no token in the query beside it (RFC 6750 §2).
     pub(crate) fn find(head: &'a Parts) -> Result<Self, Rejection> {
         let Some(field) = only_field(&head.headers)? else { return Ok(Self::Nothing) };
@@ -476,9 +481,9 @@ impl<'a> Presented<'a> {
         let end_of = |is_end: fn(&u8) -> bool, text: &[u8]| text.iter().position(is_end);
         let (scheme, rest) = text.split_at(end_of(|b| *b == b' ', text).unwrap_or(text.len()));
         let token_scheme = if scheme.eq_ignore_ascii_case(b"bearer") {
-            Some(Scheme::Bearer)
+            Some(TokenScheme::Bearer)
         } else if scheme.eq_ignore_ascii_case(b"dpop") {
-            Some(Scheme::Dpop)
+            Some(TokenScheme::Dpop)
         } else {
             None
         };
@@ -567,15 +572,15 @@ fn of_basic(error: BasicError) -> (AuthResult, Rejection) {
     (error.result(), rejection)
 }
 
-const fn of_session(reason: Reason) -> Rejection {
+const fn of_session(reason: SessionErrorReason) -> Rejection {
     match reason {
-        Reason::Missing => Rejection::Unauthenticated(Challenge::Missing),
-        Reason::Csrf => Rejection::CsrfRejected,
-        Reason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
-        Reason::TooLarge => Rejection::SessionTooLarge,
-        Reason::Unavailable { retry_after } => {
+        SessionErrorReason::Missing => Rejection::Unauthenticated(Challenge::Missing),
+        SessionErrorReason::Csrf => Rejection::CsrfRejected,
+        SessionErrorReason::Expired => Rejection::Unauthenticated(Challenge::SessionEnded),
+        SessionErrorReason::TooLarge => Rejection::SessionTooLarge,
+        SessionErrorReason::Unavailable { retry_after } => {
             Rejection::IssuerUnavailable { retry_after: retry_after as u64 }
         }
-        Reason::StoreUnavailable => Rejection::StoreUnavailable,
+        SessionErrorReason::StoreUnavailable => Rejection::StoreUnavailable,
     }
 }

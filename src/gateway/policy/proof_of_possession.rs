@@ -26,7 +26,7 @@ use crate::token::{
 
 /// The scheme by which a token is presented.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Scheme {
+pub(crate) enum TokenScheme {
     /// Alone (RFC 6750 §2.1).
     Bearer,
     /// With a proof (RFC 9449 §7.1).
@@ -56,13 +56,13 @@ impl ProofValidator {
     pub(crate) async fn check(
         &self,
         verified: UnconfirmedPrincipal,
-        Presented { scheme, token }: Presented<'_>,
+        PresentedToken { scheme, token }: PresentedToken<'_>,
         wanted: Option<TokenBinding>,
         head: &Parts,
         exchange: &mut Exchange,
     ) -> Result<Arc<Principal>, PopError> {
         match (scheme, wanted, verified.bound_to()) {
-            (Scheme::Dpop, None | Some(TokenBinding::Key), Some(Confirmation::Key(_))) => {
+            (TokenScheme::Dpop, None | Some(TokenBinding::Key), Some(Confirmation::Key(_))) => {
                 let matched = self.read(head, token, exchange)?;
                 let proof = PossessionProof { key: Some(matched.key), certificate: None };
                 let principal = verified.proved_by(&proof).map_err(|_| PopError::INVALID_PROOF)?;
@@ -75,8 +75,8 @@ impl ProofValidator {
                 exchange.next_nonce = nonce_value(matched.next_nonce);
                 Ok(principal)
             }
-            (Scheme::Bearer, None, bound_to)
-            | (Scheme::Bearer, Some(TokenBinding::Certificate), bound_to @ Some(_)) => {
+            (TokenScheme::Bearer, None, bound_to)
+            | (TokenScheme::Bearer, Some(TokenBinding::Certificate), bound_to @ Some(_)) => {
                 // A client that omitted the proof gets the challenge of DPoP.
                 exchange.speaks_dpop = matches!(bound_to, Some(Confirmation::Key(_)));
                 let proof = PossessionProof { key: None, certificate: exchange.peer.certificate };
@@ -143,8 +143,8 @@ impl ProofValidator {
 
 /// A token and the scheme by which it was presented.
 #[derive(Clone, Copy)]
-pub(crate) struct Presented<'a> {
-    pub(crate) scheme: Scheme,
+pub(crate) struct PresentedToken<'a> {
+    pub(crate) scheme: TokenScheme,
     pub(crate) token: &'a str,
 }
 

@@ -44,14 +44,14 @@ use crate::{issuer, session};
 /// The routes of a configuration, for explanations.
 #[derive(Debug)]
 pub struct RouteExplainer<'c> {
-    router: Router<Destination<'c>>,
+    router: Router<ExplainedDestination<'c>>,
     config: &'c Config,
     reserved: ReservedHeaders,
 }
 
 /// The destination of a request.
 #[derive(Clone, Copy, Debug)]
-pub enum Destination<'c> {
+pub enum ExplainedDestination<'c> {
     /// A route of the configuration.
     Route(&'c config::Route),
     /// One of a session's own paths.
@@ -64,7 +64,7 @@ pub enum Destination<'c> {
     Gateway,
 }
 
-impl Destination<'_> {
+impl ExplainedDestination<'_> {
     /// Returns the route name in metrics and log.
     pub fn id(&self) -> String {
         match self {
@@ -91,22 +91,22 @@ pub struct Candidate<'c> {
     /// Whether the route takes the method of the request.
     pub takes_method: bool,
     /// The destination.
-    pub leads_to: Destination<'c>,
+    pub leads_to: ExplainedDestination<'c>,
 }
 
 /// The decision about one request.
 #[derive(Debug)]
-pub struct Decision<'c> {
+pub struct RouteDecision<'c> {
     /// The host without port, in lower case; `None` if it is invalid.
     pub host: Option<Box<str>>,
     /// The path without dot segments; `None` if it is malformed.
     pub path: Option<String>,
     /// The readings of the path, with the destination of each; one for a path that is not ambiguous.
-    pub readings: Vec<(String, Result<Destination<'c>, Rejection>)>,
+    pub readings: Vec<(String, Result<ExplainedDestination<'c>, Rejection>)>,
     /// The routes of the host and path, in the order in which methods and fields choose among them.
     pub candidates: Vec<Candidate<'c>>,
     /// The destination, or the refusal.
-    pub outcome: Result<Destination<'c>, Rejection>,
+    pub outcome: Result<ExplainedDestination<'c>, Rejection>,
     /// Whether the request is a preflight that the gateway responds to for the route it concerns.
     pub preflight: bool,
     /// The path to send upstream, or the refusal of rewriting it.
@@ -119,12 +119,12 @@ impl<'c> RouteExplainer<'c> {
         let routes = config
             .routes
             .iter()
-            .map(|route| CompiledRoute::of(route, Arc::new(Destination::Route(route))));
+            .map(|route| CompiledRoute::of(route, Arc::new(ExplainedDestination::Route(route))));
         let own = own_paths::entries(config, &ProtectedResources::of(config), |owner| {
             Ok::<_, Infallible>(Arc::new(match owner {
-                OwnPathOwner::Session(session) => Destination::Session(session),
-                OwnPathOwner::Metadata(_) => Destination::Metadata,
-                OwnPathOwner::Keys => Destination::Keys,
+                OwnPathOwner::Session(session) => ExplainedDestination::Session(session),
+                OwnPathOwner::Metadata(_) => ExplainedDestination::Metadata,
+                OwnPathOwner::Keys => ExplainedDestination::Keys,
             }))
         });
         let own = own.unwrap_or_else(|never| match never {});
@@ -142,8 +142,8 @@ impl<'c> RouteExplainer<'c> {
 
     /// Decides about a request of a client that is not a trusted proxy, over TLS if its target has the scheme
     /// `https`.
-    pub fn decide(&self, mut head: Parts) -> Decision<'c> {
-        let refused = |host, rejection| Decision {
+    pub fn decide(&self, mut head: Parts) -> RouteDecision<'c> {
+        let refused = |host, rejection| RouteDecision {
             host,
             path: None,
             readings: Vec::new(),
@@ -157,9 +157,9 @@ impl<'c> RouteExplainer<'c> {
             Err(rejection) => return refused(None, rejection),
         };
         if request_body::is_asterisk_form(&head) {
-            return Decision {
+            return RouteDecision {
                 path: Some("*".to_owned()),
-                outcome: Ok(Destination::Gateway),
+                outcome: Ok(ExplainedDestination::Gateway),
                 ..refused(Some(host), Rejection::NoRoute)
             };
         }
@@ -191,7 +191,7 @@ impl<'c> RouteExplainer<'c> {
             Ok(found)
         });
         let sent = match &outcome {
-            Ok(Destination::Route(route)) => {
+            Ok(ExplainedDestination::Route(route)) => {
                 let target = TargetRewriter::new(route.rewrite.clone(), route.paths.clone());
                 let mut uri = head.uri;
                 Some(
@@ -201,14 +201,14 @@ impl<'c> RouteExplainer<'c> {
             _ => None,
         };
         let (host, path) = (Some(host), Some(raw_target::escaped(&path).into_owned()));
-        Decision { host, path, readings: each, candidates, outcome, preflight, sent }
+        RouteDecision { host, path, readings: each, candidates, outcome, preflight, sent }
     }
 
     /// Checks that the `Destination` field (RFC 4918 §10.3) leads to the route of the request, as the gateway does.
     fn check_target(
         &self,
         mut target: Uri,
-        found: Destination<'c>,
+        found: ExplainedDestination<'c>,
         host: &str,
         head: &mut Parts,
         gateway_fields: &HeaderMap,
@@ -230,11 +230,13 @@ impl<'c> RouteExplainer<'c> {
         head: &Parts,
         readings: &PathReadings,
         gateway_fields: &HeaderMap,
-    ) -> Result<(Destination<'c>, bool), Rejection> {
-        let answers_preflights = |destination: &Destination<'_>| match destination {
-            Destination::Route(route) => route.cors.is_some(),
-            Destination::Metadata => true,
-            Destination::Session(_) | Destination::Keys | Destination::Gateway => false,
+    ) -> Result<(ExplainedDestination<'c>, bool), Rejection> {
+        let answers_preflights = |destination: &ExplainedDestination<'_>| match destination {
+            ExplainedDestination::Route(route) => route.cors.is_some(),
+            ExplainedDestination::Metadata => true,
+            ExplainedDestination::Session(_)
+            | ExplainedDestination::Keys
+            | ExplainedDestination::Gateway => false,
         };
         let found = match_route::find(
             &self.router,
@@ -249,7 +251,7 @@ impl<'c> RouteExplainer<'c> {
             Found::Preflight(all) => (***all.first().ok_or(Rejection::NoRoute)?, true),
         };
         match found {
-            Destination::Route(route) if !route.enabled => Err(Rejection::NoRoute),
+            ExplainedDestination::Route(route) if !route.enabled => Err(Rejection::NoRoute),
             found => Ok((found, preflight)),
         }
     }
@@ -285,8 +287,8 @@ impl<'c> RouteExplainer<'c> {
 
     fn candidates(&self, host: &str, path: &str, method: &Method) -> Vec<Candidate<'c>> {
         let rules = self.router.in_order();
-        let candidate = |entry: &CompiledRoute<Destination<'c>>| {
-            let here = |rule: &&MatchRule<'_, Destination<'c>>| {
+        let candidate = |entry: &CompiledRoute<ExplainedDestination<'c>>| {
+            let here = |rule: &&MatchRule<'_, ExplainedDestination<'c>>| {
                 core::ptr::eq(rule.entry, entry) && rewrite::is_valid_target(rule.path, path)
             };
             // A search reaches the first one first.
@@ -298,7 +300,7 @@ impl<'c> RouteExplainer<'c> {
 }
 
 impl<'c> Candidate<'c> {
-    fn of(rule: &MatchRule<'_, Destination<'c>>) -> Self {
+    fn of(rule: &MatchRule<'_, ExplainedDestination<'c>>) -> Self {
         Self {
             host: rule.host.clone(),
             path: rule.path.clone(),

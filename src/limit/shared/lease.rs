@@ -11,7 +11,8 @@ pub(in crate::limit) use self::alone::Outage;
 
 use super::lease_size::{RATE_LEASE_MICROS, max_lease};
 use super::protocol::{
-    LEASE_LIFETIME_MICROS, Message, Purpose, Reply, SLOT_LIFETIME_MICROS, Shape, Status,
+    CounterReply, LEASE_LIFETIME_MICROS, Message, MessagePurpose, SLOT_LIFETIME_MICROS, Shape,
+    Status,
 };
 
 /// One counter as this gateway knows it. Times are in microseconds of the store's time.
@@ -285,7 +286,7 @@ impl Lease {
         &mut self,
         key: &Arc<str>,
         shape: Shape,
-        purpose: Purpose,
+        purpose: MessagePurpose,
         gateways: u64,
         exact: bool,
     ) -> Message {
@@ -318,7 +319,13 @@ impl Lease {
     }
 
     /// Takes over a response to `message`; older ones than already seen say nothing new.
-    pub(super) fn apply(&mut self, message: &Message, reply: &Reply, now: u64, gateways: u64) {
+    pub(super) fn apply(
+        &mut self,
+        message: &Message,
+        reply: &CounterReply,
+        now: u64,
+        gateways: u64,
+    ) {
         if message.nonce != self.nonce || message.seq <= self.seen_seq {
             return;
         }
@@ -385,13 +392,16 @@ impl Lease {
     }
 
     /// Returns the purpose of a message that no request causes, if one is due.
-    pub(super) fn due(&mut self, now: u64) -> Option<Purpose> {
+    pub(super) fn due(&mut self, now: u64) -> Option<MessagePurpose> {
         if self.renewing {
             return None;
         }
         let idle = now.saturating_sub(self.last_use);
         let unused = self.granted > self.used.saturating_add(self.pending);
-        let (tell, lower) = (Purpose::default(), Purpose { lower: true, ..Purpose::default() });
+        let (tell, lower) = (
+            MessagePurpose::default(),
+            MessagePurpose { lower: true, ..MessagePurpose::default() },
+        );
         let due = match self.shape? {
             _ if self.untold.is_some() => Some(tell),
             Shape::Slots { .. } => {
@@ -405,7 +415,7 @@ impl Lease {
             }
             _ if unused => None,
             _ if self.pending == 0 && idle > FORGOTTEN_MICROS => {
-                Some(Purpose { close: true, ..lower })
+                Some(MessagePurpose { close: true, ..lower })
             }
             _ => None,
         };

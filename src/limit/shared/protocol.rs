@@ -64,7 +64,7 @@ impl Shape {
 
 /// The purpose of a message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Purpose {
+pub(super) struct MessagePurpose {
     /// Requests wait for the decision: `pending` must be granted, or nothing is.
     pub(super) ask: bool,
     /// The limit is a dry run: where it refuses, other limits of the request grant all the same.
@@ -77,7 +77,7 @@ pub(super) struct Purpose {
     pub(super) reset: bool,
 }
 
-impl Purpose {
+impl MessagePurpose {
     /// The last message about a lease: what it has not used is given back.
     pub(super) const LAST: Self =
         Self { ask: false, dry_run: false, lower: true, close: true, reset: false };
@@ -91,7 +91,7 @@ pub(super) struct Message {
     /// The limit.
     pub(super) shape: Shape,
     /// The purpose.
-    pub(super) purpose: Purpose,
+    pub(super) purpose: MessagePurpose,
     /// Tells this gateway's successive records of one counter apart.
     pub(super) nonce: u32,
     /// The order of this gateway's messages about the counter.
@@ -125,7 +125,7 @@ impl Message {
         Self {
             key: Arc::clone(key),
             shape: Shape::Window { limit: 1, end: 0, next: second, span: second, debts: false },
-            purpose: Purpose { ask: true, ..Purpose::default() },
+            purpose: MessagePurpose { ask: true, ..MessagePurpose::default() },
             nonce: 0,
             seq: 1,
             used: 0,
@@ -142,7 +142,7 @@ impl Message {
     }
 
     /// Returns the part of the grants that the store counts as used after this message: it does not expire.
-    pub(super) fn counted(&self, reply: &Reply) -> u64 {
+    pub(super) fn counted(&self, reply: &CounterReply) -> u64 {
         let used = if self.generation == reply.generation { self.used } else { 0 };
         let pending = if reply.status == Status::Granted { self.pending } else { 0 };
         used.saturating_add(pending)
@@ -215,7 +215,7 @@ pub(super) enum Status {
 
 /// The store's response to one message.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Reply {
+pub(super) struct CounterReply {
     pub(super) status: Status,
     /// The generation of the counter.
     pub(super) generation: u64,
@@ -235,7 +235,7 @@ pub(super) struct Response {
     /// The store's time.
     pub(super) now: u64,
     /// One reply for each message.
-    pub(super) replies: Vec<Reply>,
+    pub(super) replies: Vec<CounterReply>,
 }
 
 impl Response {
@@ -249,7 +249,7 @@ impl Response {
         let amount = |number: i64| u64::try_from(number).unwrap_or(0);
         let reply = |numbers: &[i64; 6]| {
             let [status, generation, until, total, granted, wait] = *numbers;
-            Reply {
+            CounterReply {
                 status: match status {
                     1 => Status::Granted,
                     2 => Status::NotCharged,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::lease::{Lease, LeaseSlot, Standing};
 use super::lease_size::overrun_bound;
 use super::lease_table::LeaseTable;
-use super::protocol::{Message, Purpose, Shape};
-use super::store_state::{LeaseId, Reason, StoreState};
+use super::protocol::{Message, MessagePurpose, Shape};
+use super::store_state::{LeaseId, MessageReason, StoreState};
 use crate::limit::limit_counters::Now;
 use crate::observe::metrics::{LabeledGauge, LeaseMetrics};
 
@@ -102,7 +102,7 @@ impl SharedLimit {
             return;
         }
         if let Some((id, message)) =
-            self.message(LeaseSlot::Own(key), &mut lease, Purpose::LAST, false)
+            self.message(LeaseSlot::Own(key), &mut lease, MessagePurpose::LAST, false)
         {
             self.state.close(id, message);
         }
@@ -113,7 +113,7 @@ impl SharedLimit {
         &self,
         slot: LeaseSlot,
         lease: &mut Lease,
-        purpose: Purpose,
+        purpose: MessagePurpose,
         grows: bool,
     ) -> Option<(LeaseId, Message)> {
         let (key, shape) = (lease.key.clone()?, lease.shape?);
@@ -123,7 +123,7 @@ impl SharedLimit {
     }
 
     /// Has the store told about a lease, unless it is being told.
-    fn tell_once(&self, lease: &mut Lease, slot: LeaseSlot, reason: Reason) {
+    fn tell_once(&self, lease: &mut Lease, slot: LeaseSlot, reason: MessageReason) {
         if !lease.renewing && self.state.is_usable() {
             lease.renewing = true;
             self.state.tell((self.id, slot), reason);
@@ -176,7 +176,7 @@ impl SharedLimit {
     ) {
         lease.charge(now, cost);
         if !exact && lease.is_low(now) {
-            self.tell_once(lease, slot, Reason::Renew);
+            self.tell_once(lease, slot, MessageReason::Renew);
         }
     }
 
@@ -198,7 +198,7 @@ impl SharedLimit {
             self.charge(lease, slot, now, more, exact);
             if lease.used > lease.granted {
                 // Other gateways admit by what the store knows.
-                self.tell_once(lease, slot, Reason::Report);
+                self.tell_once(lease, slot, MessageReason::Report);
             }
         }
         lease.refund(reserved.saturating_sub(cost));
@@ -216,7 +216,7 @@ impl SharedLimit {
         let key = lease.name(key);
         let gateways = self.state.gateways();
         self.metrics.bound(overrun_bound(&shape, gateways));
-        let purpose = Purpose { ask: true, dry_run, ..Purpose::default() };
+        let purpose = MessagePurpose { ask: true, dry_run, ..MessagePurpose::default() };
         lease.message(&key, shape, purpose, gateways, exact)
     }
 
@@ -230,7 +230,7 @@ impl SharedLimit {
         let message = |lease: &mut Lease, close| {
             let key = lease.key.clone().or_else(|| name.map(|name| self.key(name)))?;
             let shape = *lease.shape.get_or_insert(shape);
-            let purpose = Purpose { reset: true, close, ..Purpose::default() };
+            let purpose = MessagePurpose { reset: true, close, ..MessagePurpose::default() };
             Some(lease.message(&key, shape, purpose, self.state.gateways(), true))
         };
         let known = self.leases.existing(slot, |lease| message(lease, false)).flatten();
@@ -274,7 +274,7 @@ impl SharedLimit {
             tell
         });
         if freed == Some(true) {
-            self.state.tell((self.id, slot), Reason::Return);
+            self.state.tell((self.id, slot), MessageReason::Return);
         }
     }
 
@@ -300,7 +300,7 @@ impl SharedLimit {
             tell
         });
         if tell == Some(true) {
-            self.state.tell((self.id, slot), Reason::Return);
+            self.state.tell((self.id, slot), MessageReason::Return);
         }
     }
 }

@@ -26,14 +26,14 @@ pub(super) enum Job {
         respond: oneshot::Sender<Option<Vec<Decided>>>,
     },
     /// Send a message about this lease, for which no request waits.
-    Tell(LeaseId, Reason),
+    Tell(LeaseId, MessageReason),
     /// Send the last message about a lease that has made room.
     Close(LeaseId, Message),
 }
 
 /// The reason for a message about a lease.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Reason {
+pub(super) enum MessageReason {
     /// The lease is nearly used up.
     Renew,
     /// Grants are to be given back.
@@ -154,7 +154,7 @@ impl StoreState {
     }
 
     /// Sends a message about this lease soon.
-    pub(super) fn tell(&self, lease: LeaseId, reason: Reason) {
+    pub(super) fn tell(&self, lease: LeaseId, reason: MessageReason) {
         // Without the task there is no store; leases end by themselves.
         let _ = self.jobs.send(Job::Tell(lease, reason));
     }

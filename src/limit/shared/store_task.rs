@@ -11,10 +11,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::backend::Backend;
 use super::lease::{Lease, LeaseSlot};
-use super::protocol::{Message, Purpose, Shape};
+use super::protocol::{Message, MessagePurpose, Shape};
 use super::redis_backend::RedisBackend;
 use super::shared_limit::SharedLimit;
-use super::store_state::{Decided, Job, LeaseId, Reason, StoreState};
+use super::store_state::{Decided, Job, LeaseId, MessageReason, StoreState};
 use crate::base::clock::Clock;
 use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
@@ -268,8 +268,10 @@ impl Core {
                 limit.metrics.granted(lease.granted.saturating_sub(before));
             });
         }
-        let decided =
-            |reply: &super::protocol::Reply| Decided { status: reply.status, wait: reply.wait };
+        let decided = |reply: &super::protocol::CounterReply| Decided {
+            status: reply.status,
+            wait: reply.wait,
+        };
         Some(response.replies.iter().map(decided).collect())
     }
 
@@ -305,7 +307,7 @@ impl Core {
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
             lease.lost();
-            messages.extend(limit.message(slot, lease, Purpose::default(), false));
+            messages.extend(limit.message(slot, lease, MessagePurpose::default(), false));
             true
         });
         if messages.is_empty() {
@@ -347,7 +349,7 @@ impl Core {
     async fn return_all(&self) {
         let mut messages = Vec::new();
         self.each_lease(|limit, slot, lease| {
-            messages.extend(limit.message(slot, lease, Purpose::LAST, false));
+            messages.extend(limit.message(slot, lease, MessagePurpose::LAST, false));
             true
         });
         for batch in messages.chunks(BATCH) {
@@ -356,12 +358,13 @@ impl Core {
         }
     }
 
-    fn message(&self, id: LeaseId, reason: Reason) -> Option<(LeaseId, Message)> {
-        let purpose = Purpose { lower: reason == Reason::Return, ..Purpose::default() };
+    fn message(&self, id: LeaseId, reason: MessageReason) -> Option<(LeaseId, Message)> {
+        let purpose =
+            MessagePurpose { lower: reason == MessageReason::Return, ..MessagePurpose::default() };
         self.with_lease(id, |limit, lease| {
             // Slots are not leased ahead.
             let grows =
-                reason == Reason::Renew && !matches!(lease.shape, Some(Shape::Slots { .. }));
+                reason == MessageReason::Renew && !matches!(lease.shape, Some(Shape::Slots { .. }));
             limit.message(id.1, lease, purpose, grows)
         })?
     }

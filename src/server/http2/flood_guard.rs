@@ -34,7 +34,7 @@ use crate::http2::frames::{
 pub(crate) struct FloodGuard<F> {
     flood: Rc<DetectedFlood>,
     contents: Rc<ReceivedContents>,
-    frames: FrameScanner,
+    frames: FloodScanner,
     resets: ResetCounter,
     /// Called for each client error that h2 detects.
     fault: F,
@@ -76,7 +76,7 @@ impl<F: FnMut(ProtocolError)> FloodGuard<F> {
         flood: Rc<DetectedFlood>,
         fault: F,
     ) -> Self {
-        let (frames, resets) = (FrameScanner::new(now), ResetCounter::new(now));
+        let (frames, resets) = (FloodScanner::new(now), ResetCounter::new(now));
         Self { flood, contents, frames, resets, fault }
     }
 }
@@ -215,7 +215,7 @@ const fn is_client_fault(code: u32) -> bool {
 
 /// A scanner of the frames of the client, with the limit on useless ones.
 #[derive(Debug)]
-struct FrameScanner {
+struct FloodScanner {
     headers: FrameHeaders,
     bucket: TokenBucket,
     /// Whether the client's first frame was read, which is SETTINGS (RFC 9113 §3.4).
@@ -224,7 +224,7 @@ struct FrameScanner {
     begins_badly: bool,
 }
 
-impl FrameScanner {
+impl FloodScanner {
     fn new(now: Instant) -> Self {
         let headers = FrameHeaders::after(PREFACE_BYTES);
         let bucket = TokenBucket::of_empty_frames(now);
@@ -274,7 +274,7 @@ pub fn frames(bytes: &[u8], piece: usize) {
     let scan = |piece: usize| {
         let (mut frames, mut resets) = {
             let now = Instant::now();
-            (FrameScanner::new(now), ResetCounter::new(now))
+            (FloodScanner::new(now), ResetCounter::new(now))
         };
         let mut faults = 0;
         // A flood ends a connection; when, depends on the clock.
@@ -472,8 +472,8 @@ mod tests {
         assert_eq!(faults, [9001], "that one was not reset by the gateway");
     }
 
-    fn after_preface() -> FrameScanner {
-        let mut frames = FrameScanner::new(Instant::now());
+    fn after_preface() -> FloodScanner {
+        let mut frames = FloodScanner::new(Instant::now());
         let mut preface = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         assert_eq!(frames.scan(&mut preface, |_| ()), Ok(()));
         assert_eq!(frames.scan(&mut frame(SETTINGS, 0, 0), |_| ()), Ok(()));

@@ -17,14 +17,14 @@ use crate::http2::{ReceivedContent, ReceivedContents, TrailerLimits};
 use crate::server::connection_timeouts::ActiveRequest;
 
 /// The content of a request, which keeps its connection active until it ends: the response may end earlier.
-pub(super) struct RequestContent {
+pub(super) struct Http2RequestBody {
     received: ReceivedContent,
     /// The responder that sends `100 Continue` once the content is wanted.
     awaits_continue: Option<Rc<Responder>>,
     _active: ActiveRequest,
 }
 
-impl RequestContent {
+impl Http2RequestBody {
     /// Returns the content that follows the head of a request.
     pub(super) fn body(
         head: &Parts,
@@ -46,7 +46,7 @@ impl RequestContent {
     }
 }
 
-impl http_body::Body for RequestContent {
+impl http_body::Body for Http2RequestBody {
     type Data = Bytes;
     type Error = body::Error;
 

@@ -16,7 +16,7 @@ use http_body::Body as _;
 use tokio::task::spawn_local;
 
 use super::flood_guard::DetectedFlood;
-use super::request_content::RequestContent;
+use super::request_content::Http2RequestBody;
 use super::request_target;
 use super::responder::Responder;
 use super::stall_timeout::{StreamProgress, until_stalled};
@@ -76,7 +76,7 @@ impl StreamService {
             Err(stream) => {
                 let active = || self.activity.begin();
                 let contents = &self.contents;
-                (None, RequestContent::body(&head, stream, &responder, contents, active))
+                (None, Http2RequestBody::body(&head, stream, &responder, contents, active))
             }
         };
         let mut response = match target {

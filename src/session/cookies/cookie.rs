@@ -57,8 +57,8 @@ impl Cookie {
     }
 
     /// Reads this cookie from a request.
-    pub(crate) fn find<'a>(&self, headers: &'a HeaderMap) -> Presented<'a> {
-        let mut presented = Presented::default();
+    pub(crate) fn find<'a>(&self, headers: &'a HeaderMap) -> CookieValues<'a> {
+        let mut presented = CookieValues::default();
         for field in headers.get_all(COOKIE) {
             for (name, value) in segments(field.as_bytes()).map(pair) {
                 let Some(part) = self.part(name) else { continue };
@@ -175,7 +175,7 @@ impl Cookie {
 /// A name may come several times: with an earlier `Domain` or `Path` of the configuration, or from a sibling host. The
 /// request does not tell which is which, so the value that opens counts; the callers try all.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Presented<'a> {
+pub(crate) struct CookieValues<'a> {
     /// The first value of each part.
     parts: [Option<&'a [u8]>; MAX_PARTS],
     /// Further values of parts that occur more than once, in their order. Bounded.
@@ -184,7 +184,7 @@ pub(crate) struct Presented<'a> {
     bytes: usize,
 }
 
-impl<'a> Presented<'a> {
+impl<'a> CookieValues<'a> {
     /// Whether the request has no part of it.
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.iter().all(Option::is_none)

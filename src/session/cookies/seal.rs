@@ -26,7 +26,7 @@ use crate::base::random::random;
 use crate::base::secret::Secret;
 
 /// The keys of one `sessions.<name>`; never empty.
-pub(crate) struct KeyRing(Box<[Key]>);
+pub(crate) struct SealingKeys(Box<[Key]>);
 
 struct Key {
     id: String,
@@ -35,7 +35,7 @@ struct Key {
     mac: hmac::Key,
 }
 
-impl KeyRing {
+impl SealingKeys {
     /// Returns a ring of `keys`, or of one random key if there are none.
     pub(crate) fn new(keys: &[Secret<[u8; 32]>]) -> Self {
         if keys.is_empty() {
@@ -63,7 +63,7 @@ impl KeyRing {
         text
     }
 
-    /// Opens the output of [`KeyRing::seal`] with the same associated data; `None` for anything else.
+    /// Opens the output of [`SealingKeys::seal`] with the same associated data; `None` for anything else.
     pub(crate) fn open(&self, associated_data: &[u8], text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (id, sealed) = text.split_at_checked(KEY_ID_LEN)?;
         let key = self.0.iter().find(|key| key.id.as_bytes() == id)?;
@@ -121,9 +121,9 @@ impl Key {
     }
 }
 
-impl fmt::Debug for KeyRing {
+impl fmt::Debug for SealingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KeyRing").field(&self.0.len()).finish()
+        f.debug_tuple("SealingKeys").field(&self.0.len()).finish()
     }
 }
 
@@ -153,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    fn ring(keys: &[u8]) -> KeyRing {
-        KeyRing::new(&keys.iter().map(|byte| Secret::new([*byte; 32])).collect::<Vec<_>>())
+    fn ring(keys: &[u8]) -> SealingKeys {
+        SealingKeys::new(&keys.iter().map(|byte| Secret::new([*byte; 32])).collect::<Vec<_>>())
     }
 
     #[test]
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn two_rings_of_random_keys_do_not_open_each_other() {
-        let sealed = KeyRing::new(&[]).seal(b"", b"tokens");
-        assert!(KeyRing::new(&[]).open(b"", sealed.as_bytes()).is_none());
+        let sealed = SealingKeys::new(&[]).seal(b"", b"tokens");
+        assert!(SealingKeys::new(&[]).open(b"", sealed.as_bytes()).is_none());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::login_transaction::{LoginTransaction, TRANSACTION_LIFETIME};
 use crate::base::clock::Timestamp;
 use crate::base::random::random;
 use crate::session::cookies::cookie::{self, Cookie, CookieParts};
-use crate::session::cookies::seal::{KeyRing, associated_data};
+use crate::session::cookies::seal::{SealingKeys, associated_data};
 use crate::session::settings;
 use crate::session::settings::{SameSite, Settings};
 
@@ -36,7 +36,7 @@ pub(crate) struct LoginCookies {
     rounds_data: Box<[u8]>,
     step_up_data: Box<[u8]>,
     form_data: Box<[u8]>,
-    ring: Arc<KeyRing>,
+    ring: Arc<SealingKeys>,
     /// The bytes that all cookies of a request may take.
     max_cookie_bytes: usize,
 }
@@ -64,7 +64,7 @@ impl PendingLogins {
 }
 
 impl LoginCookies {
-    pub(crate) fn new(settings: &Settings, issuer: &str, ring: Arc<KeyRing>) -> Self {
+    pub(crate) fn new(settings: &Settings, issuer: &str, ring: Arc<SealingKeys>) -> Self {
         // Browsers must send them with the issuer's redirect, even if the session's cookie is `Strict`.
         let lax = match settings.cookie.same_site {
             SameSite::Strict => SameSite::Lax,
@@ -320,7 +320,7 @@ mod tests {
         let client = Client { id: "web".into(), auth: ClientAuth::None };
         let url = Url::parse("https://www.example.com").unwrap();
         let settings = Settings::new("web", "main", client, Flow::Code, url);
-        LoginCookies::new(&settings, "https://auth.example.com", Arc::new(KeyRing::new(&[])))
+        LoginCookies::new(&settings, "https://auth.example.com", Arc::new(SealingKeys::new(&[])))
     }
 
     fn login(target: &str, at: u64) -> LoginTransaction {

@@ -22,7 +22,7 @@ use super::return_to::ReturnTarget;
 use super::session_hosts::as_written;
 use crate::base::body::Body;
 use crate::session::cookies::origin::{SEC_FETCH_SITE, authority};
-use crate::session::registry::RetainedState;
+use crate::session::registry::RetainedSessions;
 use crate::session::settings::OnUnauthenticated;
 use crate::session::{LoginRedirect, Sessions, is_shown, navigation};
 use crate::token::authentication_level::AuthenticationLevel;
@@ -194,7 +194,7 @@ impl Sessions {
 pub struct ResumedForm {
     id: FormId,
     form: Arc<DeferredForm>,
-    retained: Arc<RetainedState>,
+    retained: Arc<RetainedSessions>,
     has_arrived: Rc<Cell<bool>>,
     /// The `Set-Cookie` fields that forget the form.
     cookies: Vec<HeaderValue>,

@@ -15,7 +15,7 @@ use crate::base::secret::Secret;
 use crate::redis::Unavailable;
 use crate::session::Sessions;
 use crate::session::cookies::origin::single_value;
-use crate::session::registry::RetainedState;
+use crate::session::registry::RetainedSessions;
 use crate::session::response::{json, uncached};
 use crate::token::jwt::id_token::Logout;
 use crate::token::{RevocationTarget, TokenError};
@@ -52,7 +52,7 @@ impl Sessions {
         let logout =
             self.relying_party.check_logout(&self.issuer, token.expose(), self.clock.now());
         let Logout { session, subject, namespace, at, id } = logout.await?;
-        let RetainedState { by, ending, .. } = &*self.retained;
+        let RetainedSessions { by, ending, .. } = &*self.retained;
         let ended_sessions = &ending.ended;
         if !ended_sessions.accept_logout_token(by, &id) {
             return Err(LogoutTokenError::Replayed);

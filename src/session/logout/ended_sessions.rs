@@ -249,7 +249,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Clock;
     use crate::issuer::tests::mock_issuer::access_token_alone;
-    use crate::session::settings::Forward;
+    use crate::session::settings::ForwardedSessionToken;
     use crate::session::store::loaded_session::LoadedSession;
     use crate::session::store::state::SessionState;
     use crate::token::RevocationEvent;
@@ -371,7 +371,7 @@ mod tests {
         let tokens = access_token_alone(NOON);
         LoadedSession::new(
             SessionState { since, ..SessionState::begin(tokens, NOON) },
-            Forward::None,
+            ForwardedSessionToken::None,
         )
     }
 

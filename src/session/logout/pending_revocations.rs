@@ -16,7 +16,7 @@ use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
 use crate::disk::record::{Kind, RecordListener, Withdrawals};
 use crate::disk::{Directory, Journal, OpenError, Record};
-use crate::session::cookies::seal::{KeyRing, associated_data};
+use crate::session::cookies::seal::{SealingKeys, associated_data};
 use crate::session::store::shared_revocations::SharedRevocations;
 use crate::session::store::state::{Id, SessionState};
 
@@ -43,7 +43,7 @@ pub(crate) enum PendingEntry {
 pub(crate) struct PendingRevocations {
     /// Digest of session, issuer and client: a token is never sent to another issuer.
     owner: String,
-    ring: Arc<KeyRing>,
+    ring: Arc<SealingKeys>,
     associated_data: Box<[u8]>,
     journal: RevocationJournal,
     shared: Option<SharedRevocations>,
@@ -56,7 +56,7 @@ impl PendingRevocations {
     /// `ring` must be the operator's: a later process does not have a random one.
     pub(crate) fn new(
         seal: &[u8],
-        ring: Arc<KeyRing>,
+        ring: Arc<SealingKeys>,
         journal: RevocationJournal,
         shared: Option<SharedRevocations>,
         clock: Clock,
@@ -352,7 +352,7 @@ mod tests {
     fn with_seal(directory: &tempfile::TempDir, key: u8, seal: &[u8]) -> PendingRevocations {
         let (clock, journal) = (Clock::manual(NOON), RevocationJournal::default());
         journal.persist_in(&Directory::at(directory.path()), clock.clone()).unwrap();
-        let ring = Arc::new(KeyRing::new(&[Secret::new([key; 32])]));
+        let ring = Arc::new(SealingKeys::new(&[Secret::new([key; 32])]));
         PendingRevocations::new(seal, ring, journal, None, clock)
     }
 

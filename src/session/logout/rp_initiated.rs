@@ -13,7 +13,7 @@ use super::ended_sessions::EndReason;
 use crate::base::body::Body;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::LogoutKind;
-use crate::session::authenticate::{RETRY_AFTER, Reason, SessionError};
+use crate::session::authenticate::{RETRY_AFTER, SessionError, SessionErrorReason};
 use crate::session::cookies::origin::RequestOrigin;
 use crate::session::login::return_to::ReturnTarget;
 use crate::session::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
@@ -33,7 +33,7 @@ impl Sessions {
         let (head, _) = request.into_parts();
         // Before any cookie is read: another site's page must not even cause them to be cleared.
         if self.is_cross_site_request(&head) {
-            return self.refusal(Reason::Csrf.with(Vec::new()));
+            return self.refusal(SessionErrorReason::Csrf.with(Vec::new()));
         }
         let is_page = wants_html(&head.headers);
         // A page that navigates away cancels its requests.
@@ -88,10 +88,10 @@ impl Sessions {
                         self.log_out_of(other).await;
                     }
                 }
-                Err(error) if error.reason == Reason::Csrf => {
+                Err(error) if error.reason == SessionErrorReason::Csrf => {
                     return Err(LogoutError::Refused(error));
                 }
-                Err(error) if error.reason == Reason::StoreUnavailable => {
+                Err(error) if error.reason == SessionErrorReason::StoreUnavailable => {
                     let pending = self.log_out_later(&presented, address).await;
                     return Err(LogoutError::Pending(pending));
                 }

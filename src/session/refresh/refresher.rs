@@ -29,7 +29,7 @@ use crate::redis::Unavailable;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions};
 use crate::session::logout::session_watch::SessionWatchers;
 use crate::session::logout::token_revocation::TokenRevoker;
-use crate::session::settings::Forward;
+use crate::session::settings::ForwardedSessionToken;
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::lookup::LockState;
 use crate::session::store::redis::{RefreshLock, SharedSessions};
@@ -45,7 +45,7 @@ pub(crate) struct TokenRefresher {
     pub(crate) relying_party: Arc<RelyingParty>,
     pub(crate) client: Client,
     pub(crate) resource: Option<ResourceIndicator>,
-    pub(crate) forward: Forward,
+    pub(crate) forward: ForwardedSessionToken,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<SessionMetrics>,
     pub(crate) ended: Arc<EndedSessions>,

@@ -10,7 +10,7 @@ use super::token_freshness::Freshness;
 use crate::base::clock::Timestamp;
 use crate::observe::metrics::{LogoutKind, RefreshResult};
 use crate::session::Sessions;
-use crate::session::authenticate::{RETRY_AFTER, Reason, ResumedSession, SessionError};
+use crate::session::authenticate::{RETRY_AFTER, ResumedSession, SessionError, SessionErrorReason};
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::storage::StoredSession;
 use crate::token::TokenError;
@@ -24,7 +24,7 @@ impl Sessions {
         mut freshness: Freshness,
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
-        let unavailable = |retry_after| Reason::Unavailable { retry_after };
+        let unavailable = |retry_after| SessionErrorReason::Unavailable { retry_after };
         let started = self.clock.now();
         let (latest, missing) = loop {
             let (latest, missing) =
@@ -74,7 +74,7 @@ impl Sessions {
         held: StoredSession,
         max_staleness: Option<Duration>,
     ) -> Result<ResumedSession, SessionError> {
-        let unavailable = |retry_after| Reason::Unavailable { retry_after };
+        let unavailable = |retry_after| SessionErrorReason::Unavailable { retry_after };
         match self.verify(&latest, max_staleness).await {
             // The new token reveals a subject whose tokens are revoked; only the issuer knew the subject of the
             // previous one.
@@ -114,7 +114,7 @@ impl Sessions {
         held: StoredSession,
         need: RefreshNeed,
         started: Timestamp,
-    ) -> Result<(Arc<LoadedSession>, Reason), SessionError> {
+    ) -> Result<(Arc<LoadedSession>, SessionErrorReason), SessionError> {
         let before = loaded.state.jitter(self.settings.refresh_before);
         let patience =
             if need == RefreshNeed::Serves { RefreshUrgency::Low } else { RefreshUrgency::High };
@@ -127,16 +127,20 @@ impl Sessions {
                 RefreshOutcome::Renewed(next) => latest = next,
                 RefreshOutcome::Over => return Err(self.over(held)),
                 // The browser's cookies may be valid, and later than the ones presented: they stay.
-                RefreshOutcome::Doubtful => return Err(Reason::Expired.with(Vec::new())),
+                RefreshOutcome::Doubtful => {
+                    return Err(SessionErrorReason::Expired.with(Vec::new()));
+                }
                 RefreshOutcome::Unavailable => break,
-                RefreshOutcome::StoreUnavailable => return Ok((latest, Reason::StoreUnavailable)),
+                RefreshOutcome::StoreUnavailable => {
+                    return Ok((latest, SessionErrorReason::StoreUnavailable));
+                }
             }
             // No tokens can be newer than those issued for this request.
             if latest.state.received >= started || !latest.state.is_due(before, self.clock.now()) {
                 break;
             }
         }
-        Ok((latest, Reason::Unavailable { retry_after: RETRY_AFTER }))
+        Ok((latest, SessionErrorReason::Unavailable { retry_after: RETRY_AFTER }))
     }
 
     /// Serves a session whose new tokens, in `latest`, do not fit into cookies, with the tokens that its browser holds,
@@ -163,6 +167,6 @@ impl Sessions {
             return Ok(ResumedSession { loaded, principal, renewed: false });
         }
         self.end(latest, LogoutKind::Expired).await;
-        Err(Reason::TooLarge.with(self.clear(held)))
+        Err(SessionErrorReason::TooLarge.with(self.clear(held)))
     }
 }

@@ -18,7 +18,7 @@ use super::state::{ABOUT_THE_LOGIN, AUTH_TIME, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::scopes::Scopes;
 use crate::session::logout::ended_sessions::{EndReason, EndedSessions, SessionName};
-use crate::session::settings::{Forward, Settings};
+use crate::session::settings::{ForwardedSessionToken, Settings};
 use crate::token::{IdentityFields, Principal, Verifier};
 
 /// A session loaded for use, and the values derived from it.
@@ -59,14 +59,14 @@ pub(crate) struct LoadedSession {
 }
 
 impl LoadedSession {
-    pub(crate) fn new(state: SessionState, forward: Forward) -> Self {
+    pub(crate) fn new(state: SessionState, forward: ForwardedSessionToken) -> Self {
         let token = match forward {
-            Forward::AccessToken => Some(&state.access_token),
-            Forward::IdToken => state.id_token.as_ref(),
-            Forward::None => None,
+            ForwardedSessionToken::AccessToken => Some(&state.access_token),
+            ForwardedSessionToken::IdToken => state.id_token.as_ref(),
+            ForwardedSessionToken::None => None,
         };
         let forward_ends = match (forward, token) {
-            (Forward::IdToken, Some(token)) => payload(token)
+            (ForwardedSessionToken::IdToken, Some(token)) => payload(token)
                 .and_then(|claims| date(&claims, "exp").ok().flatten())
                 .unwrap_or(Timestamp::MAX),
             _ => Timestamp::MAX,
@@ -299,7 +299,12 @@ impl LoadedSession {
     }
 
     /// Returns the session with `now` as its last use; requests close to each other share one value.
-    pub(crate) fn touch(&self, now: Timestamp, every: Duration, forward: Forward) -> Arc<Self> {
+    pub(crate) fn touch(
+        &self,
+        now: Timestamp,
+        every: Duration,
+        forward: ForwardedSessionToken,
+    ) -> Arc<Self> {
         let mut touched = self.touched.lock().ignore_poison();
         if let Some(touched) = &*touched
             && now.since(touched.state.seen) < every

@@ -39,17 +39,17 @@ use crate::base::random::random;
 use crate::base::secret::Secret;
 use crate::issuer;
 use crate::redis::{Condition, RESTORE_TIME, Redis, Unavailable, Value};
-use crate::session::cookies::seal::KeyRing;
+use crate::session::cookies::seal::SealingKeys;
 use crate::session::refresh::decision;
 use crate::session::refresh::refresh_events;
-use crate::session::settings::{Forward, Settings, TokenStorage};
+use crate::session::settings::{ForwardedSessionToken, Settings, TokenStorage};
 
 /// The shared data of one `sessions.<name>`.
 pub(crate) struct SharedSessions {
     redis: Arc<Redis>,
-    ring: Arc<KeyRing>,
+    ring: Arc<SealingKeys>,
     clock: Clock,
-    forward: Forward,
+    forward: ForwardedSessionToken,
     /// Session, issuer and client: a change of one of these makes another session.
     scope: Vec<u8>,
     /// Issuer and client, whose logins all sessions of that client share.
@@ -74,7 +74,7 @@ impl SharedSessions {
     pub(crate) fn new(
         redis: Option<Arc<Redis>>,
         settings: &Settings,
-        ring: Arc<KeyRing>,
+        ring: Arc<SealingKeys>,
         clock: Clock,
         cookie: &[u8],
         issuer: &issuer::Settings,

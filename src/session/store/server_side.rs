@@ -351,7 +351,7 @@ const MAX_PENDING_WRITES: usize = 10_000;
 mod tests {
     use super::*;
     use crate::issuer::tests::mock_issuer::access_token_alone;
-    use crate::session::settings::Forward;
+    use crate::session::settings::ForwardedSessionToken;
     use crate::session::store::state::SessionState;
 
     #[test]
@@ -380,7 +380,7 @@ mod tests {
         let now = crate::base::clock::Timestamp::from_secs(1_700_000_000);
         Arc::new(LoadedSession::new(
             SessionState::begin(access_token_alone(now), now),
-            Forward::None,
+            ForwardedSessionToken::None,
         ))
     }
 }

@@ -275,7 +275,7 @@ mod tests {
     use super::super::loaded_session::LoadedSession;
     use super::*;
     use crate::issuer::tests::mock_issuer::access_token_alone;
-    use crate::session::settings::Forward;
+    use crate::session::settings::ForwardedSessionToken;
 
     const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
 
@@ -423,7 +423,7 @@ mod tests {
             let renewed = login.renewed(about(r#"{"auth_time":2}"#)).renewed(about("{}"));
             let renewed = renewed.renewed(about(r#"{"auth_time":3}"#));
 
-            let loaded = LoadedSession::new(renewed, Forward::None);
+            let loaded = LoadedSession::new(renewed, ForwardedSessionToken::None);
             assert_eq!(loaded.person().get("auth_time"), known, "{before}");
         }
     }

@@ -23,15 +23,15 @@ use super::state::{Id, SessionState};
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::redis::Unavailable;
-use crate::session::cookies::cookie::{Cookie, CookieParts, Presented, TooLarge};
-use crate::session::cookies::seal::{KeyRing, associated_data};
-use crate::session::settings::{Forward, Settings, TokenStorage};
+use crate::session::cookies::cookie::{Cookie, CookieParts, CookieValues, TooLarge};
+use crate::session::cookies::seal::{SealingKeys, associated_data};
+use crate::session::settings::{ForwardedSessionToken, Settings, TokenStorage};
 
 /// The storage of one `sessions.<name>`, and the cookies that lead to it.
 #[derive(Debug)]
 pub(crate) struct SessionStorage {
     kind: StorageKind,
-    forward: Forward,
+    forward: ForwardedSessionToken,
     /// The bytes that all cookies of a request may take.
     max_cookie_bytes: usize,
 }
@@ -41,7 +41,7 @@ enum StorageKind {
     Sealed {
         cookie: Cookie,
         seal: Box<[u8]>,
-        ring: Arc<KeyRing>,
+        ring: Arc<SealingKeys>,
         cache: OpenedCookies,
         latest: LatestCookies,
     },
@@ -51,7 +51,7 @@ enum StorageKind {
         refresh: Cookie,
         rest: Cookie,
         seal: Box<[u8]>,
-        ring: Arc<KeyRing>,
+        ring: Arc<SealingKeys>,
         cache: OpenedCookies,
         latest: LatestCookies,
     },
@@ -66,7 +66,7 @@ impl SessionStorage {
     pub(crate) fn new(
         settings: &Settings,
         seal: Box<[u8]>,
-        ring: Arc<KeyRing>,
+        ring: Arc<SealingKeys>,
         store: Option<Arc<Store>>,
     ) -> Self {
         let named = |name: &str| Cookie::new(&settings.cookie, name);
@@ -422,9 +422,9 @@ fn beside(seal: &[u8], access: &str, refresh: Option<&str>) -> Box<[u8]> {
 /// The cookies of one session as a request presents them.
 #[derive(Debug, Default)]
 pub(crate) struct PresentedCookies<'a> {
-    first: Presented<'a>,
-    second: Presented<'a>,
-    third: Presented<'a>,
+    first: CookieValues<'a>,
+    second: CookieValues<'a>,
+    third: CookieValues<'a>,
     csrf: CookieParts,
     /// The bytes that all other cookies of the request take.
     others: usize,

@@ -24,7 +24,7 @@ use crate::token::TokenError;
 
 /// The keys and algorithms that open an issuer's encrypted tokens.
 #[derive(Debug, Eq, Hash, PartialEq)]
-pub struct KeyRing {
+pub struct DecryptionKeys {
     /// The keys, each found by its `kid`.
     pub keys: Vec<DecryptionKey>,
     /// Accepted key management algorithms (`alg`).
@@ -33,7 +33,7 @@ pub struct KeyRing {
     pub encryptions: Vec<ContentEncryption>,
 }
 
-impl KeyRing {
+impl DecryptionKeys {
     /// Returns the signed token inside an encrypted one. Its signature is not verified yet.
     ///
     /// # Errors

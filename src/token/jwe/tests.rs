@@ -187,7 +187,7 @@ fn vectors() -> Value {
     serde_json::from_str(include_str!("vectors.json")).unwrap()
 }
 
-fn ring(vectors: &Value) -> KeyRing {
+fn ring(vectors: &Value) -> DecryptionKeys {
     let keys = vectors["keys"].as_array().unwrap().iter();
     with_keys(keys.map(|key| DecryptionKey::from_jwk(members(key)).unwrap()).collect())
 }
@@ -196,8 +196,8 @@ fn members(key: &Value) -> &Map<String, Value> {
     key.as_object().unwrap()
 }
 
-fn with_keys(keys: Vec<DecryptionKey>) -> KeyRing {
-    KeyRing {
+fn with_keys(keys: Vec<DecryptionKey>) -> DecryptionKeys {
+    DecryptionKeys {
         keys,
         algorithms: KeyManagement::ALL.map(|(_, algorithm)| algorithm).into(),
         encryptions: ContentEncryption::ALL.map(|(_, encryption)| encryption).into(),

@@ -18,7 +18,7 @@ use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::base::strict_json;
 use crate::issuer::Issuer;
-use crate::token::jwe::{KeyRing, is_encrypted};
+use crate::token::jwe::{DecryptionKeys, is_encrypted};
 use crate::token::received_tokens::payload;
 use crate::token::{Audience, Principal, TokenError, ValidationRules, Verifier};
 
@@ -29,7 +29,7 @@ pub struct RelyingParty {
     /// Further accepted audiences of an ID token: those whose access tokens are accepted here.
     trusted: Box<[Arc<str>]>,
     /// The keys that open encrypted tokens of the issuer; `None` if it has none.
-    decryption: Option<Arc<KeyRing>>,
+    decryption: Option<Arc<DecryptionKeys>>,
     id: ValidationRules,
     logout: ValidationRules,
 }

@@ -104,14 +104,14 @@ impl IntrospectionCache {
 
     /// Removes the refusals of the token of this digest.
     pub(crate) fn forget_refusal(&self, digest: &[u8; 32]) {
-        for purpose in Purpose::ALL {
+        for purpose in IntrospectionPurpose::ALL {
             self.refused.invalidate(&(*digest, purpose));
         }
     }
 
     /// Removes the responses for the token of this digest.
     pub(crate) fn drop_token(&self, digest: &[u8; 32]) {
-        for purpose in Purpose::ALL {
+        for purpose in IntrospectionPurpose::ALL {
             self.active.invalidate(&(*digest, purpose));
         }
     }
@@ -190,18 +190,18 @@ const MAX_INACTIVE: u64 = 10_000;
 ///
 /// The key of cached results and of calls under way, all of one issuer and one set of rules. Both
 /// grant, so that no part of the token may be left out.
-pub(crate) type CacheKey = ([u8; 32], Purpose);
+pub(crate) type CacheKey = ([u8; 32], IntrospectionPurpose);
 
 /// The purpose of introspecting a token.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Purpose {
+pub(crate) enum IntrospectionPurpose {
     /// To learn the principal of an opaque token.
     Meaning(AcceptedFormat),
     /// To learn whether a signed token, verified already, is still active.
     Revocation,
 }
 
-impl Purpose {
+impl IntrospectionPurpose {
     /// All purposes for one token.
     pub(crate) const ALL: [Self; 4] = [
         Self::Meaning(AcceptedFormat::Json),
@@ -228,7 +228,7 @@ mod tests {
         let cache = IntrospectionCache::new(50, Arc::default());
         let now = Timestamp::from_secs(1_700_000_000);
         let lifetime = Duration::from_secs(5);
-        let key = |number: u8| ([number; 32], Purpose::Meaning(AcceptedFormat::Json));
+        let key = |number: u8| ([number; 32], IntrospectionPurpose::Meaning(AcceptedFormat::Json));
         let refused = InactiveTokens {
             error: TokenError::Inactive,
             requested: now,
@@ -266,7 +266,7 @@ mod tests {
                 until: now.plus(lifetime),
                 lifetime,
             };
-            cache.refuse((digest, Purpose::Meaning(AcceptedFormat::Json)), refused);
+            cache.refuse((digest, IntrospectionPurpose::Meaning(AcceptedFormat::Json)), refused);
         }
         cache.refused.run_pending_tasks();
 

@@ -7,7 +7,7 @@
 //! unusable signed response is, for a second and for its token alone.
 
 use super::introspection_cache::CacheKey;
-use super::introspection_cache::Purpose;
+use super::introspection_cache::IntrospectionPurpose;
 use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
@@ -254,7 +254,7 @@ impl Inner {
         &self,
         claims: Map<String, Value>,
         names: TokenDigests,
-        purpose: Purpose,
+        purpose: IntrospectionPurpose,
         now: Timestamp,
     ) -> Result<Principal, TokenError> {
         let settings = self.issuer.settings();
@@ -262,7 +262,7 @@ impl Inner {
             let name = Arc::clone(self.issuer.name());
             claims.into_principal(TokenFormat::Reference, name, names, &self.rules)
         };
-        if purpose == Purpose::Revocation {
+        if purpose == IntrospectionPurpose::Revocation {
             // A token verified by its signature has passed all checks: a claim that cannot be read counts as absent.
             let read = Claims::read(claims).and_then(into_principal);
             return read.or_else(|_| Claims::read(Map::new()).and_then(into_principal));
@@ -331,7 +331,7 @@ impl Inner {
 const UNUSABLE_RETENTION: Duration = Duration::from_secs(1);
 
 /// Returns the cache key of a token for a purpose.
-pub(crate) fn cache_key(token: &str, purpose: Purpose) -> CacheKey {
+pub(crate) fn cache_key(token: &str, purpose: IntrospectionPurpose) -> CacheKey {
     (token_digest(token), purpose)
 }
 

@@ -38,16 +38,16 @@ pub struct Reading {
 /// The fields are not a revocation that this version supports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("malformed revocation fields")]
-pub struct Malformed;
+pub struct MalformedRevocation;
 
 impl Reading {
     /// Takes a field, in any order.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if the field is unknown, or the second of its kind. An unknown one may restrict
+    /// [`MalformedRevocation`] if the field is unknown, or the second of its kind. An unknown one may restrict
     /// the revocation: better not half understood.
-    pub fn take(&mut self, name: &str, value: &str) -> Result<(), Malformed> {
+    pub fn take(&mut self, name: &str, value: &str) -> Result<(), MalformedRevocation> {
         let what = match name {
             ID => RevocationTarget::Id(value.into()),
             SESSION => RevocationTarget::Session(value.into()),
@@ -58,7 +58,7 @@ impl Reading {
             GATEWAY_SESSION => RevocationTarget::GatewaySession(value.into()),
             REPLACED => RevocationTarget::Replaced(value.into()),
             ISSUER => return set(&mut self.issuer, value.into()),
-            _ => return Err(Malformed),
+            _ => return Err(MalformedRevocation),
         };
         set(&mut self.what, what)
     }
@@ -67,23 +67,23 @@ impl Reading {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] if no field names a target.
-    pub fn revocation(self) -> Result<Revocation, Malformed> {
-        Ok(Revocation { issuer: self.issuer, what: self.what.ok_or(Malformed)? })
+    /// [`MalformedRevocation`] if no field names a target.
+    pub fn revocation(self) -> Result<Revocation, MalformedRevocation> {
+        Ok(Revocation { issuer: self.issuer, what: self.what.ok_or(MalformedRevocation)? })
     }
 }
 
 /// Sets a field that occurs once; the target is named in one way.
-fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
+fn set<T>(place: &mut Option<T>, value: T) -> Result<(), MalformedRevocation> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Malformed),
+        Some(_) => Err(MalformedRevocation),
     }
 }
 
-fn digest(text: &str) -> Result<[u8; 32], Malformed> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Malformed)?;
-    bytes.try_into().map_err(|_| Malformed)
+fn digest(text: &str) -> Result<[u8; 32], MalformedRevocation> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| MalformedRevocation)?;
+    bytes.try_into().map_err(|_| MalformedRevocation)
 }
 
 const ID: &str = "jti";

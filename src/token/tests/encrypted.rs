@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 use crate::issuer::jwk::to_base64url;
-use crate::token::{ContentEncryption, DecryptionKey, KeyManagement, KeyRing, TokenFormat};
+use crate::token::{ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement, TokenFormat};
 
 #[tokio::test]
 async fn a_signed_token_inside_an_encrypted_one_is_verified_and_cached() {
@@ -80,7 +80,7 @@ async fn bench() -> Bench {
 async fn with_rules(change: impl FnOnce(&mut ValidationRules)) -> Bench {
     let secret = json!({ "kty": "oct", "kid": "d", "k": to_base64url(&SECRET) });
     let key = DecryptionKey::from_jwk(secret.as_object().unwrap()).unwrap();
-    let ring = KeyRing {
+    let ring = DecryptionKeys {
         keys: vec![key],
         algorithms: vec![KeyManagement::Direct],
         encryptions: vec![ContentEncryption::A256Gcm],

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use northgate::base::clock::Timestamp;
-use northgate::observe::metrics::{AuthMethod, Endpoint, Metrics, NO_ROUTE, TokenCache};
+use northgate::observe::metrics::{AuthLabel, Endpoint, Metrics, NO_ROUTE, TokenCache};
 
 use super::support::{programs, repository, run};
 
@@ -41,12 +41,12 @@ fn promtool_accepts_the_rules_and_their_tests_pass() {
 fn everything(metrics: &Metrics) -> impl Sized {
     let route = metrics.route(NO_ROUTE);
     route.began();
-    route.expects(AuthMethod::Jwt);
+    route.expects(AuthLabel::Jwt);
     route.answered(&http::Method::GET, 200, MS, MS, 1, 1);
     let issuer = metrics.issuer("main");
     issuer.called(Endpoint::Jwks, Some(200), MS);
     issuer.keys_refreshed(Timestamp::from_secs(1_700_000_000));
-    metrics.token_cache(TokenCache::Jwt).verified(AuthMethod::Jwt, false, MS);
+    metrics.token_cache(TokenCache::Jwt).verified(AuthLabel::Jwt, false, MS);
     let upstream = metrics.upstream("orders");
     upstream.answered(200, MS);
     let listener = metrics.listener("0.0.0.0:8443");

@@ -24,7 +24,7 @@ use crate::issuer::signing_key::{SigningFailed, SigningKey};
 /// The signing keys of identity tokens.
 pub(crate) struct SigningKeySet {
     clock: Clock,
-    ring: ArcSwap<KeyRing>,
+    ring: ArcSwap<IdentityKeys>,
     /// Locked to generate a key; `None` for the operator's keys, which are not rotated.
     generator: Option<Mutex<KeyGenerator>>,
 }
@@ -35,7 +35,7 @@ struct KeyGenerator {
 }
 
 /// The keys at one time, the oldest first.
-struct KeyRing {
+struct IdentityKeys {
     keys: Vec<Arc<RotatingKey>>,
     /// The JWK set as published (RFC 7517 §5).
     published: Bytes,
@@ -53,7 +53,7 @@ impl SigningKeySet {
         let keys = keys.iter().rev().map(made).collect();
         Self {
             clock,
-            ring: ArcSwap::from_pointee(KeyRing::new(keys, Timestamp::MAX)),
+            ring: ArcSwap::from_pointee(IdentityKeys::new(keys, Timestamp::MAX)),
             generator: None,
         }
     }
@@ -76,7 +76,7 @@ impl SigningKeySet {
         }
         let generator = KeyGenerator { state_dir, control };
         generator.save(&keys);
-        let ring = ArcSwap::from_pointee(KeyRing::of(keys));
+        let ring = ArcSwap::from_pointee(IdentityKeys::of(keys));
         Ok(Self { clock, ring, generator: Some(Mutex::new(generator)) })
     }
 
@@ -98,7 +98,7 @@ impl SigningKeySet {
     }
 
     /// Returns the current keys, rotated if due.
-    fn ring(&self, now: Timestamp) -> Arc<KeyRing> {
+    fn ring(&self, now: Timestamp) -> Arc<IdentityKeys> {
         let ring = self.ring.load_full();
         let Some(generator) = self.generator.as_ref().filter(|_| ring.rotates_at <= now) else {
             return ring;
@@ -115,7 +115,7 @@ impl SigningKeySet {
     }
 }
 
-impl KeyRing {
+impl IdentityKeys {
     fn new(keys: Vec<Arc<RotatingKey>>, rotates_at: Timestamp) -> Self {
         let public: Vec<_> = keys.iter().rev().map(|made| made.key.public_jwk()).collect();
         let published = json!({ "keys": public }).to_string().into();

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::super::backend::{Backend, Call, StoreFailure};
-use super::super::protocol::{Message, Reply, Response, SLOT_LIFETIME_MICROS, Shape, Status};
+use super::super::protocol::{
+    CounterReply, Message, Response, SLOT_LIFETIME_MICROS, Shape, Status,
+};
 use crate::base::lock::IgnorePoison;
 
 /// The store, and the switches of a test.
@@ -118,7 +120,7 @@ impl ReferenceStore {
                 }
                 counters.insert(Arc::clone(&message.key), counter);
             }
-            Reply {
+            CounterReply {
                 status: match (granted, item.fits) {
                     (true, _) => Status::Granted,
                     (_, true) => Status::NotCharged,
