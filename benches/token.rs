@@ -8,7 +8,7 @@ use divan::Bencher;
 use futures_util::FutureExt as _;
 use northgate::base::clock::Clock;
 use northgate::base::strict_json;
-use northgate::issuer::signing_key::SigningKey;
+use northgate::issuer::keys::signing_key::SigningKey;
 use northgate::issuer::{Discovery, Issuer, Settings};
 use northgate::observe::metrics::Metrics;
 use northgate::token::{

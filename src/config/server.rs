@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::base::secret::Secret;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::signing_key::SigningKey;
 use crate::{observe, tls};
 
 /// One listener for client connections.

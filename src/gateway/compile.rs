@@ -26,7 +26,7 @@ use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
 use crate::config::reserved_headers::{self, ReservedHeaders};
 use crate::config::{self, Auth, Config};
-use crate::issuer::signing_key::SigningFailed;
+use crate::issuer::keys::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
 use crate::observe::metrics::{AuthLabel, NO_ROUTE};

@@ -15,7 +15,7 @@ use crate::basic::BasicExchange;
 use crate::config::server::Server;
 use crate::disk::{Directory, OpenError};
 use crate::issuer::Issuer;
-use crate::issuer::signing_key::SigningFailed;
+use crate::issuer::keys::signing_key::SigningFailed;
 use crate::limit;
 use crate::observe::metrics::Metrics;
 use crate::password::LoginThrottles;

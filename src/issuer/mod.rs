@@ -4,66 +4,51 @@
 //! discovers its endpoints, caches its JWK set, introspects opaque tokens and
 //! performs grants there. The `token` room, one floor up, decides what a token
 //! *means*.
+//!
+//! | Module | Content |
+//! |---|---|
+//! | `settings` | settings of an issuer |
+//! | `endpoints` | one file for each endpoint: its request and the parsing of its response |
+//! | `keys` | JWK sets, their cache, and signing keys |
+//! | `calls` | what every call needs: authentication, concurrency, circuit breaking |
 
-pub mod algorithm;
-mod call_context;
-mod call_purpose;
-mod circuit_breaker;
-mod client_auth;
-mod concurrency;
-pub mod grant;
-mod http_client;
-pub mod introspect;
-mod introspection_token;
-pub mod jwk;
-pub mod jwks;
-mod jwks_cache;
-mod jwks_freshness;
-mod jwks_storage;
-mod key_strength;
-pub mod metadata;
-mod par;
+mod calls;
+pub mod endpoints;
+pub mod keys;
 mod resource_indicator;
-mod revocation;
 pub mod settings;
-pub mod signing_key;
 pub(crate) mod tenant_template;
 #[cfg(test)]
 pub(crate) mod tests;
-mod token_response;
-mod unavailable;
-mod unknown_key;
-mod unusable_key;
-mod userinfo;
 
-use self::call_context::CallContext;
+use self::calls::call_context::CallContext;
 use core::fmt;
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-pub use self::grant::{Grant, GrantError};
-pub use self::token_response::Tokens;
-pub use algorithm::Algorithm;
-pub use introspect::{AcceptedFormat, IntrospectionResponse};
-pub use jwk::Key;
-pub use jwks::{Jwks, KeySelectionError};
-pub use metadata::Metadata;
+pub use self::endpoints::grant::{Grant, GrantError};
+pub use self::endpoints::token_response::Tokens;
+pub use calls::unavailable::Unavailable;
+pub use endpoints::introspect::{AcceptedFormat, IntrospectionResponse};
+pub use endpoints::metadata::Metadata;
+pub use endpoints::revocation::TokenHint;
+pub use endpoints::userinfo::UserinfoResponse;
+pub use keys::algorithm::Algorithm;
+pub use keys::jwk::Key;
+pub use keys::jwks::{Jwks, KeySelectionError};
 pub use resource_indicator::{NotAResource, ResourceIndicator};
-pub use revocation::TokenHint;
 pub use settings::{
     AssertionAudience, Client, ClientAuth, Discovery, Endpoints, Introspection,
     IntrospectionAuthorization, OnUnavailable, PasswordGrant, Settings, SignedAnswer,
 };
-pub use unavailable::Unavailable;
-pub use userinfo::UserinfoResponse;
 
-use self::introspection_token::Introspector;
-use circuit_breaker::CircuitBreakers;
-use grant::TokenRequest;
-use http_client::IssuerClient;
-use jwks_cache::ProviderCache;
+use self::endpoints::introspection_token::Introspector;
+use calls::circuit_breaker::CircuitBreakers;
+use calls::http_client::IssuerClient;
+use endpoints::grant::TokenRequest;
+use keys::jwks_cache::ProviderCache;
 
 use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::Clock;
@@ -280,7 +265,7 @@ impl Issuer {
         }
         let now = self.inner.clock.now();
         let announced = &metadata.request_algorithms;
-        client_auth::request_object(client, &request, &settings.identifier(), announced, now).map_err(|_| {
+        calls::client_auth::request_object(client, &request, &settings.identifier(), announced, now).map_err(|_| {
             tracing::error!(issuer = %settings.name, "This authorization server takes only signed requests, and the client has nothing to sign with: configure `private_key_jwt` or a secret.");
             Unavailable::RETRY_SOON
         })

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use url::Url;
 
+use super::keys::signing_key::SigningKey;
 use super::resource_indicator::ResourceIndicator;
-use super::signing_key::SigningKey;
 use super::tenant_template::expand;
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::rate::Kind;
+use super::algorithms::rate::Kind;
 
 /// The plans of clients, as positions among a limit's plans.
 pub type ClientPlans = Box<[(Box<str>, u16)]>;

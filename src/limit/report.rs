@@ -3,13 +3,13 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
-use super::consumers::Consumer;
+use super::algorithms::rate::Kind;
+use super::counters::consumers::Consumer;
+use super::counters::limit_counters::Now;
+use super::counters::registry::LimitRegistry;
 use super::key::LimitKeySource;
-use super::limit_counters::Now;
 use super::limiter::{Limiter, seconds};
 use super::plans::PlanIndex;
-use super::rate::Kind;
-use super::registry::LimitRegistry;
 use super::settings::KeyPart;
 use super::shared::{LeaseSlot, SharedLimit};
 

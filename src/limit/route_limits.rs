@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::decision::{Decision, Question};
-use super::evaluation::{Evaluation, LimitCheck};
+use super::counters::limit_counters::Now;
 use super::key::LimitKeySource;
-use super::limit_counters::Now;
-use super::limit_exceeded::{LimitExceeded, Limited};
-use super::limit_state::LimitState;
 use super::limiter::Limiter;
-use super::response_cost::ResponseCost;
-use super::response_headers::RateLimitFields;
+use super::request::decision::{Decision, Question};
+use super::request::evaluation::{Evaluation, LimitCheck};
+use super::request::limit_exceeded::{LimitExceeded, Limited};
+use super::request::limit_state::LimitState;
+use super::request::response_cost::ResponseCost;
+use super::request::response_headers::RateLimitFields;
 use crate::observe::metrics::Metrics;
 
 /// All limits of one route.

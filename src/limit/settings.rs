@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
 
+use super::algorithms::rate::{InvalidLimit, Kind, Unit, Window};
 use super::plans::Plans;
-use super::rate::{InvalidLimit, Kind, Unit, Window};
-use super::response_cost::ResponseCost;
+use super::request::response_cost::ResponseCost;
 
 /// The settings of one limit.
 ///
@@ -307,9 +307,9 @@ enum Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rate::{Quota, Rate, SpikeArrest};
+    use super::super::algorithms::rate::{Quota, Rate, SpikeArrest};
     use super::*;
-    use crate::limit::time_zone::Zone;
+    use crate::limit::algorithms::time_zone::Zone;
 
     #[test]
     fn refuses_a_cost_that_never_fits() {

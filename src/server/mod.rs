@@ -5,8 +5,6 @@
 //! snapshot, and [`Server::drain`] lets accepted requests finish.
 
 mod admin;
-mod admin_limits;
-mod admin_revoke;
 mod catch_panic;
 mod connection;
 mod connection_limit;

@@ -47,7 +47,7 @@ const MIN_LIFETIME: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuer::jwk::to_base64url;
+    use crate::issuer::keys::jwk::to_base64url;
 
     #[test]
     fn the_expiry_of_a_token_may_have_a_fraction() {

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn an_opaque_token_has_an_unsigned_digest_only_with_a_jti() {
-        let encode = |json: &str| crate::issuer::jwk::to_base64url(json.as_bytes());
+        let encode = |json: &str| crate::issuer::keys::jwk::to_base64url(json.as_bytes());
         let jwt =
             |payload: &str| format!("{}.{}.AAAA", encode(r#"{"alg":"ES256"}"#), encode(payload));
 

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use core::time::Duration;
 use northgate::dev::issuer::{API, Mint};
 use northgate::issuer::Key;
-use northgate::issuer::signing_key::SigningKey;
+use northgate::issuer::keys::signing_key::SigningKey;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Gateway, Issuer, Upstream, start_issuer};

@@ -15,7 +15,7 @@ use http::StatusCode;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{Algorithm, DevIssuerConfig, Mint};
 use northgate::issuer::Key;
-use northgate::issuer::signing_key::SigningKey;
+use northgate::issuer::keys::signing_key::SigningKey;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;

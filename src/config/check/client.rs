@@ -7,7 +7,7 @@ use crate::base::secret::Secret;
 use crate::config::de::field::Spanned;
 use crate::config::fault::Code;
 use crate::config::file::issuers::{self as file, ClientAuth as Proof};
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::signing_key::SigningKey;
 use crate::issuer::{Client, ClientAuth};
 
 impl Check<'_> {

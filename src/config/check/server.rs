@@ -18,7 +18,7 @@ use crate::config::file::server::{self, ClientAuth, MinVersion};
 use crate::config::file::value::{KeywordOr, Value};
 use crate::config::patterns;
 use crate::config::server::{Address, Admin, Certificates, Listener, Metrics, Server, Tls};
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::signing_key::SigningKey;
 use crate::observe;
 use crate::observe::log::{self, Level};
 use crate::tls;

@@ -9,7 +9,7 @@ use http::request::Parts;
 use super::identity_token::{IDENTITY_TOKEN, IdentityTokens};
 use crate::base::clock::Timestamp;
 use crate::gateway::policy::authorize::Permit;
-use crate::issuer::signing_key::SigningFailed;
+use crate::issuer::keys::signing_key::SigningFailed;
 use crate::upstream::{OutgoingRequest, Upstream};
 
 /// An upstream that may receive a route's requests: its own, that of a split, of the fallback or of the mirror.

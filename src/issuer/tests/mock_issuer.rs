@@ -21,9 +21,9 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use url::Url;
 
+use super::super::endpoints::token_response::Tokens;
+use super::super::keys::signing_key::SigningKey;
 use super::super::settings::Settings;
-use super::super::signing_key::SigningKey;
-use super::super::token_response::Tokens;
 use crate::base::clock::Timestamp;
 
 /// The server. Dropping it closes the listener and every connection.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::lease::{Lease, LeaseSlot};
 use crate::base::lock::IgnorePoison;
-use crate::limit::prehashed::{PrehashedMap, least};
+use crate::limit::counters::prehashed::{PrehashedMap, least};
 use crate::observe::metrics::LabeledGauge;
 
 /// Leases by key.

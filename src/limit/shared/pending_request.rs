@@ -7,7 +7,7 @@ use super::lease::LeaseSlot;
 use super::protocol::{Message, Status};
 use super::shared_limit::{SharedLimit, TicketRequest};
 use super::store_state::Decided;
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 
 /// A request's place at one shared limit, given back on drop unless it was taken.
 #[derive(Debug)]

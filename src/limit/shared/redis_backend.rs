@@ -8,7 +8,7 @@ use super::backend::{Backend, Call, StoreFailure};
 use super::protocol::{Message, Response};
 use super::store_epoch::from_epoch_nanos;
 use crate::base::clock::Clock;
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 use crate::redis::{Condition, Redis, Script};
 
 /// Redis as the store of limits.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::limit_counters::Now;
+use super::super::counters::limit_counters::Now;
 use super::super::limiter::Limiter;
 use super::super::plans::PlanIndex;
 use super::super::settings::{OnStoreError, Store};

@@ -8,7 +8,7 @@ use super::lease_size::overrun_bound;
 use super::lease_table::LeaseTable;
 use super::protocol::{Message, MessagePurpose, Shape};
 use super::store_state::{LeaseId, MessageReason, StoreState};
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 use crate::observe::metrics::{LabeledGauge, LeaseMetrics};
 
 /// One limit's leases. It outlives a reload.

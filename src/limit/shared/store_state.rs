@@ -10,7 +10,7 @@ use super::lease::LeaseSlot;
 use super::lease::Outage;
 use super::protocol::{Message, Status};
 use super::store_time::StoreTime;
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 use crate::observe::metrics::LimitStoreMetrics;
 
 /// A lease: the limit's number, and the place in its table.

@@ -18,7 +18,7 @@ use super::store_state::{Decided, Job, LeaseId, MessageReason, StoreState};
 use crate::base::clock::Clock;
 use crate::base::digest::sha256;
 use crate::base::lock::IgnorePoison;
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 use crate::limit::settings::Settings;
 use crate::observe::metrics::Metrics;
 use crate::redis::Redis;

@@ -5,7 +5,7 @@
 use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use super::store_epoch::from_epoch_nanos;
-use crate::limit::limit_counters::Now;
+use crate::limit::counters::limit_counters::Now;
 
 /// The store's time as far as this gateway knows, in microseconds of [`super::store_epoch`].
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use crate::base::abort_on_drop::AbortOnDrop;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::strict_json;
-use crate::issuer::jwk::to_base64url;
+use crate::issuer::keys::jwk::to_base64url;
 use crate::issuer::{Algorithm, Key};
 use crate::redis::{Redis, Unavailable};
 use crate::token::jwt::claim_types::date;
@@ -315,7 +315,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::issuer::signing_key::SigningKey;
+    use crate::issuer::keys::signing_key::SigningKey;
     use crate::issuer::tests::mock_issuer::signing_key;
 
     const NOW: u64 = 1_700_000_000;

@@ -18,8 +18,8 @@ use super::der;
 use crate::base::digest::sha256;
 use crate::base::secret::Secret;
 use crate::base::strict_json::base64url;
-use crate::issuer::jwk::present;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::jwk::present;
+use crate::issuer::keys::signing_key::SigningKey;
 
 /// A private key or shared secret that decrypts tokens. `Debug` shows its `kid` only; equal if the key, its `kid`
 /// and its `alg` are.

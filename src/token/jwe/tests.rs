@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::issuer::jwk::to_base64url;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::jwk::to_base64url;
+use crate::issuer::keys::signing_key::SigningKey;
 
 #[test]
 fn tokens_of_another_implementation_are_opened() {

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn every_confirmation_method_is_recognized_or_unknown() {
-        let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+        let digest = crate::issuer::keys::jwk::to_base64url(&[7; 32]);
         for (cnf, expected) in [
             (json!({ "jkt": digest }), Confirmation::Key([7; 32])),
             (json!({ "x5t#S256": digest }), Confirmation::Certificate([7; 32])),

@@ -144,7 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::issuer::jwk::to_base64url;
+    use crate::issuer::keys::jwk::to_base64url;
 
     #[test]
     fn a_token_is_parsed() {

@@ -11,7 +11,7 @@ use super::{Bench, NOW, merged};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
 use crate::base::strict_json::base64url;
-use crate::issuer::jwk::to_base64url;
+use crate::issuer::keys::jwk::to_base64url;
 use crate::issuer::tests::mock_issuer::{Answer, JWKS, signing_key};
 use crate::issuer::{Algorithm, Discovery, Issuer, Settings};
 use crate::observe::metrics::Metrics;
@@ -531,7 +531,7 @@ async fn the_twin_of_a_signature_does_not_survive_a_revocation() {
 #[tokio::test]
 async fn a_key_rotation_without_kid_is_noticed() {
     let bench = Bench::new().await;
-    let anonymous = |key: &crate::issuer::signing_key::SigningKey| {
+    let anonymous = |key: &crate::issuer::keys::signing_key::SigningKey| {
         let mut jwk = key.public_jwk();
         jwk.as_object_mut().unwrap().remove("kid");
         json!({ "keys": [jwk] })

@@ -4,7 +4,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde_json::json;
 
 use super::*;
-use crate::issuer::jwk::to_base64url;
+use crate::issuer::keys::jwk::to_base64url;
 use crate::token::{ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement, TokenFormat};
 
 #[tokio::test]

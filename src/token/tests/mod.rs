@@ -20,7 +20,7 @@ use super::{
 };
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::secret::Secret;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::signing_key::SigningKey;
 use crate::issuer::tests::mock_issuer::{Server, eventually, signing_key};
 use crate::issuer::{Client, ClientAuth, Issuer, Settings};
 use crate::observe::metrics::Metrics;

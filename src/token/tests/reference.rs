@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Bench, NOW};
 use crate::base::clock::Timestamp;
-use crate::issuer::jwk::to_base64url;
+use crate::issuer::keys::jwk::to_base64url;
 use crate::issuer::tests::mock_issuer::{Answer, INTROSPECT, Server, signing_key};
 use crate::issuer::{OnUnavailable, Settings, SignedAnswer};
 use crate::token::{Audience, Confirmation, TokenError, TokenFormat, TokenUse, Verifier};

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::Bench;
-use crate::issuer::jwk::to_base64url;
+use crate::issuer::keys::jwk::to_base64url;
 use crate::issuer::tests::mock_issuer::{Answer, Asked, INTROSPECT};
 use crate::token::{Revocation, RevocationTarget, TokenDigests, TokenError, TokenUse};
 

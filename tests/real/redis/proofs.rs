@@ -8,7 +8,7 @@ use http::StatusCode;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::Mint;
 use northgate::issuer::Key;
-use northgate::issuer::signing_key::SigningKey;
+use northgate::issuer::keys::signing_key::SigningKey;
 use serde_json::json;
 
 use super::super::gateway::Gateway;

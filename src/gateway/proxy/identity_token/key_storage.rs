@@ -10,8 +10,8 @@ use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
 use crate::base::strict_json;
 use crate::disk::{Directory, directory};
-use crate::issuer::jwk::to_base64url;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::jwk::to_base64url;
+use crate::issuer::keys::signing_key::SigningKey;
 
 /// Saves `keys`, readable by this user alone. A failure is logged: new keys are generated after the next start.
 pub(super) fn save(directory: &Path, keys: &[Arc<RotatingKey>]) {

@@ -25,8 +25,8 @@ use super::identity_headers::{DERIVED_CLAIMS, Statement};
 use crate::base::clock::Timestamp;
 use crate::config::auth::IdentityHeader;
 use crate::config::reserved_headers;
-use crate::issuer::jwk::to_base64url;
-use crate::issuer::signing_key::SigningFailed;
+use crate::issuer::keys::jwk::to_base64url;
+use crate::issuer::keys::signing_key::SigningFailed;
 use crate::token::Principal;
 
 /// The header field of the token.

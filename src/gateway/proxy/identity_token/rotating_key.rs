@@ -2,7 +2,7 @@
 
 use crate::base::clock::Timestamp;
 use crate::base::secret::Secret;
-use crate::issuer::signing_key::{SigningFailed, SigningKey};
+use crate::issuer::keys::signing_key::{SigningFailed, SigningKey};
 
 /// A key, and the time from which it signs.
 pub(super) struct RotatingKey {

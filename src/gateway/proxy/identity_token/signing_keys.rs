@@ -19,7 +19,7 @@ use super::key_storage;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::lock::IgnorePoison;
 use crate::base::secret::Secret;
-use crate::issuer::signing_key::{SigningFailed, SigningKey};
+use crate::issuer::keys::signing_key::{SigningFailed, SigningKey};
 
 /// The signing keys of identity tokens.
 pub(crate) struct SigningKeySet {

@@ -17,8 +17,8 @@ use crate::config::{self, Auth, Config, Environment};
 use crate::gateway::RetainedState;
 use crate::gateway::view::explain::{Verdict, refusal, verify};
 use crate::issuer::Discovery;
-use crate::issuer::jwk::to_base64url;
-use crate::issuer::signing_key::SigningKey;
+use crate::issuer::keys::jwk::to_base64url;
+use crate::issuer::keys::signing_key::SigningKey;
 use crate::issuer::tests::mock_issuer::{Answer, JWKS, METADATA, Server};
 use crate::observe::metrics::Metrics;
 

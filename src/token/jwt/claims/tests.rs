@@ -100,7 +100,7 @@ fn a_token_declared_for_dpop_is_bound_to_its_key_or_an_unknown_one() {
         let claims = Claims::read(claims.as_object().unwrap().clone()).unwrap();
         claims.confirmation()
     };
-    let digest = crate::issuer::jwk::to_base64url(&[7; 32]);
+    let digest = crate::issuer::keys::jwk::to_base64url(&[7; 32]);
 
     for name in ["token_type", "typ"] {
         for value in ["DPoP", "dpop", "DPOP", " DPoP"] {

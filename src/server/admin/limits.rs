@@ -1,0 +1,200 @@
+//! `GET /-/limits`, `GET /-/usage` and `POST /-/limits/reset`: the counters of limits for operators.
+
+use core::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use url::form_urlencoded;
+
+use super::revoke::{RevokeError, is_json};
+use crate::base::strict_json;
+use crate::gateway::{RetainedState, Snapshot};
+use crate::limit::{Limiter, Now, Reset, ResetTarget};
+
+/// Returns every limit with its largest consumers.
+pub(super) fn report(snapshot: &Snapshot, retained: &RetainedState) -> Value {
+    let now = Now::of(&retained.clock);
+    json!({ "limits": snapshot.limiters().map(|limiter| limiter.report(now)).collect::<Vec<_>>() })
+}
+
+/// Returns the use of every limit's known consumers.
+pub(super) fn usage(snapshot: &Snapshot, retained: &RetainedState) -> Value {
+    let now = Now::of(&retained.clock);
+    let usage: Vec<_> = snapshot.limiters().flat_map(|limiter| limiter.usage(now)).collect();
+    json!({ "usage": usage })
+}
+
+/// A request to reset counters.
+#[derive(Debug)]
+pub(super) struct ResetRequest {
+    /// The limit; all if there is none.
+    limit: Option<String>,
+    issuer: Option<String>,
+    parts: Map<String, Value>,
+}
+
+/// The reason for refusing a request.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum ResetError {
+    #[error("{0}")]
+    Content(RevokeError),
+    #[error("a value is empty, or not a string, number or boolean")]
+    Value,
+    #[error(
+        "unknown field `{0}`: allowed are limit, issuer, key, and the parts of keys, such as client, ip and header:x-tenant"
+    )]
+    Unknown(String),
+    #[error("`ip` is not an IP address")]
+    Address,
+    #[error("nothing to reset: name a limit, a client or another part of a key")]
+    Nothing,
+    #[error("`issuer` qualifies a client, subject or session: name one of them as well")]
+    IssuerAlone,
+    #[error("unknown limit")]
+    NoLimit,
+    #[error("no configured issuer has this name or `iss`")]
+    Issuer,
+    #[error("the limit's key has further parts: name them as well")]
+    OtherKey,
+    #[error("requests in flight are counted until they end")]
+    InFlight,
+    #[error("the store of shared limits is unavailable; some counters may have been reset already")]
+    Store,
+}
+
+impl ResetError {
+    pub(super) const fn status(&self) -> StatusCode {
+        match self {
+            Self::Content(error) => error.status(),
+            Self::NoLimit => StatusCode::NOT_FOUND,
+            Self::Store => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl ResetRequest {
+    /// Reads the request, whose content the admin listener limits to 64 KiB.
+    pub(super) async fn read(request: Request) -> Result<Self, ResetError> {
+        let is_json = is_json(request.headers()).map_err(ResetError::Content)?;
+        let body = Bytes::from_request(request, &()).await;
+        let body = body.map_err(|_| ResetError::Content(RevokeError::Body))?;
+        let fields = if is_json {
+            strict_json::parse_object(&body).map_err(|_| ResetError::Content(RevokeError::Json))?
+        } else {
+            let mut fields = Map::new();
+            for (name, value) in form_urlencoded::parse(&body) {
+                if fields.insert(name.into_owned(), value.into_owned().into()).is_some() {
+                    return Err(ResetError::Content(RevokeError::Twice));
+                }
+            }
+            fields
+        };
+        Self::parse(fields)
+    }
+
+    fn parse(fields: Map<String, Value>) -> Result<Self, ResetError> {
+        let mut request = Self { limit: None, issuer: None, parts: Map::new() };
+        for (name, value) in fields {
+            match (&*name, value) {
+                ("key", Value::Object(parts)) => {
+                    for (name, value) in parts {
+                        request.part(name, value)?;
+                    }
+                }
+                ("limit", Value::String(limit)) if !limit.is_empty() => request.limit = Some(limit),
+                ("limit" | "key", _) => return Err(ResetError::Value),
+                (_, value) => request.part(name, value)?,
+            }
+        }
+        if request.limit.is_none() && request.parts.is_empty() {
+            return Err(ResetError::Nothing);
+        }
+        if request.issuer.is_some() && request.parts.is_empty() {
+            return Err(ResetError::IssuerAlone);
+        }
+        Ok(request)
+    }
+
+    fn part(&mut self, name: String, value: Value) -> Result<(), ResetError> {
+        let is_part = matches!(&*name, "ip" | "client" | "subject" | "session" | "route")
+            || name.starts_with("header:")
+            || name.starts_with("claim:");
+        let is_value = match &value {
+            Value::String(text) => !text.is_empty(),
+            Value::Number(_) | Value::Bool(_) => name.starts_with("claim:"),
+            _ => false,
+        };
+        match (&*name, value) {
+            _ if !is_value => return Err(ResetError::Value),
+            ("ip", Value::String(ip)) if ip.parse::<IpAddr>().is_err() => {
+                return Err(ResetError::Address);
+            }
+            ("issuer" | "iss", Value::String(issuer)) => self.issuer = Some(issuer),
+            (_, value) if is_part => _ = self.parts.insert(part_name(&name), value),
+            _ => return Err(ResetError::Unknown(name)),
+        }
+        Ok(())
+    }
+
+    /// Resets the counters; returns how many of which limit.
+    pub(super) async fn run(
+        self,
+        snapshot: &Snapshot,
+        retained: &RetainedState,
+    ) -> Result<Value, ResetError> {
+        let mut issuers = snapshot.namespaces(self.issuer.as_deref());
+        if self.issuer.is_none() {
+            // A key without an issuer is stored with an empty issuer name.
+            issuers.push(Box::default());
+        }
+        if issuers.is_empty() {
+            return Err(ResetError::Issuer);
+        }
+        let routes = snapshot.route_ids().map(Box::from).collect();
+        let target = ResetTarget { parts: self.parts, issuers, routes };
+        let named = |limiter: &&Arc<Limiter>| {
+            self.limit.as_ref().is_none_or(|name| *limiter.settings().name == **name)
+        };
+        let limiters: Vec<_> = snapshot.limiters().filter(named).collect();
+        if limiters.is_empty() {
+            return Err(ResetError::NoLimit);
+        }
+        let now = Now::of(&retained.clock);
+        let (mut done, mut skipped, mut partial) = (Map::new(), Vec::new(), Vec::new());
+        for limiter in limiters {
+            let name = &*limiter.settings().name;
+            match limiter.reset(retained.counts(), &target, now).await {
+                Reset::Done(count) => _ = done.insert(name.to_owned(), count.into()),
+                Reset::Partial(count) => {
+                    done.insert(name.to_owned(), count.into());
+                    partial.push(name.to_owned());
+                }
+                Reset::StoreFailed => return Err(ResetError::Store),
+                Reset::OtherKey if self.limit.is_some() => return Err(ResetError::OtherKey),
+                Reset::InFlight if self.limit.is_some() => return Err(ResetError::InFlight),
+                Reset::OtherKey | Reset::InFlight => skipped.push(name.to_owned()),
+            }
+        }
+        let parts: Vec<_> = target.parts.keys().map(|part| &**part).collect();
+        let limits: Vec<_> = done.iter().map(|(name, count)| format!("{name}={count}")).collect();
+        // Only the parts of the key, not their values, which may be secrets.
+        tracing::info!(
+            limits = limits.join(" "),
+            parts = parts.join(" "),
+            "Counters of limits reset through the admin API."
+        );
+        Ok(json!({ "reset": done, "skipped": skipped, "partial": partial }))
+    }
+}
+
+/// Returns the name of a part as the file writes it: header field names in lower case.
+fn part_name(name: &str) -> String {
+    match name.strip_prefix("header:") {
+        Some(field) => format!("header:{}", field.to_ascii_lowercase()),
+        None => name.to_owned(),
+    }
+}
