@@ -7,9 +7,9 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-use super::deserializer::{Abort, NodeDeserializer};
 use super::field::{SHAPE, pack, quoted};
 use super::key_path::KeyPath;
+use super::node::{Abort, NodeDeserializer};
 use crate::base::secret::HIDDEN;
 use crate::config::fault::{Code, Position};
 use crate::config::not_implemented;

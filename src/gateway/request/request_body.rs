@@ -1,5 +1,6 @@
 //! Request content: limits its size, idle time and rate, and removes reserved fields from its trailers.
 
+use core::any::Any;
 use core::cell::{Cell, RefCell};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
@@ -18,7 +19,6 @@ use crate::base::idle_timeout::IdleTimeout;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::server::Server;
 use crate::gateway::Rejection;
-use crate::gateway::exchange::Exchange;
 use crate::limit::{ContentCharge, Decision, LimitExceeded, Limited, Now, Question};
 use crate::upstream::{UnbegunPermit, UpstreamError};
 
@@ -51,7 +51,7 @@ pub struct BodyProgress {
     bytes: Cell<u64>,
     fault: Cell<Option<Fault>>,
     /// The exchange, if its response ended before the content.
-    finished_exchange: RefCell<Option<Box<Exchange>>>,
+    finished_exchange: RefCell<Option<Box<dyn Any>>>,
 }
 
 /// The reason for aborting request content.
@@ -138,7 +138,7 @@ impl BodyProgress {
     }
 
     /// Keeps the exchange, and what it holds of limits, until the content has ended.
-    pub(crate) fn hold_exchange(&self, exchange: Box<Exchange>) {
+    pub(crate) fn hold_exchange(&self, exchange: Box<dyn Any>) {
         self.finished_exchange.replace(Some(exchange));
     }
 
