@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_refused() {
+    fn an_invalid_target_is_refused() {
         for target in [
             &b"/a\x00<"[..],
             b"/a\x7f<",

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_escaped_is_meant_so() {
+    fn an_escaped_variable_is_not_expanded() {
         assert_eq!(expanded("$${SET}"), ("${SET}".into(), vec![]));
         assert_eq!(expanded("$${SET}-${SET}"), ("${SET}-value".into(), vec![]));
         assert_eq!(expanded("${UNSET:-$${SET}}"), ("${SET}".into(), vec![]));

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_understand_is_refused() {
+    fn unsupported_yaml_is_refused() {
         assert_eq!(refusal("a: !reset [b]"), "YAML tags are not read");
         assert_eq!(refusal("a: 1\n---\nb: 2"), "a second document begins here");
         assert_eq!(refusal("? [a, b]\n: c"), "a key must be one word");

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_told_from_navigations() {
+    fn scripts_are_distinguished_from_navigations() {
         for fields in [
             &[("sec-fetch-mode", "cors")][..],
             &[("sec-fetch-mode", "same-origin"), ("accept", "text/html")],

@@ -363,7 +363,7 @@ async fn a_client_that_keeps_its_refresh_token_is_given_no_other() {
 }
 
 #[tokio::test]
-async fn only_those_who_may_know_are_told_what_a_token_is_worth() {
+async fn introspection_answers_authorized_callers_only() {
     let issuer = start();
     let token = issuer.running.mint(&Mint::client("partner")).expect("a token");
     let ask = async |client: &str| {

@@ -102,7 +102,7 @@ async fn a_wrong_password_shows_the_form_again() {
 }
 
 #[tokio::test]
-async fn who_is_logged_in_and_has_agreed_is_not_asked_again() {
+async fn a_user_who_is_logged_in_and_has_consented_is_not_asked_again() {
     let issuer = start();
     let mut browser = Browser::new(&issuer);
     let page = browser.open(&authorize(&[])).await;
@@ -136,7 +136,7 @@ async fn a_prompt_for_a_login_is_satisfied_by_that_login() {
 }
 
 #[tokio::test]
-async fn nobody_is_asked_when_the_prompt_is_none() {
+async fn prompt_none_shows_no_page() {
     let issuer = start();
     let mut browser = Browser::new(&issuer);
 
@@ -243,7 +243,7 @@ async fn a_code_is_good_for_one_client_one_redirect_uri_and_one_verifier() {
 
     for changed in [
         ("redirect_uri", "https://localhost:8443/elsewhere"),
-        ("code_verifier", "another-verifier-that-nobody-has-challenged"),
+        ("code_verifier", "another-verifier-that-no-code-was-issued-for"),
         ("client", "other"),
     ] {
         let (status, body) = redeem(&issuer, &code, &[changed]).await;

@@ -7,7 +7,7 @@ use northgate::dev::issuer::DevIssuerConfig;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-/// An issuer on a free port, at noon, and somebody to call it.
+/// An issuer on a free port, at noon, and a client to call it.
 pub(crate) struct Issuer {
     pub(crate) running: TestIssuer,
     pub(crate) clock: Clock,

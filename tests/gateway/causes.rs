@@ -199,7 +199,7 @@ fn a_failure_of_http2_is_logged_with_the_reason() {
 }
 
 #[test]
-fn what_a_handshake_leaves_open_is_logged_with_the_reason() {
+fn a_certificate_refused_after_the_handshake_is_logged_with_the_reason() {
     let authority = Authority::new();
     let certificate = || authority.certificate("127.0.0.1", 2100);
     let demanding = || {

@@ -31,7 +31,7 @@ struct Asked {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_global_rejects: 20_000, ..ProptestConfig::default() })]
     #[test]
-    fn what_is_explained_is_what_happens(
+    fn explain_agrees_with_the_gateway(
         routes in prop::collection::vec(route(), 1..7),
         requests in prop::collection::vec(asked(), 40),
     ) {

@@ -496,7 +496,7 @@ fn informational_answers_are_never_taken_for_the_final_one() {
 }
 
 #[test]
-fn what_a_route_removes_from_responses_or_sets_is_removed_from_their_trailers() {
+fn fields_that_a_route_removes_or_sets_are_removed_from_trailers_of_responses() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
           X-Internal: secret\r\nX-Set: other\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"

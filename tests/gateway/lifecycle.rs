@@ -47,7 +47,7 @@ fn a_bad_file_changes_nothing() {
     let gateway = Gateway::start("", &open(&service));
     let hash = gateway.launched.server.snapshot().hash.clone();
 
-    for bad in ["routes: [", "unknown: 1\n", &open(&service).replace("auth: none", "auth: nobody")]
+    for bad in ["routes: [", "unknown: 1\n", &open(&service).replace("auth: none", "auth: unknown")]
     {
         let story = gateway.reload("", bad).expect_err("a bad file");
         assert!(!story.is_empty());
@@ -206,7 +206,7 @@ fn a_websocket_has_a_place_among_the_connections() {
 }
 
 #[test]
-fn the_operator_is_told_how_things_are() {
+fn the_admin_listener_serves_health_and_state() {
     let service = Upstream::polite();
     let gateway = Gateway::start("", &open(&service));
     let ask = |line: &str, fields: &str| {

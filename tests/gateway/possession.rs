@@ -337,7 +337,7 @@ fn the_gateway_says_of_itself_what_its_routes_want() {
     let whole = world.gateway.get("/.well-known/oauth-protected-resource", "");
     let whole: Value = serde_json::from_slice(&whole.body).expect("JSON");
     assert_eq!(whole["resource"], "https://api.example.com");
-    assert_eq!(whole["scopes_supported"], json!(["nobody:has"]));
+    assert_eq!(whole["scopes_supported"], json!(["unknown:scope"]));
     assert_eq!(whole["dpop_bound_access_tokens_required"], false);
     let preflight = world.gateway.ask(
         "OPTIONS /.well-known/oauth-protected-resource HTTP/1.1\r\nHost: a\r\nOrigin: https://b.test\r\n\
@@ -393,7 +393,7 @@ impl World {
              \x20 - {{ id: any, path: /any, upstream: service, auth: {{ jwt: main }} }}\n\
              \x20 - {{ id: optional, path: /optional, upstream: service, auth: {{ jwt: main, optional: true }} }}\n\
              \x20 - {{ id: stripped, path: /stripped, upstream: service, auth: {{ bearer: main, dpop: true, forward_token: false }} }}\n\
-             \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ jwt: main, dpop: true, scopes: [\"nobody:has\"] }} }}\n\
+             \x20 - {{ id: scoped, path: /scoped, upstream: service, auth: {{ jwt: main, dpop: true, scopes: [\"unknown:scope\"] }} }}\n\
              \x20 - {{ id: wild, host: \"*.example.com\", path: /wild, upstream: service, auth: {{ jwt: main, dpop: true }} }}\n\
              \x20 - {{ id: hosted, host: other.test, path: /hosted, upstream: service, auth: {{ jwt: main, dpop: true }} }}\n\
              \x20 - {{ id: reference, path: /reference, upstream: service, auth: {{ introspection: main }} }}\n{more}",

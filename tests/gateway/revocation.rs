@@ -199,7 +199,7 @@ fn an_invalid_revocation_request_is_refused_with_the_reason() {
         (json, r#"{"jti":"t1","jti":"t2"}"#, 400, "not a JSON object"),
         (form, "jti=t1&iss=main&issuer=main", 400, "repeated"),
         (form, "jti=t1&subject=alice", 400, "unknown field"),
-        (form, "jti=t1&iss=nobody", 400, "no configured issuer"),
+        (form, "jti=t1&iss=unknown", 400, "no configured issuer"),
         (form, "jti=t1&until=tomorrow", 400, "until"),
         (json, "[]", 400, "not a JSON object"),
         (json, "jti=t1", 400, "not a JSON object"),

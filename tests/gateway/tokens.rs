@@ -138,7 +138,7 @@ fn a_bad_token_is_401_invalid_token_whatever_is_wrong_with_it() {
         ("no subject", without("sub")),
         ("an ID token's type", sign(json!({ "typ": "logout+jwt" }), &|_| {})),
         ("critical", sign(json!({ "typ": "at+jwt", "crit": ["exp"] }), &|_| {})),
-        ("unknown key", sign(json!({ "typ": "at+jwt", "kid": "nobody" }), &|_| {})),
+        ("unknown key", sign(json!({ "typ": "at+jwt", "kid": "unknown" }), &|_| {})),
         ("HMAC", sign(json!({ "typ": "at+jwt", "alg": "HS256" }), &|_| {})),
         ("another algorithm", sign(json!({ "typ": "at+jwt", "alg": "RS256" }), &|_| {})),
         ("none", none("none")),
@@ -329,7 +329,7 @@ fn a_name_and_a_password_become_a_token_once() {
     assert_eq!(seen.field("x-auth-subject"), Some("alice"));
 
     let challenge = Some(r#"Basic realm="northgate", charset="UTF-8""#);
-    for fields in [basic("alice:wrong"), basic("nobody:wonderland"), String::new()] {
+    for fields in [basic("alice:wrong"), basic("mallory:wonderland"), String::new()] {
         let answer = world.gateway.get("/basic", &fields);
         assert_eq!((answer.status, answer.field("www-authenticate")), (401, challenge), "{fields}");
     }

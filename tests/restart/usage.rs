@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_admitted_is_billed_once_through_any_number_of_kills() {
+async fn admitted_usage_is_billed_once_through_any_number_of_kills() {
     let world = World::start();
     let mut admitted = 0;
     for round in 1..=3 {

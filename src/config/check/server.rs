@@ -64,7 +64,7 @@ impl Check<'_> {
             };
             if matches!(address.value.meant, Address::Unix(_)) {
                 let message = "listening on Unix sockets is not built yet";
-                self.fault(Code::C103, address.at, message, "write an address and a port");
+                self.fault(Code::C106, address.at, message, "write an address and a port");
             }
             let Some(listener) = listener else { continue };
             if listeners.iter().any(|other| same(&other.address, &listener.address)) {
@@ -372,7 +372,7 @@ impl Check<'_> {
             Some((_, Address::Tcp(address))) => *address,
             Some((at, Address::Unix(_))) => {
                 let message = "listening on Unix sockets is not built yet";
-                self.fault(Code::C103, at.at, message, "write an address and a port");
+                self.fault(Code::C106, at.at, message, "write an address and a port");
                 default
             }
             None => default,

@@ -73,7 +73,7 @@ fn every_key_that_is_called_like_a_secret_hides_what_is_below_it() {
 }
 
 #[test]
-fn what_gives_itself_away_is_hidden_under_any_key() {
+fn a_value_that_looks_like_a_credential_is_hidden_under_any_key() {
     for secret in [
         "Bearer hunter2",
         "Basic aHVudGVyMg==",
@@ -142,7 +142,7 @@ fn the_names_of_a_field_and_a_cookie_are_shown_below_token_from_alone() {
 }
 
 #[test]
-fn what_says_where_a_secret_is_is_shown() {
+fn a_reference_to_a_secret_is_shown() {
     let text = "admin: { token: { file: /run/token } }\nkey: tls/key.pem\nidentity_keys: [a.pem]\nsecret: { env: NAME }\n\
                 password: \"${NAME}\"\npassword_grant: { scopes: [a] }\nforward_token: false\n";
     assert_eq!(masked(text), text);
@@ -164,7 +164,7 @@ fn a_secret_that_is_written_twice_or_in_a_comment_is_hidden() {
 }
 
 #[test]
-fn what_cannot_be_parsed_is_shown_only_where_it_holds_no_secret() {
+fn text_that_cannot_be_parsed_is_shown_only_where_it_holds_no_secret() {
     for (text, shown) in [
         ("a: b: c\nsecret: hunter2\n", "a: b: c\n\n"),
         ("secret: hunter2: x\n", "\n"),
@@ -236,7 +236,7 @@ fn a_line_ends_where_yaml_says() {
 /// Puts a secret in every position of a file in turn, by an alias before or after it, as a value
 /// and as a key, in each style of writing.
 #[test]
-fn what_one_key_takes_as_a_secret_is_shown_at_no_other() {
+fn a_secret_of_one_key_is_shown_at_no_other() {
     let secrets = [
         "hunter2",
         "'hunter2 hunter2'",

@@ -77,7 +77,7 @@ async fn an_idle_gateway_returns_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_bridged_by_each_gateways_share_and_told_afterwards() {
+async fn in_an_outage_each_gateway_admits_its_share_and_reports_it_afterwards() {
     let mut fleet = Fleet::new(2, quota(60, Window::Flexi));
     for turn in 0..20 {
         assert!(fleet.request(turn % 2).await);

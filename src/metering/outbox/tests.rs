@@ -109,7 +109,7 @@ fn a_file_that_cannot_be_read_has_no_other_taken_over_twice() {
 }
 
 #[test]
-fn what_is_given_back_later_is_made_up_for() {
+fn a_refund_lowers_later_events() {
     let dir = tempfile::tempdir().unwrap();
     let now = Timestamp::from_secs(1_000);
     let mut outbox = open(&dir).unwrap();

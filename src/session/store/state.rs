@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_the_login_outlives_id_tokens_that_do_not_repeat_it() {
+    fn claims_about_the_login_outlive_id_tokens_that_do_not_repeat_them() {
         let mut state = SessionState::begin(tokens(None, None), NOON);
         state.id_token = Some(jwt(r#"{"acr":"gold","auth_time":1,"amr":["otp"],"email":"a@b"}"#));
         state.userinfo = Some(r#"{"name":"Alice"}"#.into());

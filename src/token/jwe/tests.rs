@@ -32,7 +32,7 @@ fn the_examples_of_rfc_7516_are_decrypted_and_refused_for_what_they_are() {
 }
 
 #[test]
-fn what_is_not_a_signed_token_under_a_named_algorithm_is_refused() {
+fn content_that_is_not_a_signed_token_under_a_named_algorithm_is_refused() {
     let vectors = vectors();
     let ring = ring(&vectors);
     for case in vectors["refused"].as_array().unwrap() {

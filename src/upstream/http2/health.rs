@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_is_asked_for_in_http2() {
+    async fn a_health_check_requests_its_path_in_http2() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let endpoint = endpoint_at(listener.local_addr().expect("an address").port());
         tokio::runtime::Handle::current().spawn(async move {

@@ -19,7 +19,7 @@ async fn each_kind_of_request_gets_its_answer_when_the_session_ends() {
     assert_eq!(browser.evaluate(status), 200);
     assert_eq!(browser.evaluate("document.cookie"), "", "a script can read the session");
 
-    // Nobody comes for as long as the session may be idle.
+    // No request comes for as long as the session may be idle.
     tokio::time::sleep(Duration::from_millis(3_500)).await;
 
     let told = "fetch('/brief').then(async answer => [answer.status, answer.redirected, (await answer.json()).login])";

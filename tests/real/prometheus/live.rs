@@ -37,7 +37,7 @@ async fn every_query_of_every_dashboard_returns_data() {
         .replace("ISSUER", issuer.url())
         .replace("AUDIENCE", API)
         .replace("ECHO", &echo.url)
-        .replace("NOBODY", &format!("http://127.0.0.1:{}", free_port()))
+        .replace("CLOSED", &format!("http://127.0.0.1:{}", free_port()))
         .replace("REDIS", &redis.url())
         .replace("STATE", &state.path().display().to_string())
         .replace("TLS", &format!("127.0.0.1:{tls}"));
@@ -69,7 +69,7 @@ async fn every_query_of_every_dashboard_returns_data() {
     let missing =
         FAMILIES.iter().filter(|family| !text.contains(&format!("# TYPE {} ", family.name)));
     let missing: Vec<_> = missing.map(|family| family.name).collect();
-    assert!(missing.is_empty(), "nobody counts {missing:?}");
+    assert!(missing.is_empty(), "not counted: {missing:?}");
     run(Command::new(promtool).args(["check", "metrics"]), &text);
 }
 
@@ -332,10 +332,10 @@ limits:
   daily: { quota: 1000000/day, by: client, store: redis }
 upstreams:
   echo: { targets: [ECHO] }
-  nobody: { targets: [NOBODY] }
+  closed: { targets: [CLOSED] }
 routes:
   - { id: public, path: /public/**, methods: [GET, POST], upstream: echo, auth: none, limits: [spike] }
-  - { id: gone, path: /gone, upstream: nobody, auth: none }
+  - { id: gone, path: /gone, upstream: closed, auth: none }
   - { id: jwt, path: /jwt, upstream: echo, auth: { jwt: main, scopes: ["orders:read"] }, limits: [daily] }
   - { id: reference, path: /reference, upstream: echo, auth: { introspection: main } }
   - { id: basic, path: /basic, upstream: echo, auth: { basic: main } }

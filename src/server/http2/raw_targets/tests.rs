@@ -160,7 +160,7 @@ fn a_frame_within_a_block_lets_h2_see_what_is_wrong() {
 
 /// One byte of a block can stand for 4 KiB.
 #[tokio::test]
-async fn what_is_written_anew_is_bounded() {
+async fn a_rewritten_header_block_is_bounded() {
     let (near, mut far) = duplex(1 << 20);
     let mut stream = RawTargets::new(near);
     let mut first = b"\x44".to_vec();
