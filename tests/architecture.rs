@@ -62,6 +62,12 @@ fn every_sentence_names_its_actor() {
 }
 
 #[test]
+fn every_test_is_named_by_its_subject() {
+    let vague: Vec<_> = all().iter().flat_map(questions_for_names).collect();
+    assert!(vague.is_empty(), "name the subject:\n{}\n", vague.join("\n"));
+}
+
+#[test]
 fn documentation_begins_with_a_noun_or_a_verb() {
     let vague: Vec<_> = texts("src").iter().flat_map(vague_beginnings).collect();
     assert!(vague.is_empty(), "\n{}\n", vague.join("\n"));
@@ -178,6 +184,15 @@ fn a_pronoun_that_hides_its_actor_is_found() {
     for word in ["antibody", "bodyguard", "somebodyless"] {
         let source = Source { path: "src/lib.rs".to_owned(), text: word.to_owned() };
         assert_eq!(hidden_actors(&source), Vec::<String>::new(), "{word}");
+    }
+}
+
+#[test]
+fn a_test_that_is_named_by_a_question_is_found() {
+    for (name, found) in [("what_is_sent", 1), ("who_asks", 1), ("whole_heads", 0), ("a_what", 0)] {
+        let text = format!("#[test]\n    async fn {name}() {{}}");
+        let source = Source { path: "src/lib.rs".to_owned(), text };
+        assert_eq!(questions_for_names(&source).len(), found, "{name}");
     }
 }
 
@@ -361,6 +376,18 @@ fn hidden_actors(source: &Source) -> Vec<String> {
         }
     }
     found
+}
+
+/// The functions whose names begin with a question in place of their subject.
+fn questions_for_names(source: &Source) -> Vec<String> {
+    let names = source.text.lines().enumerate().filter_map(|(line, text)| {
+        let text = text.trim_start();
+        let name = text.strip_prefix("async ").unwrap_or(text).strip_prefix("fn ")?;
+        let is_vague =
+            ["what_", "who_", "whom_", "those_"].iter().any(|word| name.starts_with(word));
+        is_vague.then(|| format!("{}:{}: {name}", source.path, line + 1))
+    });
+    names.collect()
 }
 
 /// The places where documentation begins with a question in place of a noun or a verb.

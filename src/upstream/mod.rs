@@ -1,13 +1,11 @@
 //! Upstreams: load balancing, health, retries, and clients of HTTP/1.1 and HTTP/2 (floor 2).
 //!
-//! An *upstream* is a service; an *endpoint* is one address of it. A request is
-//! sent (`send`) on one of this thread's idle connections to the endpoint that `load_balancer`
-//! selects, or on a new one; `retry` decides about another attempt. The control runtime resolves names and checks
-//! endpoints (`maintenance`); workers read the result without a lock. The HTTP/1.1 client
-//! (`http1`) is written for the gateway, because it is the
-//! largest part of a request's cost: a connection belongs to the request that
-//! uses it, so there is no second task and no channel between them. In HTTP/2 (`http2`,
-//! with the `h2` crate) a connection is shared by many requests.
+//! An *upstream* is a service; an *endpoint* is one address of it. A request is sent (`send`) on one of this thread's
+//! idle connections to the endpoint that `load_balancer` selects, or on a new one; `send` also decides about further
+//! attempts, within the budget of `retry`. The control runtime resolves names and checks endpoints (`maintenance`);
+//! workers read the result without a lock. The HTTP/1.1 client (`http1`) is written for the gateway, because it is the
+//! largest part of a request's cost: a connection belongs to the request that uses it, so there is no second task and
+//! no channel between them. In HTTP/2 (`http2`, with the `h2` crate) a connection is shared by many requests.
 
 mod attempt;
 mod attempts;
@@ -92,7 +90,7 @@ pub struct Upstream {
     settings: Arc<Settings>,
     targets: Box<[ConfiguredTarget]>,
     registry: Arc<UpstreamRegistry>,
-    /// The endpoints of the moment; the control runtime replaces them.
+    /// The current endpoints; the control runtime replaces the set.
     endpoints: Arc<ArcSwap<EndpointSet>>,
     /// Counts the choices of an endpoint.
     turn: AtomicUsize,
@@ -271,7 +269,8 @@ impl Upstream {
                 (_, Location::Host { host, port }) => {
                     let dial = match host.parse() {
                         Ok(ip) => Dial::Socket(core::net::SocketAddr::new(ip, *port)),
-                        // Names that the operator's name servers know are none of the system's resolver.
+                        // The operator's name servers alone resolve this name, not the system's resolver: wait for the
+                        // first resolution.
                         Err(_) if !self.settings.dns_servers.is_empty() => Dial::Unresolved,
                         Err(_) => Dial::Name(Arc::clone(host), *port),
                     };
@@ -282,7 +281,7 @@ impl Upstream {
         let is_in = |set: &EndpointSet, endpoint: &Arc<Endpoint>| {
             set.members.iter().any(|member| Arc::ptr_eq(&member.endpoint, endpoint))
         };
-        // At the start all are new, and have no slow start.
+        // No slow start at startup, when every endpoint is new.
         if let Some(before) = before.filter(|before| {
             before.members.iter().any(|member| member.endpoint.address().is_some())
         }) {
@@ -294,7 +293,7 @@ impl Upstream {
     }
 }
 
-/// The tier from which on endpoints are backups.
+/// The lowest tier of backup endpoints; SRV priorities (16 bits) are below it.
 const BACKUP_TIER: u32 = 1 << 16;
 
 #[cfg(test)]

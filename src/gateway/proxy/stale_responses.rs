@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_one_client_is_never_stored() {
+    fn a_response_for_one_client_is_never_stored() {
         for field in [("cookie", "a=b"), ("authorization", "Bearer x"), ("range", "bytes=0-1")] {
             assert!(key(&head("/", &[field])).is_none(), "{field:?}");
         }
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_withdrawn_or_replaced_is_used_no_more() {
+    fn a_withdrawn_or_replaced_response_is_used_no_more() {
         for (status, field, is_used) in [
             (200, ("cache-control", "no-store"), false),
             (200, ("vary", "*"), false),
