@@ -11,7 +11,7 @@ pub fn names_html(headers: &HeaderMap) -> bool {
 
 /// Whether the client prefers a page to JSON: it accepts pages with a higher weight, or with an equal one and by name.
 pub fn prefers_html(headers: &HeaderMap) -> bool {
-    // What programs send names neither `text/html` nor `text/*`: no need to look closer.
+    // Requests by programs name neither `text/html` nor `text/*`: no need to look closer.
     let may_name_text = |field: &HeaderValue| memchr2(b'x', b'X', field.as_bytes()).is_some();
     if !headers.get_all(ACCEPT).iter().any(may_name_text) {
         return false;
@@ -57,7 +57,7 @@ impl Range<'_> {
     }
 }
 
-/// Returns the media ranges of all `Accept` fields. What cannot be parsed is left out.
+/// Returns the media ranges of all `Accept` fields. An element that cannot be parsed is left out.
 fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range<'_>> {
     let fields = headers.get_all(ACCEPT).iter().filter_map(|field| field.to_str().ok());
     fields.flat_map(|field| split(field, ',')).filter_map(|range| {
@@ -68,7 +68,7 @@ fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range<'_>> {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             if name.trim().eq_ignore_ascii_case("q") {
                 weight = thousandths(value.trim())?;
-                // What follows a weight are extensions of the field.
+                // Parameters after a weight are extensions of the field.
                 break;
             }
         }

@@ -15,7 +15,7 @@ pub trait Inspector {
     /// The error that the reader gets in place of the bytes.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 
-    /// Is told that reading has failed.
+    /// Is notified that reading has failed.
     fn failed(&mut self, error: &io::Error) {
         let _ = error;
     }

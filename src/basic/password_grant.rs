@@ -164,8 +164,8 @@ impl BasicExchange {
         let digest = inner.digest(credentials);
         let (mut exchange, hit) = self.exchange(digest, credentials, address).await?;
         let mut verified = inner.verify(&exchange, max_staleness).await;
-        // It was valid when it was cached: it has ended by rules that `expires_in` did not tell, was revoked, or its
-        // key was removed. Its refresh token may get another, or the credentials.
+        // It was valid when it was cached: it has ended although `expires_in` had not passed, was revoked, or its key
+        // was removed. Its refresh token may get another, or the credentials.
         if let Err(error) = verified
             && hit
             && !matches!(error, TokenError::Unavailable { .. })
@@ -552,7 +552,7 @@ impl fmt::Debug for BasicExchange {
 
 type Digest = [u8; 32];
 
-/// A token that expires in less than this is exchanged anew.
+/// A token that expires in less than this is exchanged again.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 /// The time for which no other token is requested in place of one that is not accepted.
 const UNUSABLE_RETENTION: Duration = Duration::from_secs(10);

@@ -154,7 +154,7 @@ fn cost(settings: &limit::Settings) -> Option<String> {
 /// Returns what else a limit does, one line each: with a request that lacks a part of its key, and in other ways than by
 /// default.
 pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
-    // Without `..`: a new setting is told here or above.
+    // Without `..`: a new setting must be described here or above.
     let limit::Settings {
         name,
         kind,

@@ -18,7 +18,7 @@ pub(super) fn print(text: impl Display) {
     }
 }
 
-/// Writes `text` to standard error. If that is closed too, the exit code alone tells the outcome.
+/// Writes `text` to standard error. If that is closed too, only the exit code reports the outcome.
 pub(super) fn print_error(text: impl Display) {
     _ = write!(io::stderr().lock(), "{text}");
 }

@@ -56,8 +56,8 @@ impl TokenCheck<'_> {
             return Ok(text);
         };
         let takes_tokens = |auth_method: &&AuthMethod| auth_method.credential.takes_tokens();
-        // The first accepted credential that is a token in `Authorization` decides: an invalid token never falls through to
-        // another. One in another place is judged if there is none.
+        // The first accepted credential that is a token in `Authorization` decides: an invalid token never falls
+        // through to another. If there is none, a method with the token in another place is used.
         let in_authorization = |auth_method: &&AuthMethod| {
             takes_tokens(auth_method) && auth_method.token_from == TokenSource::Authorization
         };
@@ -306,7 +306,7 @@ impl TokenCheck<'_> {
     }
 }
 
-/// Returns what the route demands of the login, and what the token tells of it.
+/// Returns what the route demands of the login, and what the token's claims state about it.
 fn weakness(auth_method: &AuthMethod, principal: &Principal) -> String {
     let mut demands = Vec::new();
     if let Some(level) = &auth_method.level {

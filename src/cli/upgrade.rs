@@ -1,7 +1,7 @@
 //! Upgrade of the binary: the running gateway starts its successor beside itself, and drains once that serves.
 //!
-//! SIGUSR2 starts the program anew, from the path and with the arguments of this process, so that a replaced file or
-//! link is followed. Both listen on the same addresses until the old one has drained. A successor that does not
+//! SIGUSR2 starts the program a second time, from the path and with the arguments of this process, so that a replaced
+//! file or link is followed. Both listen on the same addresses until the old one has drained. A successor that does not
 //! serve changes nothing.
 
 use core::time::Duration;
@@ -93,7 +93,7 @@ impl Successor {
                 starting.serves = true;
                 Ok(starting.child.id())
             }
-            // It has ended, or has closed what it should have told it with.
+            // It has ended, or has closed the channel of its report.
             Ok(Err(_)) => {
                 let _ = starting.child.kill();
                 Err(starting.child.wait().map_or_else(UpgradeError::Spawn, UpgradeError::Ended))

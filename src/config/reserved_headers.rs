@@ -12,7 +12,7 @@ use super::server::ForwardedHeaders;
 
 /// The field names that only the gateway, or only the gateway and trusted proxies, may send to upstreams. A client's
 /// field is removed if it has one of these names, in any case and with any character in place of a `-`: upstreams that
-/// translate fields to variables cannot tell `X-Auth`, `x_auth` and `X.Auth` apart. Clones share the names.
+/// translate fields to variables cannot distinguish `X-Auth`, `x_auth` and `X.Auth`. Clones share the names.
 #[derive(Clone, Debug, Default)]
 pub struct ReservedHeaders(Arc<HeaderNames>);
 

@@ -361,7 +361,7 @@ impl Writer {
 impl PeerJournal {
     /// Whether the writing process has ended.
     fn is_over(&self) -> bool {
-        // Where files cannot be locked, processes do not run side by side.
+        // On file systems without locks, processes do not run side by side.
         !matches!(self.file.try_lock(), Err(TryLockError::WouldBlock))
     }
 

@@ -82,7 +82,7 @@ pub struct Exchange {
     pub login: Option<LoginRedirect>,
     /// Whether the client presents its token with a `DPoP` proof: challenges then use that scheme.
     pub speaks_dpop: bool,
-    /// Whether the token is in a field or cookie whose presence tells no cache that the response is for one user
+    /// Whether the token is in a field or cookie whose presence does not tell caches that the response is for one user
     /// (RFC 9111 §3.5).
     pub(super) token_is_elsewhere: bool,
     /// The `DPoP` nonce that the client's next proof must carry.
@@ -266,7 +266,7 @@ impl Exchange {
         }
     }
 
-    /// Sets the cause of a refusal for the log, where the rejection alone does not tell it.
+    /// Sets the cause of a refusal for the log, where the rejection alone does not show it.
     pub fn explain_refusal(&mut self, cause: &'static str) {
         self.outcome.cause = Some(cause.into());
     }
@@ -312,7 +312,7 @@ impl Exchange {
         self.limited_by = Some((limit.into(), result));
     }
 
-    /// Logs that a response did not tell its cost, at most once a second.
+    /// Logs that a response had no valid cost, at most once a second.
     pub(super) fn warn_of_untold_cost(&self) {
         if self.snapshot.may_warn(self) {
             let route = self.route.as_ref().map_or("", |route| &*route.id);

@@ -459,8 +459,9 @@ impl Gateway {
         exchange.finish(response)
     }
 
-    /// Responds to a request head that could not be parsed. `head` is what could be read all the same: its fields tell whether
-    /// the client wants a page, its method whether the response has content. The target counts as unreadable.
+    /// Responds to a request head that could not be parsed. `head` is what could be read all the same: its fields
+    /// decide whether the client wants a page, its method whether the response has content. The target counts as
+    /// unreadable.
     pub fn reject_head(
         &self,
         peer: Rc<Peer>,

@@ -61,8 +61,8 @@ impl FrameHeaders {
     /// Calls `frame` with type, flags and payload length of each frame whose header ends in `bytes`.
     ///
     /// DATA without a payload that ends nothing becomes a frame of an unknown type, which is ignored: `h2` closes a
-    /// connection after a hundred of them, in however long a life. So does a frame that `frame` refuses, and all that follows
-    /// it: `h2` has nothing more to read, and can still be told to close the connection.
+    /// connection after a hundred of them, in however long a life. So does a frame that `frame` refuses, and all that
+    /// follows it: `h2` has nothing more to read, and can still close the connection.
     ///
     /// # Errors
     ///

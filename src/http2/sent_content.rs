@@ -9,8 +9,8 @@ use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
 
 /// Sends `content` to its end, with its trailers, and returns once the peer has granted window for all of it. If the
-/// content fails, the stream is reset with `failed`; if the peer has reset it, the rest is dropped. `polled` is told
-/// whenever the peer has granted window, and whether there is more to send at once.
+/// content fails, the stream is reset with `failed`; if the peer has reset it, the rest is dropped. `polled` is
+/// notified whenever the peer has granted window, and whether there is more to send at once.
 pub async fn send_content<B: Body<Data = Bytes> + Unpin>(
     stream: SendStream<Bytes>,
     content: B,

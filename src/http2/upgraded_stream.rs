@@ -34,7 +34,7 @@ struct Sender {
 
 impl<T> UpgradedStream<T> {
     /// Returns the stream, and the moment at which a peer that has ended its side resets the stream or is gone: nothing
-    /// else is read that would tell. The same task must poll both, the stream first.
+    /// else is read that would show it. The same task must poll both, the stream first.
     pub fn new(
         stream: SendStream<Bytes>,
         received: ReceivedContent,

@@ -69,7 +69,7 @@ impl HashSeed {
 /// Returns the name of these parts in a store that several gateways share: 32 hexadecimal digits.
 ///
 /// All gateways compute the same name, so the hash has no secret key; it is one for which no client finds a second
-/// value with the same name. `limit` tells limits apart that have the same key.
+/// value with the same name. `limit` distinguishes limits with the same key.
 pub(super) fn shared_name(
     limit: &str,
     by: &[KeyPart],

@@ -35,7 +35,8 @@ pub struct Settings {
     pub on_missing: OnMissing,
     /// The maximum number of keys with a counter of their own, at least 1; all others share one.
     pub max_keys: usize,
-    /// The cost of one request; if the response tells it, what is charged until then, and if it does not.
+    /// The cost of one request; if the cost comes from the response, the charge until then, and if the response has
+    /// none.
     pub cost: Cost,
     /// The place of the cost in a response.
     pub response_cost: Option<ResponseCost>,

@@ -1,7 +1,7 @@
 //! Usage of limits as log lines.
 //!
-//! What has been billed is not written again: unlike other lines, these do not depend on the level of the log, and the caller
-//! learns whether the output has taken them.
+//! Usage that has been billed is not written again: unlike other lines, these do not depend on the level of the log,
+//! and the caller learns whether the output has taken them.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;

@@ -55,7 +55,8 @@ pub(crate) struct Counts {
     rules: RwLock<Vec<Failures>>,
     /// By a keyed hash: two names share a count with a probability of 2⁻⁶⁴, and no client can choose which.
     by_key: Cache<u64, Arc<FailureCount>>,
-    /// Pairs of a name and an address from which it has logged in lately. By SHA-256, because an exemption must be exact.
+    /// Pairs of a name and an address from which it has logged in recently. By SHA-256, because an exemption must be
+    /// exact.
     familiar: Cache<KnownPair, ()>,
     hash: RandomState,
     /// Attempts under way.

@@ -59,8 +59,9 @@ impl Redis {
         format!("{}{room}:{name}", self.settings.prefix)
     }
 
-    /// Returns the key of the ids of all gateways, by which a script tells whether the server has lost its data within
-    /// [`RESTORE_TIME`](super::RESTORE_TIME): it is absent, or begins with `since:` and the milliseconds since the epoch.
+    /// Returns the key of the ids of all gateways, by which a script finds out whether the server has lost its data
+    /// within [`RESTORE_TIME`](super::RESTORE_TIME): it is absent, or begins with `since:` and the milliseconds since
+    /// the epoch.
     pub fn members_key(&self) -> String {
         connection_manager::members_key(&self.settings)
     }

@@ -120,7 +120,7 @@ impl ListenerSet {
         let sockets = listening_sockets(&ports);
         for (index, listener) in self.listeners.iter().enumerate() {
             let own = ports.iter().filter(|port| **port == ports[index]).count();
-            // Sockets beyond our own are those of a successor; so they may be where the system does not tell.
+            // Sockets beyond our own are those of a successor; so they may be, where the system does not report it.
             let others =
                 sockets.as_ref().is_none_or(|sockets| sockets[index] > own * self.workers.len());
             listener.drain(others);

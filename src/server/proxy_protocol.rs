@@ -139,7 +139,7 @@ pub fn header(bytes: &[u8]) {
     let whole = parse(bytes);
     for end in 0..bytes.len() {
         match (parse(&bytes[..end]), whole) {
-            // What is decided early is not decided differently later.
+            // An early decision is not reversed later.
             (Ok(None), _) => {}
             (decided, whole) => assert_eq!(decided, whole, "{end} bytes"),
         }
@@ -149,7 +149,7 @@ pub fn header(bytes: &[u8]) {
     }
     if let Ok(Some(header)) = whole {
         assert!(header.length >= MIN_HEADER_BYTES);
-        // What follows a header does not change it.
+        // Bytes after a header do not change it.
         let mut more = bytes.to_vec();
         more.extend_from_slice(b"\r\nGET / HTTP/1.1\r\n\r\n");
         assert_eq!(parse(&more), whole);

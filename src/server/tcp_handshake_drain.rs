@@ -11,7 +11,8 @@ use std::io;
 
 use tokio::net::TcpListener;
 
-/// Returns the number of sockets of all processes that listen on each of `ports`; `None` if the system does not tell.
+/// Returns the number of sockets of all processes that listen on each of `ports`; `None` if the system does not report
+/// it.
 pub(super) fn listening_sockets(ports: &[u16]) -> Option<Vec<usize>> {
     let mut counts = vec![0; ports.len()];
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {

@@ -246,7 +246,7 @@ impl Sessions {
                     SessionErrorReason::Unavailable { retry_after: RETRY_AFTER }.with(Vec::new())
                 );
             }
-            // The upstream is told who the user is by an ID token, and a new one comes only with a login.
+            // An ID token identifies the user to the upstream, and a new one comes only with a login.
             self.expire(&loaded).await;
             return Err(self.over(held));
         }

@@ -226,7 +226,7 @@ impl Sessions {
     }
 
     /// Returns the way to the login page for a request without a session, or `None` if it gets a plain 401: by default
-    /// only navigations are redirected, and htmx is told where to navigate.
+    /// only navigations are redirected, and htmx gets the target of its navigation in a field.
     pub fn login_redirect(&self, request: &Parts) -> Option<LoginRedirect> {
         if let Some(location) = self.login_location(request) {
             return Some(LoginRedirect::Location(location));

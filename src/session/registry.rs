@@ -69,7 +69,7 @@ impl SessionRegistry {
         self.under_way.all_ended(patience).await
     }
 
-    /// Keeps in `directory` the revocations that issuers have yet to be told, and loads those of earlier processes.
+    /// Keeps in `directory` the revocations that are yet to be sent to issuers, and loads those of earlier processes.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl SessionRegistry {
         self.pending_revocations.persist_in(directory, clock)
     }
 
-    /// Returns the journal of revocations that issuers have yet to be told.
+    /// Returns the journal of revocations that are yet to be sent to issuers.
     pub(super) fn pending_revocations(&self) -> RevocationJournal {
         self.pending_revocations.clone()
     }

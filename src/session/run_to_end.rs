@@ -1,7 +1,7 @@
 //! Work that goes on when its client leaves.
 //!
-//! A request ends with its connection, wherever it waits. A logout that has marked a session as ended, or a logout token
-//! as used, must still revoke, and tell other instances: so it runs on the control runtime, as refreshes do.
+//! A request ends with its connection, wherever it waits. A logout that has marked a session as ended, or a logout
+//! token as used, must still revoke, and notify other instances: so it runs on the control runtime, as refreshes do.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;

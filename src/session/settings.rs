@@ -33,7 +33,7 @@ pub struct Settings {
     pub prompt: Option<Arc<str>>,
     /// Further parameters of the authorization request, such as `access_type`. Default none.
     pub authorize_parameters: Vec<(Arc<str>, Arc<str>)>,
-    /// The token that tells who the user is. Default [`Identity::Auto`].
+    /// The token that identifies the user. Default [`Identity::Auto`].
     pub identity: Identity,
     /// Whether claims are read from the userinfo endpoint at the login ("OpenID Connect Core" §5.3). Default false.
     pub userinfo: bool,
@@ -116,7 +116,7 @@ impl Settings {
         }
     }
 
-    /// Returns the token that tells who the user is.
+    /// Returns the token that identifies the user.
     ///
     /// A user can take `resource` and `audience` out of an authorization request that the browser carries, and so get an
     /// access token that the gateway cannot verify: where one of them is set, [`Identity::Auto`] means the access token.
@@ -171,7 +171,7 @@ pub enum Flow {
     Password,
 }
 
-/// The token that tells who the user of a session is.
+/// The token that identifies the user of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Identity {
     /// The access token if the gateway can verify it, else the ID token of the login; with a `resource` or an

@@ -110,7 +110,7 @@ impl IssuerVerifier {
     /// Revokes one token: every cache removes it at once.
     pub(crate) fn revoke(&self, token: &str) {
         if let Some(inner) = self.open(token) {
-            // Encrypted anew, it is the same token.
+            // Encrypted again, it is the same token.
             self.revoke(inner.expose());
         }
         let signed = Unverified::read_within(token, self.rules.max_token_size)

@@ -13,8 +13,8 @@ use crate::issuer::Algorithm;
 pub struct ValidationRules {
     /// The accepted audience.
     pub audience: Audience,
-    /// The `iss` of tokens and responses that state none, for an issuer whose `iss` tells its users apart instead of its
-    /// configured name: one with tenants, or one of several with this `iss`. Default none: the name.
+    /// The `iss` of tokens and responses that state none, for an issuer whose `iss` distinguishes its users instead of
+    /// its configured name: one with tenants, or one of several with this `iss`. Default none: the name.
     pub namespace: Option<Arc<str>>,
     /// Accepted signature algorithms. Default RS256, PS256, ES256, ES384, `EdDSA`.
     pub algorithms: Vec<Algorithm>,

@@ -43,8 +43,8 @@ impl Verifier {
         Self { signed_answers: true, ..self }
     }
 
-    /// Refuses signed tokens of other `configured` issuers, instead of introspecting them: their `iss` says whose they are,
-    /// and no other issuer is shown them, or believed about them.
+    /// Refuses signed tokens of other `configured` issuers, instead of introspecting them: their `iss` names their
+    /// issuer, and no other issuer receives them or is trusted about them.
     #[must_use]
     pub fn among(self, configured: impl IntoIterator<Item = Arc<Issuer>>) -> Self {
         Self { configured: configured.into_iter().collect(), ..self }

@@ -155,7 +155,7 @@ impl CircuitBreaker {
     }
 }
 
-/// A circuit that was closed for so many times `open_for` begins anew with its shortest time.
+/// A circuit that was closed for so many times `open_for` opens for its shortest time again.
 const QUIET_TIMES: u32 = 4;
 const MAX_DOUBLINGS: u32 = 6;
 /// The longest time that a circuit stays open before it is probed, unless `open_for` is longer.

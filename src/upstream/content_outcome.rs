@@ -33,7 +33,7 @@ pub(super) struct ContentOutcome {
 enum Kind {
     /// Whether it is complete.
     Content,
-    /// The status of a gRPC call. A call that breaks off tells nothing: it may be as long as its client likes.
+    /// The status of a gRPC call. A call that breaks off is no evidence: it may be as long as its client likes.
     Call,
     /// Nothing, or nothing more.
     Nothing,

@@ -95,7 +95,7 @@ impl Endpoint {
             Dial::Unix(path) => format!("unix:{path}"),
             _ => format!("{}://{}", key.scheme.as_str(), key.authority),
         };
-        // A resolved name is told apart from the other addresses of the name.
+        // A resolved address is distinguished from the other addresses of its name.
         let name = match &key.dial {
             Dial::Socket(address)
                 if *authority(key.scheme, &address.ip().to_string(), address.port())

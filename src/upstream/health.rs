@@ -223,7 +223,7 @@ impl Health {
                 let is_over = since == 0 || nanos(now).saturating_sub(since) > LOSSES_RETENTION;
                 is_over.then_some(nanos(now).max(1))
             };
-            // Of losses at the same moment, any is the first.
+            // Among losses at the same moment, any may count as the first.
             let _ = self.lost_since.fetch_update(Relaxed, Relaxed, first);
         }
         let in_a_row = run.fetch_add(1, Relaxed) + 1 >= outlier.errors;
@@ -347,7 +347,7 @@ impl Health {
         self.verdict.store(verdict as u8, Relaxed);
     }
 
-    /// Begins to count failures anew.
+    /// Resets the count of failures.
     pub(super) fn reset(&self) {
         self.failures.store(0, Relaxed);
         self.broken.store(0, Relaxed);

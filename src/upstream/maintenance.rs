@@ -122,7 +122,7 @@ impl Upstream {
         let Some((settings, circuit)) = &self.circuit else { return };
         loop {
             circuit.wait_until_open().await;
-            // Each reload begins this task anew: the time counts from the opening, and so do the successes.
+            // Each reload restarts this task: the time counts from the opening, and so do the successes.
             sleep(circuit.time_to_probe(settings, self.clock.uptime())).await;
             loop {
                 let cause = self.probe().await.err();

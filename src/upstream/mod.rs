@@ -228,8 +228,8 @@ impl Upstream {
         }
     }
 
-    /// Returns the endpoints of all targets by the last answers of name resolution. Those that are not in `before`, the
-    /// endpoints so far, have just appeared.
+    /// Returns the endpoints of all targets by the last answers of name resolution. Endpoints that are not in `before`,
+    /// the previous set, have just appeared.
     fn current_set(&self, before: Option<&EndpointSet>) -> EndpointSet {
         let mut members: Vec<Member> = Vec::new();
         for (index, configured) in self.targets.iter().enumerate() {

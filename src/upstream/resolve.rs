@@ -89,7 +89,7 @@ impl NameResolver<'_> {
         if found.is_empty() { Err(ResolveError(NO_ADDRESS.into())) } else { Ok(found) }
     }
 
-    /// Returns the addresses of a host. Of two families one may fail: it keeps its addresses in `previous`.
+    /// Returns the addresses of a host. One of the two address families may fail: it keeps its addresses in `previous`.
     async fn addresses(
         &self,
         host: &str,
@@ -207,7 +207,7 @@ impl NameResolver<'_> {
         Ok(found)
     }
 
-    /// Creates the client anew each time, so that a changed `resolv.conf` takes effect.
+    /// Creates a new client each time, so that a changed `resolv.conf` takes effect.
     fn client(&self, strategy: LookupIpStrategy) -> Result<TokioResolver, ResolveError> {
         let failed = |error: &dyn core::fmt::Display| ResolveError(error.to_string());
         let mut builder = if self.servers.is_empty() {

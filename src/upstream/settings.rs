@@ -141,8 +141,8 @@ impl Address {
         Self { scheme, location: Location::Host { host: host.into(), port } }
     }
 
-    /// Returns the authority as in `Host` (RFC 9110 §7.2): without the port if it is the scheme's default. That of a
-    /// Unix socket is `localhost`, that of SRV records the name without service and protocol.
+    /// Returns the authority as in `Host` (RFC 9110 §7.2): without the port if it is the scheme's default. For a Unix
+    /// socket it is `localhost`, for SRV records the name without service and protocol.
     pub fn authority(&self) -> String {
         match &self.location {
             Location::Host { host, port } => authority(self.scheme, host, *port),

@@ -105,7 +105,7 @@ fn a_reference_token_and_basic_credentials_are_asked_about_anew() {
     assert_eq!(world.issuer.running.count(Endpoint::Token), exchanged + 1);
 }
 
-/// Encrypted anew, it is the same token.
+/// Encrypted again, it is the same token.
 #[test]
 fn revoking_an_encrypted_token_revokes_the_token_inside() {
     let secret = [9; 32];

@@ -482,7 +482,7 @@ fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
     methods.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| (name, ())).collect()
 }
 
-/// Returns the part of a request that carries a credential: two in the same part cannot be told apart by presence.
+/// Returns the part of a request that carries a credential: two in the same part cannot be distinguished by presence.
 fn carrier(auth_method: &AuthMethod) -> String {
     match (&auth_method.token_from, &auth_method.credential) {
         (TokenSource::Header(name), _) => return format!("the field `{name}`"),

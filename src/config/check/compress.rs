@@ -12,9 +12,9 @@ use crate::config::route::Coding;
 impl Check<'_> {
     /// Returns the codings of a route.
     ///
-    /// A browser sends a session, a token in a cookie and Basic credentials by itself, also when a page of an attacker causes the request.
-    /// If the response then holds a secret beside text of the attacker, its compressed size tells of the secret
-    /// (BREACH). Such a route is compressed only if it says so itself, and is warned of.
+    /// A browser sends a session, a token in a cookie and Basic credentials by itself, also when a page of an attacker
+    /// causes the request. If the response then holds a secret beside text of the attacker, its compressed size reveals
+    /// the secret (BREACH). Such a route is compressed only if it has the key itself, with a warning.
     pub(super) fn compress(
         &mut self,
         keys: &Spanned<Keys>,

@@ -262,7 +262,7 @@ impl Check<'_> {
     }
 }
 
-/// Lets the `iss` tell users apart for issuers whose name does not: those with tenants, and those that share it.
+/// Lets `iss` distinguish users of issuers whose configured name does not: those with tenants, and those that share it.
 fn set_namespaces(issuers: &mut BTreeMap<Arc<str>, Issuer>) {
     let shares_iss = |name: &Arc<str>, iss: &str| {
         issuers.iter().any(|(other, issuer)| other != name && issuer.settings.is_named(iss))

@@ -1,4 +1,4 @@
-//! Checks costs that the response tells.
+//! Checks costs from responses.
 
 use core::num::NonZeroU32;
 
@@ -9,7 +9,7 @@ use crate::config::file::limits::ToldCost;
 use crate::limit::ResponseCost;
 
 impl Check<'_> {
-    /// Returns the cost that is charged until the response tells one, and where it does.
+    /// Returns the cost that is charged until the response has arrived, and the place of the cost in the response.
     pub(super) fn told_cost(
         &mut self,
         place: Position,

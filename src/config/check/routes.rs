@@ -18,8 +18,8 @@ use crate::config::route::{Action, PathPattern, Rewrite, Route};
 use crate::config::server::Server;
 use crate::limit;
 
-/// Returns the fields that tell a service who calls: the identity headers of all routes, the default ones, and those
-/// that `headers.request` of any route fills from claims.
+/// Returns the fields that identify the caller to an upstream: the identity headers of all routes, the default ones,
+/// and those that `headers.request` of any route fills from claims.
 ///
 /// Not among the latter are fields with a meaning in HTTP, such as `Authorization` and `Accept-Language`, which
 /// other routes need from clients.

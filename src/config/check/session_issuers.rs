@@ -18,7 +18,7 @@ use crate::issuer::Discovery;
 use crate::session::{Flow, Identity, Settings};
 
 impl Check<'_> {
-    /// Warns of what the issuer of each session does not do, and of what routes demand of it in vain.
+    /// Warns of what the issuer of each session does not do, and of requirements of routes that it never meets.
     pub(super) fn session_issuers(
         &mut self,
         file: &File,

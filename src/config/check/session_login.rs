@@ -1,5 +1,5 @@
 //! Checks the parts of `sessions` that a login depends on: cookies that browsers accept, the authorization request, and
-//! the token that tells who the user is.
+//! the token that identifies the user.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ impl Check<'_> {
         }
     }
 
-    /// Returns the token that tells who the user is.
+    /// Returns the token that identifies the user.
     pub(super) fn session_identity(&mut self, keys: &file::Session, scopes: &Scopes) -> Identity {
         let Some(at) = keys.identity.get() else { return Identity::default() };
         let by_code = keys.flow.get().is_none_or(|flow| flow.value.0 == Flow::Code);

@@ -40,7 +40,7 @@ pub(crate) struct Limit {
     pub(crate) on_store_error: Value<OnStoreError>,
     /// Maximum number of keys with a counter of their own; all others share one. Default 100000.
     pub(crate) max_keys: Field<u64>,
-    /// Cost of a request: a number, `request_size/N` bytes, or what the response tells. Default 1.
+    /// Cost of a request: a number, `request_size/N` bytes, or a cost from the response. Default 1.
     pub(crate) cost: Field<KeywordOr<Cost, ToldCost>>,
     /// Counted methods. Default all.
     pub(crate) methods: Field<List<Scalar<Method>>>,
@@ -54,7 +54,7 @@ pub(crate) struct Limit {
     pub(crate) metered: Field<bool>,
 }
 
-/// A cost that the response tells: one of `response_header` and `response_json`.
+/// A cost from the response: one of `response_header` and `response_json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ToldCost {
@@ -64,7 +64,7 @@ pub(crate) struct ToldCost {
     pub(crate) response_json: Field<String>,
     /// The maximum size of the content that is read for it. Default 1MiB.
     pub(crate) max_size: Value<Size>,
-    /// The cost until the response tells it, and if it does not. Default 1.
+    /// The cost until the response has arrived, and if the response has none. Default 1.
     pub(crate) default: Field<u32>,
 }
 

@@ -169,7 +169,7 @@ pub(crate) struct Auth {
     pub(crate) jwt: Field<OneOrMany<String>>,
     /// Issuers of opaque tokens.
     pub(crate) introspection: Field<OneOrMany<String>>,
-    /// Issuers of either kind of token, told apart by its form.
+    /// Issuers of either kind of token, distinguished by its form.
     pub(crate) bearer: Field<OneOrMany<String>>,
     /// The issuer where Basic credentials are exchanged.
     pub(crate) basic: Field<String>,

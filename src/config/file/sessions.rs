@@ -35,7 +35,7 @@ pub(crate) struct Session {
     pub(crate) prompt: Field<String>,
     /// Further parameters of the authorization request, such as `access_type: offline`. Default none.
     pub(crate) authorize_parameters: Field<Map<String>>,
-    /// The token that tells who the user is: `auto`, `id_token` or `access_token`. Default auto.
+    /// The token that identifies the user: `auto`, `id_token` or `access_token`. Default auto.
     pub(crate) identity: Value<Identity>,
     /// Reads claims from the userinfo endpoint at the login. Default false.
     pub(crate) userinfo: Field<bool>,

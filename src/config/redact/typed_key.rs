@@ -1,7 +1,7 @@
 //! Keys of the file that are called like a secret and take none: sizes, durations, counts, words of a closed list, and names.
 //!
-//! What is of such a type is shown, since it says what is wrong with it. Any other text is hidden, like the value of a key
-//! of this name that the operator has chosen.
+//! A value of such a type is shown, since it shows what is wrong. Any other text is hidden, like the value of a key of
+//! this name that the operator has chosen.
 
 use crate::config::suggestion;
 

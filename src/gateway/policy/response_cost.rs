@@ -1,4 +1,4 @@
-//! Charges costs that the response tells, such as the tokens that a language model has used.
+//! Charges costs from responses, such as the tokens that a language model has used.
 //!
 //! JSON content is read whole before the client receives any of it: a client that leaves before the last byte could not
 //! be charged otherwise. More content than the limit reads is passed on as it comes.
@@ -33,7 +33,7 @@ pub(crate) fn request_readable(headers: &mut HeaderMap) {
     headers.remove(IF_RANGE);
 }
 
-/// Charges the costs that `response` tells to the limits that wait for them. A drain waits for that, as long as it is
+/// Charges the costs from `response` to the limits that wait for them. A drain waits for that, as long as it is
 /// `unfinished`. If the client leaves, its content is read for as long as the `timeout` of the response's head.
 pub(crate) async fn settle(
     response: Response<Body>,
@@ -114,7 +114,7 @@ thread_local! {
     static ABANDONED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One of the responses that are read although their clients have left.
+/// A permit for reading a response although its client has left.
 struct AbandonedContent;
 
 impl AbandonedContent {
@@ -137,7 +137,7 @@ impl Drop for AbandonedContent {
 /// The most responses of a worker that are read although their clients have left.
 const MAX_ABANDONED: usize = 32;
 
-/// The charge of a cost that content tells.
+/// The charge of a cost from the content.
 struct Settlement {
     limit_state: LimitState,
     clock: Clock,

@@ -100,7 +100,7 @@ impl TokenPlaces {
     /// Removes the tokens from what an upstream receives.
     pub(crate) fn strip(&self, headers: &mut HeaderMap) {
         if !self.headers.is_empty() {
-            // Upstreams that translate fields to variables cannot tell `X-Access-Token` and `X_Access_Token` apart.
+            // Upstreams that translate fields to variables cannot distinguish `X-Access-Token` from `X_Access_Token`.
             remove_if(headers, |name| self.headers.iter().any(|own| are_alike(own, name)));
         }
         if !self.cookies.is_empty() {

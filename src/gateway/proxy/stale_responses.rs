@@ -209,8 +209,8 @@ fn copied(value: &HeaderValue) -> HeaderValue {
     copy
 }
 
-/// Returns how long after its arrival a response may be used in place of an error, if it says so: until it is stale, and
-/// for `stale-if-error` beyond that (RFC 5861 §4).
+/// Returns how long after its arrival a response may be used in place of an error, if its fields allow it: until it is
+/// stale, and for `stale-if-error` beyond that (RFC 5861 §4).
 fn max_stale_age(headers: &HeaderMap) -> Option<Duration> {
     let beyond = seconds(headers, "stale-if-error")?;
     let fresh = seconds(headers, "max-age").unwrap_or(0).saturating_sub(age(headers));
@@ -239,8 +239,9 @@ fn may_be_stored(response: &Response<Body>) -> bool {
         && !headers.get_all(PRAGMA).iter().any(forbids)
 }
 
-/// Whether a response that is not stored tells that those stored for its target have ended: it is another one, or the target
-/// is gone or forbidden. One to a condition (304), to a client's mistake or to a moment (429) tells nothing about them.
+/// Whether a response that is not stored shows that those stored for its target have ended: it is another one, or the
+/// target is gone or forbidden. A response to a condition (304), to a client's mistake or to a moment (429) shows
+/// nothing about them.
 fn replaces_stored(status: StatusCode) -> bool {
     status.is_success()
         || (status.is_redirection() && status != StatusCode::NOT_MODIFIED)

@@ -55,7 +55,7 @@ pub(crate) async fn begin(
 }
 
 /// Whether a request to `upstream` is a gRPC call that takes a stream of HTTP/2 on both sides, and no connection: its
-/// messages may be hours apart. `Content-Type` alone does not tell, since every client may send it.
+/// messages may be hours apart. `Content-Type` alone is no evidence, since every client may send it.
 pub(crate) fn shares_connections(
     version: Version,
     exchange: &Exchange,

@@ -5,8 +5,8 @@ use http::header::ACCEPT_ENCODING;
 
 use crate::config::route::Coding;
 
-/// Returns the coding of `offered` that the client prefers, the first of equals; `None` if it prefers none or does not
-/// say so.
+/// Returns the coding of `offered` that the client prefers, the first of equals; `None` if it prefers none, or has no
+/// preference.
 pub(crate) fn negotiate(headers: &HeaderMap, offered: &[Coding]) -> Option<Coding> {
     let mut weights = Weights::default();
     for value in headers.get_all(ACCEPT_ENCODING) {

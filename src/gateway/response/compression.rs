@@ -2,7 +2,7 @@
 //!
 //! Text and data formats of at least a kibibyte are compressed. Never compressed is a response that its origin forbids
 //! to transform, that has a coding or is a part already, or that sets a cookie: the size of a compressed response
-//! tells of secrets in it beside text that an attacker chooses (BREACH, CVE-2013-3587).
+//! reveals secrets in it beside text that an attacker chooses (BREACH, CVE-2013-3587).
 
 use http::header::{
     ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, SET_COOKIE,

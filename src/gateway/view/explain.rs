@@ -54,7 +54,7 @@ pub struct RouteExplainer<'c> {
 pub enum ExplainedDestination<'c> {
     /// A route of the configuration.
     Route(&'c config::Route),
-    /// One of a session's own paths.
+    /// A path of a session's own.
     Session(&'c session::Settings),
     /// The protected-resource metadata (RFC 9728).
     Metadata,

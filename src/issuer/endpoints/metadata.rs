@@ -52,7 +52,7 @@ impl Metadata {
             let named = named.unwrap_or_default().chars().take(MAX_REPORTED_CHARS).collect();
             return Err(BadMetadata::Issuer { named });
         }
-        // What came over http, which is on loopback, may name endpoints there; the issuer is only a name.
+        // Metadata from a loopback address, over http, may name endpoints there; the issuer is only a name.
         let plain_http = source.scheme() == "http";
         let read = |members: &Map<String, Value>, name: &'static str| match members.get(name) {
             None | Some(Value::Null) => Ok(None),

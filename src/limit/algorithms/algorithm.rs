@@ -61,7 +61,7 @@ impl Algorithm {
     ) -> Result<Counter, u64> {
         match self {
             Self::Rate(gcra) | Self::Rolling(gcra) => {
-                // Kept also if refused: the debt is paid at the rate that it is told by.
+                // Kept also if refused: the debt is paid at the rate by which it is reported.
                 *cell = gcra.converted(*cell, now);
                 let overdraft = overdraft && matches!(self, Self::Rate(_));
                 if overdraft {

@@ -59,7 +59,7 @@ impl Calendar {
         Arc::clone(&known)
     }
 
-    /// Returns the window around `now`, searched anew.
+    /// Returns the window around `now`, searched again.
     pub(in crate::limit) fn find_or_even(&self, now: u64) -> Period {
         self.find(now).unwrap_or_else(|| Period::even(now, self.unit))
     }

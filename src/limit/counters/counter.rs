@@ -5,8 +5,9 @@
 pub(in crate::limit) struct Counter {
     /// The moment, in nanoseconds of the limit's own time, from which the counter equals the default.
     pub(in crate::limit) until: u64,
-    /// A window: the used amount, and the windows that its debt lasts beyond this one. A rate: the interval, in nanoseconds, at which `until` was charged, so that another
-    /// rate can tell how many requests that were; 0 is the rate's own. In flight: the number of requests.
+    /// A window: the used amount, and the windows that its debt lasts beyond this one. A rate: the interval, in
+    /// nanoseconds, at which `until` was charged, so that another rate can compute how many requests that were; 0 is
+    /// the rate's own. In flight: the number of requests.
     pub(in crate::limit) used: u64,
 }
 

@@ -288,7 +288,7 @@ impl CounterTable {
     }
 
     /// Removes the least used counters of these shards, a sixteenth of them or one, so that a flood searches for room
-    /// once in many requests; returns their number. Those that are used up stay.
+    /// once in many requests; returns their number. Counters that are used up stay.
     fn evict(&self, shards: &mut [&mut ShardState], now: u64) -> usize {
         if !self.kind.is_evictable() {
             return 0;
@@ -353,7 +353,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Few enough that sweeping a shard holds its lock for microseconds.
 const KEYS_PER_SHARD: usize = 1_024;
 const MIN_SHARDS: usize = 8;
-/// The requests that are spared a search for room after one in vain, at least.
+/// The minimum number of requests that skip the search for room after an unsuccessful one.
 const MIN_SKIPPED_SWEEPS: usize = 16;
 
 #[cfg(test)]

@@ -87,8 +87,8 @@ impl LimitCounters {
         }
     }
 
-    /// Removes every counter that has recovered, that is, equals a new one, and forgets the consumers without one. Those of a
-    /// limit that several gateways share have leases: `has_lease`.
+    /// Removes every counter that has recovered, that is, equals a new one, and forgets the consumers without one.
+    /// Counters of a limit that several gateways share have leases: `has_lease`.
     pub(in crate::limit) fn sweep(&self, has_lease: Option<impl Fn(u64) -> bool>, moment: Now) {
         let now = self.time(moment);
         self.cells.sweep(now);

@@ -1,4 +1,4 @@
-//! A limit that has admitted a request whose cost is told later.
+//! A limit that has admitted a request whose cost is known later.
 
 use std::sync::Arc;
 

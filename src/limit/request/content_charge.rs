@@ -162,7 +162,7 @@ impl Growth {
         let request = SharedRequest { limiter, shared, plan, place, cost };
         shared.with(request.slot(&self.tickets, charged.slot), now, |lease, slot| {
             let course = match limiter.rule(plan) {
-                // A rate takes the rest of a body as debt, which the store is told.
+                // A rate takes the rest of the content as debt, which is reported to the store.
                 Algorithm::Rate(_) => SharedCourse::Charge,
                 // Within a unit that is paid for.
                 _ if cost == 0 => SharedCourse::Charge,

@@ -294,6 +294,6 @@ impl<'a, 's> Evaluation<'a, 's> {
 enum Charged<'l> {
     /// The process's own, after the request.
     Own(Slot, Counter),
-    /// One that several gateways share.
+    /// A limit that several gateways share.
     Shared(LeaseSlot, &'l Lease),
 }

@@ -40,7 +40,7 @@ impl Limited {
     }
 }
 
-/// Returns the refusal of a limit with this balance, which is computed if clients are told.
+/// Returns the refusal of a limit with this balance, which is computed if responses report it.
 pub(in crate::limit) fn refuse(
     limiter: &Limiter,
     place: usize,

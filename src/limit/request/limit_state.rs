@@ -20,7 +20,7 @@ pub struct LimitState {
     pub(in crate::limit) in_flight: Vec<InFlightPermit>,
     pub(in crate::limit) shared_in_flight: Vec<SharedPermit>,
     pub(in crate::limit) metered: Vec<ChargedLimit>,
-    /// The limits whose cost the response tells.
+    /// The limits whose cost comes from the response.
     pub(in crate::limit) unsettled: Vec<ChargedLimit>,
     /// The first limit that would have refused the request, were it no dry run; by its index.
     pub(in crate::limit) dry_run: Option<u16>,
@@ -43,22 +43,22 @@ impl LimitState {
         }
     }
 
-    /// Charges the costs that the response's head tells.
+    /// Charges the costs from the response's head.
     pub fn settle_by_head(&mut self, headers: &HeaderMap, moment: Now) {
         self.settle(moment, |cost| cost.in_head(headers));
     }
 
-    /// Charges the costs that the response's content tells.
+    /// Charges the costs from the response's content.
     pub fn settle_by_content(&mut self, content: &[u8], moment: Now) {
         self.settle(moment, |cost| cost.in_content(content));
     }
 
-    /// Whether a limit waits for the response to tell the cost.
+    /// Whether a limit waits for a cost from the response.
     pub fn has_unsettled(&self) -> bool {
         !self.unsettled.is_empty()
     }
 
-    /// Returns the maximum bytes of JSON content that tell a cost; `None` if none does.
+    /// Returns the maximum bytes of JSON content that are searched for a cost; `None` if none does.
     pub fn max_content_of_costs(&self) -> Option<usize> {
         let costs =
             self.unsettled.iter().filter_map(|one| one.limiter.settings().response_cost.as_ref());

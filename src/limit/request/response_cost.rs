@@ -1,11 +1,11 @@
-//! Costs that only the response tells, such as the tokens of a language model.
+//! Costs that come from the response, such as the tokens of a language model.
 
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::json_pointer;
 
-/// The place in a response that tells the cost of its request.
+/// The place of the cost in a response.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResponseCost {
     /// A header field. A decimal number is rounded up.
@@ -20,7 +20,7 @@ pub enum ResponseCost {
 }
 
 impl ResponseCost {
-    /// Returns the cost that a head tells, if this is a header field that it has exactly once.
+    /// Returns the cost in a head, if this is a header field that it has exactly once.
     pub(in crate::limit) fn in_head(&self, headers: &HeaderMap) -> Option<u64> {
         let Self::Header(name) = self else { return None };
         let mut values = headers.get_all(name).iter();
@@ -28,7 +28,7 @@ impl ResponseCost {
         if values.next().is_some() { None } else { parse(value.trim()) }
     }
 
-    /// Returns the cost that JSON content tells: a number, or text of one.
+    /// Returns the cost in JSON content: a number, or text of one.
     pub(in crate::limit) fn in_content(&self, content: &[u8]) -> Option<u64> {
         let Self::Json { pointer, .. } = self else { return None };
         match json_pointer::find(content, pointer)? {

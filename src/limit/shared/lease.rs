@@ -69,7 +69,7 @@ pub(in crate::limit) struct Lease {
     heard: u64,
     /// Whether the store takes the lease back unless it is renewed.
     expires: bool,
-    /// The last message before the store may have lost what it was told, until it has responded to a later one.
+    /// The last message before the store may have lost earlier ones, until it has responded to a later one.
     untold: Option<u64>,
     /// Whether a message without a waiting request is due or under way.
     pub(super) renewing: bool,
@@ -116,7 +116,7 @@ impl Lease {
         Self { key: Some(Arc::clone(key)), ..Self::new(nonce) }
     }
 
-    /// Returns the number that tells this record from an earlier one of the same counter.
+    /// Returns the number that distinguishes this record from an earlier one of the same counter.
     pub(in crate::limit) fn nonce(&self) -> u32 {
         self.nonce
     }
@@ -136,8 +136,8 @@ impl Lease {
         Arc::clone(self.key.get_or_insert_with(key))
     }
 
-    /// Has what is charged next told to the store as use of the counter `key`, also if the lease is new: that of the request
-    /// may be gone.
+    /// Has the next charge reported to the store as use of the counter `key`, also if the lease is new: that of the
+    /// request may be gone.
     pub(in crate::limit) fn identify(&mut self, key: &Arc<str>, shape: Shape) {
         self.name(|| Arc::clone(key));
         self.shape = Some(shape);
@@ -165,7 +165,7 @@ impl Lease {
             && self.refused_until <= now
             && match self.shape {
                 Some(Shape::Window { .. }) => self.until <= now,
-                // Debts that the store does not know, and leases, are told first.
+                // Debts that the store does not know, and leases, are reported first.
                 _ => self.until.max(self.own_until) <= now && self.granted == self.used,
             }
     }
@@ -385,7 +385,7 @@ impl Lease {
         self.target = target.clamp(FIRST_LEASE.min(most), most);
     }
 
-    /// Records that the store may have lost what it was told.
+    /// Records that the store may have lost earlier messages.
     pub(super) fn lost(&mut self) {
         self.untold = Some(self.seq);
         self.renewing = false;
@@ -448,7 +448,7 @@ impl Lease {
         shape: impl FnOnce() -> Shape,
         now: u64,
     ) -> (u64, u64) {
-        // What was used beyond the grants is not in the store's numbers yet.
+        // Use beyond the grants is not in the store's numbers yet.
         let own = |left: u64| left.saturating_add(self.granted).saturating_sub(self.used);
         match self.shape.filter(|shape| shape.capacity() == limit).unwrap_or_else(shape) {
             Shape::Window { limit, end, next, .. } => {

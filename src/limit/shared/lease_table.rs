@@ -100,8 +100,8 @@ impl LeaseTable {
         }
     }
 
-    /// Passes every lease to `visit`, one shard after the other, and removes those for which it returns false; the overflow
-    /// begins anew then.
+    /// Passes every lease to `visit`, one shard after the other, and removes those for which it returns false; the
+    /// overflow is then reset.
     pub(super) fn retain(&self, mut visit: impl FnMut(LeaseSlot, &mut Lease) -> bool) {
         for shard in &self.shards {
             let mut shard = shard.lock().ignore_poison();

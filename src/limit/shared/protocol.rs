@@ -73,7 +73,7 @@ pub(super) struct MessagePurpose {
     pub(super) lower: bool,
     /// The gateway forgets the counter: its field is removed.
     pub(super) close: bool,
-    /// The counter begins anew, for all gateways.
+    /// The counter is reset, for all gateways.
     pub(super) reset: bool,
 }
 

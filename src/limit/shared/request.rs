@@ -123,7 +123,7 @@ impl SharedRequest<'_> {
             ticket.take(lease);
         }
         if let SharedCourse::Alone(own_until) = course {
-            // The store is told afterwards, also of a counter that it was never asked about.
+            // The use is reported to the store afterwards, also of a counter that it was never asked about.
             lease.name(key);
             lease.charge_alone(now, self.cost, own_until);
         } else {

@@ -91,7 +91,7 @@ impl SharedLimit {
         now: u64,
         change: impl FnOnce(&mut Lease, LeaseSlot) -> R,
     ) -> R {
-        // The store keeps the count of a lease that makes room, if it can be told.
+        // The store keeps the count of a lease that makes room, if it can be reached.
         let evict = self.state.is_usable().then_some(|key, lease| self.close(key, lease, now));
         self.leases.with(slot, evict, change)
     }
@@ -122,7 +122,7 @@ impl SharedLimit {
         Some(((self.id, slot), message))
     }
 
-    /// Has the store told about a lease, unless it is being told.
+    /// Has a message about a lease sent to the store, unless one is being sent.
     fn tell_once(&self, lease: &mut Lease, slot: LeaseSlot, reason: MessageReason) {
         if !lease.renewing && self.state.is_usable() {
             lease.renewing = true;
@@ -220,7 +220,7 @@ impl SharedLimit {
         lease.message(&key, shape, purpose, gateways, exact)
     }
 
-    /// Returns the message that begins the counter at `slot` anew; `None` for one that neither has a lease nor is named.
+    /// Returns the message that resets the counter at `slot`; `None` for one that neither has a lease nor is named.
     pub(super) fn reset(
         &self,
         slot: LeaseSlot,
@@ -280,7 +280,7 @@ impl SharedLimit {
 
     /// Gives back what a request was charged in that `generation` of its counter, if that still counts.
     pub(in crate::limit) fn refund(&self, slot: LeaseSlot, cost: u64, generation: u64) {
-        // Without a lease the use was told to the store, and its window is over or idle.
+        // Without a lease the use was reported to the store, and its window is over or idle.
         let _ = self.leases.existing(slot, |lease| {
             if lease.counts_in(generation) {
                 lease.refund(cost);

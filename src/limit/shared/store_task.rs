@@ -1,5 +1,5 @@
-//! The task that talks to the store: it asks for requests, renews leases ahead, returns what is not used, and tells the
-//! store again what it may have lost.
+//! The task that talks to the store: it asks for requests, renews leases ahead, returns what is not used, and repeats
+//! messages that the store may have lost.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -156,7 +156,7 @@ struct Core {
     probe_key: Arc<str>,
 }
 
-/// Serves the store until no configuration uses it, and all that its limits have admitted is told.
+/// Serves the store until no configuration uses it, and all that its limits have admitted is reported.
 async fn run(mut store: Arc<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let core = Arc::clone(&store.core);
     let mut reconnections = core.backend.reconnections();
@@ -316,7 +316,7 @@ impl Core {
         self.tell(messages);
     }
 
-    /// Asks about a counter that no limit has, which tells the time, and whether the store decides as it does for limits,
+    /// Asks about a counter that no limit has, to learn the time, and whether the store decides as it does for limits,
     /// for it may refuse a command that an empty call does not need; then sends the messages that are due.
     fn probe(self: &Arc<Self>) {
         let core = Arc::clone(self);

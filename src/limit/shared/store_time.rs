@@ -33,7 +33,7 @@ impl StoreTime {
     pub(super) fn learn(&self, now: u64, moment: Now) {
         let heard = now.cast_signed().saturating_sub(uptime(moment));
         let known = self.offset.load(Relaxed);
-        // A response that travelled longer tells an earlier time: the latest is right, unless the store's clock stepped.
+        // A response that travelled longer has an earlier time: the latest is right, unless the store's clock stepped.
         if known == UNKNOWN || heard > known || heard < known - MAX_DELAY_MICROS {
             self.offset.store(heard, Relaxed);
         }

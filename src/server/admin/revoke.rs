@@ -132,7 +132,7 @@ impl RevokeRequest {
             if *field == RevocationField::Token {
                 let inner = snapshot.open_token(value);
                 let tokens = || [&**value].into_iter().chain(inner.iter().map(|it| &**it.expose()));
-                // Encrypted anew, or bare, the token inside is the same.
+                // Encrypted again, or bare, the token inside is the same.
                 targets = tokens().flat_map(RevocationTarget::token).collect();
                 until = until.or_else(|| tokens().find_map(unverified_expiry));
                 // A token is one token, whichever issuer's it is.

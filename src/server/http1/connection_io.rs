@@ -300,7 +300,7 @@ impl<S: Socket> ConnectionIo<S> {
 pub(super) struct Incoming<S> {
     /// The connection; weak, so that a slow reader does not keep it from being closed.
     io: Weak<RefCell<ConnectionIo<S>>>,
-    /// The number of the request, to tell its content from the next one's.
+    /// The number of the request, which distinguishes its content from the next one's.
     request: u64,
 }
 

@@ -64,8 +64,8 @@ pub(super) enum ParseError {
 #[derive(Debug)]
 pub(super) struct RefusedHead {
     pub(super) error: ParseError,
-    /// The fields that can be read all the same, as far as the head has arrived: they tell in which format the client
-    /// reads the response.
+    /// The fields that can be read all the same, as far as the head has arrived: they decide the format in which the
+    /// client reads the response.
     pub(super) fields: HeaderMap,
     /// The bytes of its cookies, as far as the head has arrived.
     pub(super) cookie_bytes: usize,
@@ -146,7 +146,7 @@ impl HeadParser {
         }
     }
 
-    /// Whether a head that was incomplete before still is: a head that arrives byte by byte is not parsed anew for
+    /// Whether a head that was incomplete before still is: a head that arrives byte by byte is not parsed again for
     /// each of them.
     fn is_unfinished(&mut self, read: &[u8]) -> bool {
         if self.scanned == 0 {

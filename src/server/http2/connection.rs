@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
                     }
                     this.state = State::Serving(connection);
                 }
-                // An error of the connection was counted when the client was told.
+                // An error of the connection was counted when it was sent to the client.
                 State::Serving(connection) => {
                     let accepted = connection.poll_accept(cx);
                     this.service.contents.gather_if_due();

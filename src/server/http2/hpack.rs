@@ -254,7 +254,7 @@ impl HeaderBlocks {
             field.unusual |= is_target && bytes.iter().any(|byte| is_unusual(*byte));
             bytes.len()
         };
-        // Nor does a `Uri` hold one that is too long.
+        // A `Uri` does not hold a path that is too long, either.
         field.unusual |= is_target && length > MAX_TARGET_BYTES;
         if is_target && self.whole && field.unusual {
             // h2 refuses a string that cannot be decoded.
@@ -338,7 +338,7 @@ impl Field {
     }
 }
 
-/// Whether a byte of a path is none that every `Uri` holds.
+/// Whether a `Uri` may refuse this byte of a path.
 const fn is_unusual(byte: u8) -> bool {
     matches!(byte, 0..=b' ' | b'"' | b'#' | b'<' | b'>' | b'`' | 0x7f..)
 }

@@ -6,9 +6,9 @@
 //! stays that of the client, and appends the path as a field. The name of the field is drawn at random when the process
 //! starts, and never leaves the process: a client cannot send the field. `request_target` puts the path back.
 //!
-//! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and the
-//! frames of a block in several until the last, up to 160 KiB; a block with an unusual path is written anew. In a longer
-//! block an unusual path ends the stream.
+//! Bytes pass in the buffer of the reader. Only the beginning of a frame that has not arrived as a whole is held, and
+//! the frames of a block in several until the last, up to 160 KiB; a block with an unusual path is rewritten. In a
+//! longer block an unusual path ends the stream.
 
 use core::mem::take;
 use core::pin::Pin;
@@ -503,7 +503,7 @@ const PRIORITY_BYTES: usize = 5;
 const NEVER_INDEXED: u8 = 0x10;
 /// Bytes of the frames of a header block that are held.
 const MAX_BLOCK_BYTES: usize = 160 * 1024;
-/// Bytes for h2 beyond which no further frame is written anew.
+/// Bytes for h2 beyond which no further frame is rewritten.
 const MAX_WRITTEN_BYTES: usize = 64 * 1024;
 /// Bytes that the header list of a request grows by: the placeholder, and the appended field without its value.
 pub(crate) const MAX_ADDED_BYTES: usize = MAX_TABLE_SIZE + 128;

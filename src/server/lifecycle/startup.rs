@@ -25,7 +25,7 @@ use crate::server::{ListenError, Readiness, Reload, Server, StartError, StatePer
 ///
 /// # Examples
 ///
-/// A program that starts the gateway of a file and waits until it is told to stop:
+/// A program that starts the gateway of a file and waits until it is asked to stop:
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,8 +1,8 @@
 //! Persistence of limit counters: swept periodically, and saved for the next start.
 //!
 //! The counters of quotas are written twice a second if one has changed, and once more after the last request; a crash
-//! loses at most the last second. Of two processes during a handover one writes, since neither knows what the other counts:
-//! the old one until a successor serves that it has started itself, or else until it ends.
+//! loses at most the last second. During a handover one of the two processes writes, since neither knows what the other
+//! counts: the old one until a successor serves that it has started itself, or else until it ends.
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;

@@ -173,7 +173,7 @@ impl Cookie {
 /// One cookie as a request presents it.
 ///
 /// A name may come several times: with an earlier `Domain` or `Path` of the configuration, or from a sibling host. The
-/// request does not tell which is which, so the value that opens counts; the callers try all.
+/// request does not distinguish them, so the value that can be opened counts; the callers try all.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CookieValues<'a> {
     /// The first value of each part.

@@ -1,10 +1,8 @@
 //! `Set-Cookie` fields, decided when the response is sent.
 //!
-//! A slow upstream may take minutes to respond. Meanwhile other requests of the
-//! same browser refresh again, log out, log in anew. Cookies decided when the
-//! request arrived would restore refresh tokens that were redeemed since, which
-//! an issuer takes for stolen, or replace the next session by one that has
-//! ended.
+//! A slow upstream may take minutes to respond. Meanwhile other requests of the same browser refresh again, log out,
+//! log in again. Cookies decided when the request arrived would restore refresh tokens that were redeemed since, which
+//! an issuer takes for stolen, or replace the next session by one that has ended.
 
 use core::fmt;
 use core::time::Duration;

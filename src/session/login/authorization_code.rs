@@ -1,10 +1,9 @@
 //! Login at the issuer (`flow: code`): redirect to the issuer and callback.
 //!
-//! Authorization code with PKCE (RFC 7636), `state`, `nonce` and `iss`
-//! (RFC 9207), pushed if the issuer supports that (RFC 9126). A callback must
-//! belong to a login begun in the same browser. One that does not leads to an
-//! error page only as a last resort: a user with a session continues, any
-//! other user is redirected to the issuer again, at most twice.
+//! Authorization code with PKCE (RFC 7636), `state`, `nonce` and `iss` (RFC 9207), pushed if the issuer supports that
+//! (RFC 9126). A callback must belong to a login begun in the same browser. A callback that does not leads to an error
+//! page only as a last resort: a user with a session continues, any other user is redirected to the issuer again, at
+//! most twice.
 
 use core::time::Duration;
 use std::borrow::Cow;
@@ -45,7 +44,7 @@ impl Sessions {
             (has_session, refreshed) = (true, cookies);
             let since = loaded.state.since;
             if !step_up.as_ref().is_some_and(|level| level.was_met_in_vain(&principal, since)) {
-                // The last login was not in vain: its user, or another route, wants another one.
+                // The last login has led to a session: its user, or another route, wants another one.
                 rounds = 0;
             }
         }
@@ -99,8 +98,8 @@ impl Sessions {
                     return with_cookies(response, self.logins.clear_finished(&pending));
                 }
                 self.metrics.login(LoginResult::Rejected);
-                // A code that may have expired while the user was away, or that another instance has redeemed. Any other is
-                // refused again: its user, and the log, are told at once.
+                // A code that may have expired while the user was away, or that another instance has redeemed. Any
+                // other is refused again: the user gets an error page, and the log a line, at once.
                 let may_be_used = self.refresher.sharing.is_some();
                 let may_be_late = now.since(login.began()) >= FRESH_CODE;
                 login.intent.restarts == 0 && (may_be_used || may_be_late)
@@ -352,7 +351,7 @@ impl Sessions {
         );
         let response =
             self.login_failed(LoginResult::Error, problem, target.map(ReturnTarget::as_str));
-        // The link on the page begins anew.
+        // The link on the page begins a new login.
         let forget = self.logins.forget_completed(&request.headers);
         with_cookies(with_cookies(response, self.clear(presented.held())), forget)
     }

@@ -22,7 +22,7 @@ use crate::token::{Audience, TokenError};
 /// The user as a login has verified them, besides the access token.
 #[derive(Debug, Default)]
 pub(crate) struct Person {
-    /// Whether the ID token was verified, or userinfo has told who the user is.
+    /// Whether the ID token was verified, or userinfo has identified the user.
     pub(crate) is_verified: bool,
     /// The claims of the userinfo endpoint, a JSON object.
     pub(crate) userinfo: Option<String>,
@@ -135,7 +135,7 @@ impl Sessions {
             UserinfoResponse::Claims(claims) => claims,
             UserinfoResponse::Signed(response) => self.signed_userinfo(response).await?,
         };
-        // Userinfo tells of a person, not of this login: only a token can prove how and when that was.
+        // Userinfo describes a person, not this login: only a token can prove how and when that was.
         for claim in ABOUT_THE_LOGIN {
             claims.remove(claim);
         }

@@ -29,7 +29,7 @@ pub(crate) struct SessionHosts {
 /// The host that a request names.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum NamedHost<'a> {
-    /// That of `public_url`.
+    /// The host of `public_url`.
     Public,
     /// Another one of `cookie.domain`, with its port.
     Sibling(&'a str),
@@ -47,8 +47,8 @@ impl SessionHosts {
         }
     }
 
-    /// Returns the URL of the page at `path`, as [`as_written`], of the host that `request` names; `None` if that host is
-    /// none of the session's, and a login does not end at another.
+    /// Returns the URL of the page at `path`, as [`as_written`], of the host that `request` names; `None` if that host
+    /// is not one of the session's, and a login does not end at another.
     pub(crate) fn url(&self, request: &Parts, path: &str) -> Option<String> {
         match self.named_by(request) {
             NamedHost::Sibling(host) => {

@@ -77,7 +77,7 @@ impl Sessions {
                 "Could not store a form until its user has logged in: it is too long, incomplete, or for a host outside the session; its user has to submit it again."
             );
         }
-        // Where the form came from, should it be gone when the login is done.
+        // The page that posted the form, in case the form has expired when the login is done.
         let page = own_referer(head);
         self.step_up_url(head, page.as_deref(), &step_up).map(LoginRedirect::Location)
     }
@@ -254,7 +254,7 @@ fn own_referer(head: &Parts) -> Option<String> {
     })
 }
 
-/// The fields that tell what a form holds, and which page has posted it: an upstream, and the protection against
+/// The fields that describe a form's content, and the page that has posted it: an upstream, and the protection against
 /// cross-site requests, judge the form by its own page, not by the redirect that brings its user back.
 const OF_THE_FORM: [HeaderName; 4] = [CONTENT_TYPE, ORIGIN, REFERER, SEC_FETCH_SITE];
 /// The parameter of a login's URL with the sealed demands.

@@ -58,7 +58,7 @@ enum Tenant {
     All,
     /// The one with this `iss`.
     Named(Arc<str>),
-    /// Any, for sessions without an ID token that would tell theirs: they end with each.
+    /// Any, for sessions without an ID token that would name theirs: they end with each.
     Unknown,
 }
 

@@ -1,8 +1,8 @@
-//! Pending revocations: what an issuer has yet to be told, kept over the end of the process.
+//! Pending revocations: revocations that are yet to be sent to an issuer, stored beyond the end of the process.
 //!
-//! An entry is sealed under the session's key ring, so that what holds it cannot use it, and
-//! is removed when the issuer was told. The journal in `server.state_dir` holds it; without
-//! that directory a hash in Redis does, where another instance takes over the entries of one that is gone.
+//! An entry is sealed under the session's key ring, so that its storage cannot use it, and is removed when the
+//! revocation was sent. The journal in `server.state_dir` holds it; without that directory a hash in Redis does, where
+//! another instance takes over the entries of one that is gone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -85,7 +85,7 @@ impl PendingRevocations {
     pub(crate) async fn remove(&self, entry: PendingEntry) {
         match (entry, &self.shared) {
             (PendingEntry::Disk(record), _) => self.journal.remove(&record, self.clock.now()),
-            // If that fails, the issuer is told once more (RFC 7009 §2.2: with the same result).
+            // If that fails, the revocation is sent once more (RFC 7009 §2.2: with the same result).
             (PendingEntry::Redis(field), Some(shared)) => {
                 let _ = shared.remove(&field).await;
             }
@@ -93,8 +93,8 @@ impl PendingRevocations {
         }
     }
 
-    /// Gives back an entry that cannot be done now: [`PendingRevocations::take`] returns it again. Those in Redis stay
-    /// with this instance while it runs.
+    /// Gives back an entry that cannot be done now: [`PendingRevocations::take`] returns it again. Entries in Redis
+    /// stay with this instance while it runs.
     pub(crate) fn give_back(&self, entry: &PendingEntry) {
         if let PendingEntry::Disk(record) = entry {
             self.journal.give_back(record);
@@ -226,7 +226,7 @@ impl RevocationJournal {
     fn remove(&self, record: &Record, now: Timestamp) {
         let was_open = self.0.open.lock().ignore_poison().remove(record).is_some();
         if let Some(journal) = self.0.journal.get().filter(|_| was_open) {
-            // If that is lost, the next process tells the issuer once more.
+            // If that is lost, the next process sends the revocation once more.
             let _ = journal.append(record.withdrawal(now));
         }
     }

@@ -106,7 +106,7 @@ impl Sessions {
             return Err(LogoutError::NotSaved);
         }
         let mut cookies = self.clear(presented.held());
-        // A login that follows is no sign that the one before was in vain.
+        // A login that follows is no sign that the one before failed.
         cookies.extend(self.logins.forget_completed(&head.headers));
         Ok(LoggedOut { next, cookies })
     }

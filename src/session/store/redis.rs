@@ -570,7 +570,7 @@ const MAX_PENDING_WRITES: usize = 10_000;
 const LOCK_TTL_MARGIN: Duration = Duration::from_secs(5);
 
 /// The time for which a redeemed token is remembered: a response may take that long, and a stolen token can be
-/// told from one that has expired.
+/// distinguished from one that has expired.
 pub(crate) const RESULT_RETENTION: Duration = Duration::from_secs(600);
 /// The approximate length of the stream of refreshes.
 const MAX_REFRESH_EVENTS: &[u8] = b"10000";

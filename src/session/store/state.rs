@@ -40,14 +40,14 @@ pub(crate) struct SessionState {
     pub(crate) id_token: Option<Secret<String>>,
     /// The granted scopes, if the issuer reported them.
     pub(crate) scope: Option<String>,
-    /// Whether the ID token of the login tells who the user is, and the access token is opaque to the gateway.
+    /// Whether the ID token of the login identifies the user, and the access token is opaque to the gateway.
     pub(crate) is_opaque: bool,
     /// Whether the last refresh has brought an ID token whose key could not be fetched: the session has the one before.
     pub(crate) is_id_token_owed: bool,
-    /// Claims besides those of the ID token, a JSON object: those that the userinfo endpoint had at the login, and what
-    /// earlier ID tokens have told about the login.
+    /// Claims besides those of the ID token, a JSON object: those that the userinfo endpoint had at the login, and the
+    /// claims of earlier ID tokens about the login.
     pub(crate) userinfo: Option<String>,
-    /// The subject of the access token, if only the issuer can tell it.
+    /// The subject of the access token, if only the issuer knows it.
     pub(crate) subject: Option<String>,
 }
 
@@ -174,8 +174,8 @@ impl SessionState {
 
     /// Returns until when this session, the result of redeeming the refresh token of `before`, is its only result.
     ///
-    /// A rotated refresh token has no other. One that was not rotated may be redeemed again, and
-    /// must be as soon as the tokens it has produced are due.
+    /// A rotated refresh token has no other. A refresh token that was not rotated may be redeemed again, and must be as
+    /// soon as the tokens it has produced are due.
     pub(crate) fn valid_until(&self, before: &Self) -> Timestamp {
         if self.is_rotated(before) {
             return Timestamp::MAX;

@@ -122,8 +122,8 @@ impl SessionStorage {
         }
     }
 
-    /// Loads the session of a request; `None` if it presents none that opens. Of several, such as that of an earlier
-    /// `Domain`, that of the latest login counts.
+    /// Loads the session of a request; `None` if it presents none that opens. If there are several, such as one of an
+    /// earlier `Domain`, the one of the latest login counts.
     ///
     /// # Errors
     ///
@@ -543,7 +543,8 @@ impl fmt::Debug for OpenedCookies {
     }
 }
 
-/// Hashes both ends of a long text; texts that differ in the middle alone have one hash, and are told apart by comparison.
+/// Hashes both ends of a long text; texts that differ in the middle alone have one hash, and are distinguished by
+/// comparison.
 ///
 /// A sealed text begins with a random nonce and ends with an authentication
 /// tag, and only texts that open are cached: clients cannot make two that collide.

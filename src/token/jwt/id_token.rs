@@ -233,7 +233,7 @@ impl RelyingParty {
     }
 }
 
-/// Claims of a signed userinfo response that tell of the response, and not of the user.
+/// Claims of a signed userinfo response that describe the response, and not the user.
 const ABOUT_THE_RESPONSE: [&str; 6] = ["iss", "aud", "exp", "iat", "nbf", "jti"];
 /// Claims that every ID token has ("OpenID Connect Core" §2).
 const ID_TOKEN_CLAIMS: [&str; 5] = ["iss", "sub", "aud", "exp", "iat"];

@@ -221,7 +221,7 @@ impl Inner {
         let principal = self.principal(claims, names, purpose, requested);
         let principal = principal.inspect_err(|error| {
             if *error == TokenError::Malformed {
-                // The server is at fault, and the client is told nothing about it.
+                // The server is at fault, and the client gets no details.
                 tracing::warn!(issuer = %self.issuer.name(), "A claim of an introspection response, such as `exp`, `aud` or `sub`, has another type than RFC 7662 says; the token was not accepted.");
             }
         })?;

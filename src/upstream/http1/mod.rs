@@ -58,7 +58,7 @@ pub(super) struct Connection {
     counted: Counted,
 }
 
-/// Marks a response whose content ends with its connection: a part of it cannot be told from the whole.
+/// Marks a response whose content ends with its connection: a part of it cannot be distinguished from the whole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CloseDelimited;
 
@@ -178,7 +178,7 @@ impl Connection {
             }
             Ok(received) => self.reply(received, sending, early),
             Err(failure) => {
-                // A failed write over TLS does not tell whether the records before the last one have arrived.
+                // A failed write over TLS does not show whether the records before the last one have arrived.
                 let may_have_arrived =
                     self.stream.is_tls() && sending.offered(&self.write) > MAX_TLS_RECORD_BYTES;
                 let sent = sending.progress() > 0 || may_have_arrived;

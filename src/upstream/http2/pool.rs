@@ -1,7 +1,7 @@
 //! The HTTP/2 connections of one worker, by endpoint.
 //!
 //! A stream takes a place on the first connection with room. If there is none, a task opens another connection, for
-//! which all requests that wait are notified: a request that is cancelled cancels no connection that others wait for.
+//! which all waiting requests are notified: a request that is cancelled cancels no connection that others wait for.
 
 use core::cell::{Cell, RefCell};
 use core::time::Duration;
@@ -227,14 +227,15 @@ impl EndpointPool {
 
     /// Records that a request was not processed because the endpoint was ending `connection`.
     ///
-    /// Some servers end each connection after a number of requests (nginx: `keepalive_requests`), whatever arrives behind
-    /// the last one. Further connections receive no more than that for a while, so that a request is not sent in vain
-    /// time and again. One that ends early says nothing, since its server may have restarted: two must end alike.
+    /// Some servers end each connection after a number of requests (nginx: `keepalive_requests`), whatever arrives
+    /// behind the last one. Further connections receive no more than that for a while, so that a request is not refused
+    /// repeatedly. A connection that ends early is no evidence, since its server may have restarted: two must end
+    /// alike.
     pub(super) fn unsent(&self, connection: &Rc<Connection>) {
         let Some(processed) = connection.unsent() else { return };
         let connection = Rc::downgrade(connection);
         let before = self.ended.take().and_then(|last| {
-            // Each of a connection's requests that was not processed tells more exactly how many were.
+            // Each request of a connection that was not processed shows more exactly how many were.
             let is_same = last.connection.ptr_eq(&connection);
             if is_same { last.before } else { Some(last.processed) }
         });

@@ -91,7 +91,7 @@ impl Lease {
         share.min(first_share(limit, gateways).saturating_mul(1 << doublings))
     }
 
-    /// Begins a window if none lasts, so that the store is told what is charged next as use of that window.
+    /// Begins a window if none lasts, so that the next charge is reported to the store as use of that window.
     pub(in crate::limit::shared) fn begin_window(
         &mut self,
         shape: &Shape,
