@@ -22,7 +22,7 @@ impl Position {
         Self { line: line as u32, column: column as u32 }
     }
 
-    /// Returns the position behind a beginning of a file.
+    /// Returns the position after a beginning of a file.
     pub(crate) fn behind(text: &str) -> Self {
         let last = text.rsplit('\n').next().unwrap_or_default();
         Self::new(text.matches('\n').count() + 1, last.chars().count() + 1)

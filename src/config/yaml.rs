@@ -21,7 +21,7 @@ use crate::base::secret::HIDDEN;
 pub(crate) struct Node {
     /// Its first character.
     pub(crate) at: Position,
-    /// The position behind its last character, or behind spaces that follow it; for scalars only.
+    /// The position after its last character, or after spaces that follow it; for scalars only.
     pub(crate) end: Position,
     /// The kind of node.
     pub(crate) kind: Kind,
@@ -75,7 +75,7 @@ pub(crate) enum Style {
 pub(crate) struct Entry {
     pub(crate) key: String,
     pub(crate) key_at: Position,
-    /// The position behind the key's last character.
+    /// The position after the key's last character.
     pub(crate) key_end: Position,
     /// Whether the key's text is used as a secret elsewhere, like [`Scalar::secret`].
     pub(crate) key_secret: bool,
@@ -135,7 +135,7 @@ pub(super) fn twice(node: &Node, faults: &mut Vec<Fault>) {
 /// The maximum nesting of lists and mappings.
 const MAX_DEPTH: usize = 64;
 
-/// The maximum number of values in one file, counting those behind aliases each time.
+/// The maximum number of values in one file, counting those of aliases each time.
 const MAX_NODES: usize = 250_000;
 
 struct Builder {

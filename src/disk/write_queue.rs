@@ -14,7 +14,7 @@ pub(super) struct Progress {
     pub(super) synced: u64,
     /// Writing was attempted up to this record; those that are not synced failed.
     pub(super) failed: u64,
-    /// Some of the records behind the first number and up to the second were dropped, because the queue was full.
+    /// Some of the records after the first number and up to the second were dropped, because the queue was full.
     lost: (u64, u64),
 }
 

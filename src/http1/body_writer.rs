@@ -359,7 +359,7 @@ impl BodyWriter {
     }
 }
 
-/// The size in bytes up to which a piece is copied behind earlier ones.
+/// The size in bytes up to which a piece is copied after earlier ones.
 const MAX_COALESCED_PART_BYTES: usize = 4 * 1024;
 /// The number of bytes of small pieces that are gathered before they are written.
 const MAX_COALESCED_BYTES: usize = 16 * 1024;

@@ -1,10 +1,9 @@
 //! Decodes the chunked transfer coding (RFC 9112 §7.1).
 //!
-//! Strict, because lenient decoders were vulnerable to request smuggling: sizes are hexadecimal
-//! digits and nothing else, at most sixteen of them (an upstream may pad them with blanks, as some
-//! servers do: nothing behind its response can be smuggled); lines end in CR LF;
-//! extensions are dropped and bounded, individually and in total; trailers are bounded
-//! and filtered.
+//! Strict, because lenient decoders were vulnerable to request smuggling: sizes are hexadecimal digits and nothing
+//! else, at most sixteen of them (an upstream may pad them with blanks, as some servers do: nothing after its response
+//! can be smuggled); lines end in CR LF; extensions are dropped and bounded, individually and in total; trailers are
+//! bounded and filtered.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -30,7 +29,7 @@ enum State {
     Size,
     /// This many more bytes of a chunk.
     Data(u64),
-    /// The line end behind a chunk.
+    /// The line end after a chunk.
     DataEnd,
     /// The trailer section.
     Trailers,
@@ -152,8 +151,8 @@ impl Chunked {
         matches!(self.at, State::End)
     }
 
-    /// Parses a chunk size. Text behind a semicolon is an extension, which is ignored, but bounded, since a
-    /// body of tiny chunks could consist of them.
+    /// Parses a chunk size. Text after a semicolon is an extension, which is ignored, but bounded, since a body of tiny
+    /// chunks could consist of them.
     fn size(&mut self, line: &[u8]) -> Result<u64, InvalidChunk> {
         let (size, extension) = size(line, self.padded).ok_or(InvalidChunk)?;
         self.extensions += extension;
@@ -188,7 +187,7 @@ fn size(line: &[u8], padded: bool) -> Option<(u64, u64)> {
     Some((size, extension.len() as u64))
 }
 
-/// Strips the blanks behind a size.
+/// Strips the blanks after a size.
 fn without_blanks(mut digits: &[u8]) -> &[u8] {
     while let [before @ .., b' ' | b'\t'] = digits {
         digits = before;

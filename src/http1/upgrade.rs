@@ -32,7 +32,7 @@ impl OnUpgrade {
 
 /// A connection that was upgraded from HTTP.
 pub struct Upgraded {
-    /// The bytes received behind the request.
+    /// The bytes received after the request.
     early: BytesMut,
     stream: Box<dyn Duplex>,
     abandoned: Option<Abandoned>,

@@ -141,7 +141,7 @@ struct Received {
     gathered: BytesMut,
     /// Whether all DATA frames were taken.
     data_ended: bool,
-    /// The error behind the data that was gathered.
+    /// The error after the data that was gathered.
     failed: Option<h2::Error>,
     /// Bytes that are still to be read, if the peer has said how many.
     length: Option<u64>,

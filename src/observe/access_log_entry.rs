@@ -171,7 +171,7 @@ impl Redact {
     /// to.
     pub(super) fn query(&self, query: &str) -> String {
         let mut redacted = String::with_capacity(query.len());
-        // Some upstreams take `;` for a separator too, and so may an attacker who hides a token behind one.
+        // Some upstreams take `;` for a separator too, and so may an attacker who hides a token after one.
         for parameter in query.split_inclusive(['&', ';']) {
             let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
             match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {

@@ -146,7 +146,7 @@ pub fn self_signed() -> Result<Identity, TlsError> {
 #[derive(Debug)]
 struct CertificateResolver {
     exact: HashMap<String, Candidates>,
-    /// By the part behind `*`, including the dot.
+    /// By the part after `*`, including the dot.
     wildcard: HashMap<String, Candidates>,
     /// For clients that name no host, or an unknown one: the first certificate, and those of the same names.
     first: Candidates,

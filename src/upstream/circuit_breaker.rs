@@ -70,7 +70,7 @@ impl CircuitBreaker {
         began: Duration,
         now: Duration,
     ) -> bool {
-        // An attempt from before the last closing says nothing about the time after it.
+        // An attempt from before the last closing is no evidence about the time after it.
         if self.state() != CircuitState::Closed || nanos(began) < self.closed_at.load(Relaxed) {
             return false;
         }

@@ -62,8 +62,8 @@ pub(super) async fn connect(
     tokio::time::timeout(limit, opening).await.unwrap_or_else(|_| Err(ConnectError::timeout(limit)))
 }
 
-/// Opens a connection to the first of `endpoints` where `open` succeeds. Each gets [`CONNECTION_ATTEMPT_DELAY`] before
-/// the next one is tried besides, or the next one is tried at once after a failure (RFC 8305 §5). `lost` is called for
+/// Opens a connection to the first of `endpoints` where `open` succeeds. Each has [`CONNECTION_ATTEMPT_DELAY`] before
+/// the next one is tried in parallel; after a failure the next one is tried at once (RFC 8305 §5). `lost` is called for
 /// each that has failed, with its error, and for those that were slower than the one returned.
 pub(super) async fn race<T, F>(
     mut endpoints: impl Iterator<Item = (Arc<Endpoint>, EndpointPermit)>,
@@ -190,7 +190,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The time that an address gets before the next one is tried besides (RFC 8305 §8: 250 ms).
+/// The time that an address has before the next one is tried in parallel (RFC 8305 §8: 250 ms).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Enables TCP keep-alive, because a peer that has lost power closes no connection, and a

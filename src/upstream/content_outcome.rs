@@ -1,5 +1,5 @@
-//! The content of a response in HTTP/2, whose end is an outcome of its request: it may break off, and the status of a
-//! gRPC call comes behind it.
+//! Records the end of HTTP/2 response content as an outcome of its request: the content may break off, and the status
+//! of a gRPC call arrives in its trailers.
 
 use core::task::Poll;
 use core::time::Duration;

@@ -105,7 +105,8 @@ impl Endpoint {
             }
             _ => url,
         };
-        // So are the hosts of SRV records, whose certificates are for the domain of the records (RFC 6125 §6.2.1).
+        // Hosts of SRV records are distinguished, too: their certificates are for the domain of the records (RFC 6125
+        // §6.2.1).
         let name = match &key.server_name {
             Some(ServerName::DnsName(of)) if key.tls.server_name.is_none() => {
                 let of = of.as_ref();

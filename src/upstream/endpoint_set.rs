@@ -64,8 +64,8 @@ impl EndpointSet {
         }
     }
 
-    /// Returns whether each member receives no requests at the uptime `now` because of its health. One that fails may
-    /// receive some all the same, where too few would be left without it.
+    /// Returns whether each member receives no requests at the uptime `now` because of its health. A failing endpoint
+    /// may receive some all the same, if too few would be left without it.
     pub(super) fn are_out(&self, settings: &Settings, now: Duration) -> Vec<bool> {
         let rules = self.rules(settings, now);
         self.members.iter().enumerate().map(|(index, member)| !rules.admit(index, member)).collect()

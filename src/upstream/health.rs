@@ -21,7 +21,7 @@ pub(super) struct Health {
     contrary: AtomicU32,
     /// Consecutive failed requests.
     failures: AtomicU32,
-    /// Consecutive responses whose content failed behind a good head.
+    /// Consecutive responses whose content failed after a successful head.
     broken: AtomicU32,
     /// Uptime in nanoseconds of the last of those that counted.
     broken_at: AtomicU64,
@@ -50,14 +50,14 @@ pub(super) enum Outcome {
     Failed,
     /// No response, since the connection was lost.
     Lost,
-    /// The end of the content behind a good head.
+    /// The end of the content after a successful head.
     Completed,
-    /// Content that broke off, or a call whose status came behind its content and is a failure.
+    /// Content that broke off, or a call whose status, in the trailers, is a failure.
     BrokeOff,
 }
 
 impl Outcome {
-    /// Returns the outcome of the content behind a good head.
+    /// Returns the outcome of the content after a successful head.
     pub(super) const fn of_content(well: bool) -> Self {
         if well { Self::Completed } else { Self::BrokeOff }
     }

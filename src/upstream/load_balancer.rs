@@ -57,7 +57,7 @@ impl Choice<'_> {
         }
     }
 
-    /// Returns the next endpoint of the round; in a slow start an endpoint passes a part of its turns on.
+    /// Returns the next endpoint of the round; in a slow start an endpoint passes on a part of its turns.
     fn round_robin(
         &self,
         count: usize,
@@ -67,7 +67,8 @@ impl Choice<'_> {
         let random = scatter(self.turn as u64);
         let chance = random % 100;
         let takes = |index: usize| eligible(index).filter(|it| chance < u64::from(it.share));
-        // A turn that is passed on goes to any of the others: the next one of the round would have all of them.
+        // A turn that is passed on goes to a random other endpoint: else the next one of the round would receive all of
+        // them.
         let draw = |accepts: &dyn Fn(usize) -> Option<Candidate>| {
             let others = || (0..count).filter_map(|i| Some((i, accepts(i)?)));
             let weight = |candidate: &Candidate| u64::from(candidate.weight.max(1));
@@ -133,8 +134,8 @@ fn drawn<I: Iterator<Item = (usize, Candidate)>>(
 }
 
 /// Returns the endpoint of `key` by weighted rendezvous hashing: a change of the endpoints moves only the keys of those
-/// that came or went. An endpoint with more than 125 % of its share of all requests in flight passes on to the next, from
-/// [`MIN_BOUND`] requests on.
+/// that came or went. From [`MIN_BOUND`] requests on, an endpoint with more than 125 % of its share of all requests in
+/// flight is skipped.
 fn consistent(
     count: usize,
     eligible: impl Fn(usize) -> Option<Candidate>,
@@ -209,7 +210,7 @@ const fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// The most of its share of the load that an endpoint takes before its keys move on, in percent.
+/// The percentage of its share of the load above which an endpoint's keys move on.
 const MAX_LOAD_PERCENT: u64 = 125;
 /// The requests in flight up to which an endpoint keeps its keys whatever its share: a page whose parts are loaded at a time is
 /// no overload, and its session may be in the memory of one endpoint.

@@ -233,7 +233,8 @@ impl EndpointSet {
 enum Reason {
     /// A request could not connect.
     Refused,
-    /// A connection broke off under a request: the process behind it may have ended, or the request itself is the cause.
+    /// A connection broke off under a request: the upstream's process may have ended, or the request itself is the
+    /// cause.
     BrokenOff,
     /// The interval has passed.
     Due,

@@ -86,7 +86,7 @@ impl PassiveHealth {
         self.judge_endpoint(endpoint, Outcome::Failed, began, self.clock.uptime());
     }
 
-    /// Records that the content behind a good head ended in `error`, of a request that was sent at `began`.
+    /// Records that the content after a successful head ended in `error`, of a request that was sent at `began`.
     pub(super) fn broke_off(&self, endpoint: &Endpoint, error: &body::Error, began: Duration) {
         let failure = error.downcast_ref::<UpstreamError>();
         if let Some(failure) = failure.filter(|failure| failure.is_endpoint_fault()) {
@@ -95,7 +95,7 @@ impl PassiveHealth {
         }
     }
 
-    /// Records the end of the content behind a good head, of a request that was sent at `began`.
+    /// Records the end of the content after a successful head, of a request that was sent at `began`.
     pub(super) fn completed(&self, endpoint: &Endpoint, began: Duration) {
         self.judge(endpoint, Outcome::Completed, began, self.clock.uptime());
     }

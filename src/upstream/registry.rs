@@ -68,7 +68,7 @@ impl UpstreamRegistry {
     }
 
     /// Returns the circuit of the upstream with these `settings`, created if absent: with other targets it is another
-    /// service, and its circuit is closed.
+    /// upstream, whose circuit is closed.
     pub(super) fn circuit(
         &self,
         settings: &Settings,

@@ -104,7 +104,7 @@ impl NameResolver<'_> {
         let of_family = async |is_ipv6| (is_ipv6, self.family(host, port, is_ipv6).await);
         let (one, other) = (pin!(of_family(false)), pin!(of_family(true)));
         let (first, rest) = select(one, other).await.factor_first();
-        // A name without an address so far needs one soon; what is missing comes with the next refresh (RFC 8305 §3).
+        // A name without an address so far needs one soon; missing addresses come with the next refresh (RFC 8305 §3).
         let is_enough =
             previous.is_empty() && first.1.as_ref().is_ok_and(|found| !found.is_empty());
         let patience = if is_enough { RESOLUTION_DELAY } else { TIMEOUT };

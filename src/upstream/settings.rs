@@ -115,7 +115,7 @@ impl From<Address> for Target {
 pub struct Address {
     /// http or https.
     pub scheme: Scheme,
-    /// The place behind the scheme.
+    /// The authority after the scheme.
     pub location: Location,
 }
 

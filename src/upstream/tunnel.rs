@@ -17,7 +17,7 @@ use crate::http2::UpgradedStream;
 
 /// A connection or stream that was switched to another protocol.
 pub struct Tunnel {
-    /// The bytes received right behind the response.
+    /// The bytes received directly after the response.
     early: Bytes,
     carrier: Carrier,
     /// The place of the connection in the gauges.

@@ -119,8 +119,8 @@ impl TargetRewriter {
         }
     }
 
-    /// Whether each reading of a `new` path is what the template makes of a reading of the `old` one: text of the template behind
-    /// a part with a path parameter, as in `/{id}-public` of `/7;a`, would be cut off with it.
+    /// Whether each reading of a `new` path is what the template makes of a reading of the `old` one: text of the
+    /// template after a part with a path parameter, as in `/{id}-public` of `/7;a`, would be cut off with it.
     fn are_expected<'p>(
         &self,
         mut new: impl Iterator<Item = &'p str>,

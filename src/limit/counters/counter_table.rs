@@ -333,7 +333,7 @@ struct Shard(Mutex<ShardState>);
 #[derive(Debug, Default)]
 struct ShardState {
     cells: PrehashedMap<Counter>,
-    /// The number of further requests for which a full table is not searched for room again.
+    /// The number of further requests that skip the search for room in a full table.
     skipped_sweeps: usize,
 }
 

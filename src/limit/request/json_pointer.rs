@@ -124,7 +124,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     }
 }
 
-/// Returns the next reference token of a pointer, unescaped, and the pointer behind it.
+/// Returns the next reference token of a pointer, unescaped, and the pointer after it.
 fn step(pointer: &str) -> (String, &str) {
     let pointer = pointer.strip_prefix('/').unwrap_or(pointer);
     let end = pointer.find('/').unwrap_or(pointer.len());

@@ -39,7 +39,7 @@ impl ResponseCost {
     }
 }
 
-/// Parses a cost: digits, of which those behind a point are rounded up. `None` for anything else, and for more than a
+/// Parses a cost: digits, of which those after a point are rounded up. `None` for anything else, and for more than a
 /// limit can count.
 fn parse(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));

@@ -26,7 +26,7 @@ pub(in crate::limit) struct Lease {
     pub(super) nonce: u32,
     /// All that the store has granted to this gateway.
     pub(super) granted: u64,
-    /// All that this gateway has admitted; of requests in flight, those that still are.
+    /// All that this gateway has admitted; for a concurrency limit, the requests that are still in flight.
     pub(super) used: u64,
     /// The use beyond the grants that was charged from responses, and the limit of the last such request.
     excess: u64,
@@ -37,7 +37,7 @@ pub(in crate::limit) struct Lease {
     generation: u64,
     /// The end of the window, or the theoretical arrival time.
     until: u64,
-    /// The time per request of the rate that `until` is of; zero before that.
+    /// The time per request of the rate at which `until` was computed; zero before that.
     interval: f64,
     /// All grants to all gateways.
     total: u64,
@@ -51,7 +51,7 @@ pub(in crate::limit) struct Lease {
     refused_limit: u64,
     /// The time at which the store expects to admit that cost.
     retry_at: u64,
-    /// Until then grants may be used.
+    /// The time until which grants may be used.
     valid_until: u64,
     /// The number of the last message, and of the last one whose response counts.
     seq: u64,
@@ -136,8 +136,8 @@ impl Lease {
         Arc::clone(self.key.get_or_insert_with(key))
     }
 
-    /// Has the next charge reported to the store as use of the counter `key`, also if the lease is new: that of the
-    /// request may be gone.
+    /// Has the next charge reported to the store as use of the counter `key`, also if the lease is new: the lease of
+    /// the request may be gone.
     pub(in crate::limit) fn identify(&mut self, key: &Arc<str>, shape: Shape) {
         self.name(|| Arc::clone(key));
         self.shape = Some(shape);
@@ -170,7 +170,8 @@ impl Lease {
             }
     }
 
-    /// Whether it may make room for another key: the store knows all of its use, and nothing waits or is in flight.
+    /// Whether the lease may make room for another key: the store knows all of its use, and nothing waits or is in
+    /// flight.
     pub(super) fn is_dispensable(&self) -> bool {
         self.pending == 0
             && !self.renewing
@@ -204,8 +205,8 @@ impl Lease {
         if lasts { self.granted.saturating_sub(self.used.saturating_add(self.pending)) } else { 0 }
     }
 
-    /// Decides a request of this `cost`, whose caller has `limit` units, by the lease alone. With `exact`, grants are for
-    /// the requests that asked.
+    /// Decides a request of this `cost`, whose caller has `limit` units, by the lease alone. With `exact`, grants cover
+    /// only the requests that asked for them.
     pub(in crate::limit) fn standing(
         &self,
         now: u64,
@@ -231,7 +232,7 @@ impl Lease {
         self.last_use = now;
     }
 
-    /// Records that of what is charged next, to a caller with `limit` units, the part beyond the grants is owed.
+    /// Records that the next charge, to a caller with `limit` units, is owed as far as it exceeds the grants.
     pub(super) fn exceed(&mut self, cost: u64, limit: u64) {
         let paid = self.granted.max(self.used);
         let excess = self.used.saturating_add(cost).saturating_sub(paid);
@@ -269,8 +270,8 @@ impl Lease {
             && self.refused_until <= now
     }
 
-    /// Returns the debt at a rate of one request per `interval`, in microseconds: with as many requests used as at the
-    /// rate that the store has charged.
+    /// Returns the debt at a rate of one request per `interval`, in microseconds: of the same number of requests as at
+    /// the rate by which the store has charged.
     fn debt(&self, interval: f64, now: u64) -> f64 {
         let scale = if self.interval > 0.0 { interval / self.interval } else { 1.0 };
         self.until.max(self.own_until).saturating_sub(now) as f64 * scale
@@ -318,7 +319,7 @@ impl Lease {
         }
     }
 
-    /// Takes over a response to `message`; older ones than already seen say nothing new.
+    /// Takes over a response to `message`; one that is older than the last one is ignored.
     pub(super) fn apply(
         &mut self,
         message: &Message,
@@ -425,8 +426,8 @@ impl Lease {
         due
     }
 
-    /// Gives up grants that have expired: of a rate, where they would come on top of a later burst, and of a quota, where
-    /// the store may have granted them to others.
+    /// Gives up grants that have expired: those of a rate would add to a later burst, and the store may have granted
+    /// those of a quota to others.
     pub(super) fn forfeit(&mut self, now: u64) {
         match self.shape {
             Some(Shape::Rate { keeps: false, .. }) if self.valid_until <= now => {
@@ -440,8 +441,8 @@ impl Lease {
         }
     }
 
-    /// Returns the remaining allowance of a caller with `limit` units, whose limit has this `shape`, as far as this gateway
-    /// knows, and when it is renewed, in microseconds.
+    /// Returns the remaining allowance of a caller with `limit` units, whose limit has this `shape`, as far as this
+    /// gateway knows, and the time until it is renewed, in microseconds.
     pub(in crate::limit) fn balance(
         &self,
         limit: u64,
@@ -477,7 +478,8 @@ impl Lease {
     }
 }
 
-/// A lease is at most this part of what is left for each gateway, so that it shrinks to single requests at the end.
+/// A lease is at most this part of each gateway's share of the remaining amount, so that it shrinks to single requests
+/// at the end.
 const PARTS_OF_A_SHARE: u64 = 4;
 const FIRST_LEASE: u64 = 4;
 /// Smaller leases are not renewed ahead.

@@ -17,7 +17,7 @@ pub(super) struct LeaseTable {
     overflow_key: Arc<str>,
     keys: AtomicUsize,
     max_keys: AtomicUsize,
-    /// The number of further requests for which a full table is not searched for room again.
+    /// The number of further requests that skip the search for room in a full table.
     skipped_searches: AtomicUsize,
     nonces: Arc<AtomicU32>,
     gauge: Arc<LabeledGauge>,
@@ -25,8 +25,8 @@ pub(super) struct LeaseTable {
 
 impl LeaseTable {
     /// Creates a table of at most `max_keys` leases, whose number `gauge` exports; all keys beyond share the counter
-    /// `overflow_key`. All tables of a process take the numbers of their leases from `nonces`: the store would take an
-    /// earlier table's for this one's.
+    /// `overflow_key`. All tables of a process take the numbers of their leases from `nonces`: the store could not
+    /// distinguish the leases of an earlier table from those of this one.
     pub(super) fn new(
         max_keys: usize,
         overflow_key: Arc<str>,
@@ -56,8 +56,9 @@ impl LeaseTable {
         self.nonces.fetch_add(1, Relaxed)
     }
 
-    /// Passes `change` the lease at `slot`, new if the key has none; locked until `change` returns. In a full table others
-    /// make room, which are passed to `evict`; without it, or without room, the key shares the overflow's.
+    /// Passes `change` the lease at `slot`, new if the key has none; locked until `change` returns. In a full table
+    /// other leases make room, and are passed to `evict`; without `evict`, or without room, the key shares the
+    /// overflow's lease.
     pub(super) fn with<R>(
         &self,
         slot: LeaseSlot,

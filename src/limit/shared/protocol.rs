@@ -1,9 +1,8 @@
 //! Messages between a gateway and the store that it shares limits with.
 //!
-//! A message is about one counter. Its amounts are absolute: used is all that this gateway has admitted by the
-//! counter, granted is all that the store has granted to it. So a message that is repeated or overtaken changes
-//! nothing, a response that was lost is made up for by the next one, and a store that has lost its data learns it
-//! again from the messages that arrive anyway.
+//! A message is about one counter. Its amounts are absolute: used is all that this gateway has admitted by the counter,
+//! granted is all that the store has granted to it. So a repeated or overtaken message changes nothing, the next
+//! response replaces a lost one, and a store that has lost its data recovers it from the next messages.
 
 use std::sync::Arc;
 
@@ -31,9 +30,9 @@ pub(in crate::limit) enum Shape {
         interval: f64,
         /// The maximum debt of a request.
         max_debt: f64,
-        /// Whether a request is admitted if one fits, and charged its whole cost as debt.
+        /// Whether a request is admitted if there is room for one unit, and its whole cost charged as debt.
         overdraft: bool,
-        /// Whether unused leases keep their value: of a quota they do, of a spike arrest they expire.
+        /// Whether unused leases keep their value: those of a quota do, those of a spike arrest expire.
         keeps: bool,
     },
     /// Requests in flight.
@@ -266,9 +265,9 @@ impl Response {
     }
 }
 
-/// The lifetime of a lease of a quota that no gateway renews: that of a killed gateway.
+/// The lifetime of a lease of a quota that no gateway renews: such as one of a killed gateway.
 pub(super) const LEASE_LIFETIME_MICROS: u64 = 5_000_000;
-/// The lifetime of a slot in flight that no gateway renews: that of a killed gateway.
+/// The lifetime of a slot in flight that no gateway renews: such as one of a killed gateway.
 pub(super) const SLOT_LIFETIME_MICROS: u64 = 10_000_000;
 
 #[cfg(test)]

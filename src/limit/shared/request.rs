@@ -35,13 +35,15 @@ pub(in crate::limit) enum SharedCourse {
 }
 
 impl SharedRequest<'_> {
-    /// Returns where the request holds its place, also if the key has got a lease of its own meanwhile; else `own`.
+    /// Returns the lease in which the request holds its place, also if the key has received a lease of its own
+    /// meanwhile; else `own`.
     pub(in crate::limit) fn slot(&self, tickets: &[Ticket], own: LeaseSlot) -> LeaseSlot {
         let ticket = tickets.iter().find(|ticket| ticket.place == self.place);
         ticket.map_or(own, Ticket::slot)
     }
 
-    /// Decides by the lease, by the store's answer in `tickets`, or, if the store was asked and has none, without it.
+    /// Decides by the lease, by the store's answer in `tickets`, or without the store if it was asked and has not
+    /// responded.
     pub(in crate::limit) fn course(
         &self,
         lease: &mut Lease,
@@ -88,8 +90,8 @@ impl SharedRequest<'_> {
         }
     }
 
-    /// Holds the place of a request while the store is asked about it, or about another of its limits; `key` is the store's
-    /// of its counter.
+    /// Holds the place of a request while the store is asked about it, or about another of its limits; `key` is its
+    /// counter's key in the store.
     pub(in crate::limit) fn ticket(
         &self,
         course: SharedCourse,
@@ -110,7 +112,7 @@ impl SharedRequest<'_> {
         }
     }
 
-    /// Charges what was admitted to its lease; `key` is the store's of its counter.
+    /// Charges an admitted request to its lease; `key` is its counter's key in the store.
     pub(in crate::limit) fn charge(
         &self,
         course: SharedCourse,

@@ -108,7 +108,7 @@ impl SharedLimit {
         }
     }
 
-    /// Returns the message about a lease that the store knows, or ought to; the lease grows if `grows`.
+    /// Returns the message about a lease that the store knows, or should know; the lease grows if `grows`.
     pub(super) fn message(
         &self,
         slot: LeaseSlot,
@@ -165,7 +165,7 @@ impl SharedLimit {
         lease.fall_back(shape, self.now(moment), cost, outage, || self.leases.fresh_nonce())
     }
 
-    /// Charges a request that grants cover, and has the lease renewed before it is used up.
+    /// Charges a request that grants cover; requests a renewal of the lease before it is used up.
     pub(in crate::limit) fn charge(
         &self,
         lease: &mut Lease,
@@ -180,8 +180,8 @@ impl SharedLimit {
         }
     }
 
-    /// Charges what a request cost beyond `reserved` to the counter `key`, or gives the rest of that back. The window that the
-    /// request was admitted in may be over: then its lease is gone, and the window that lasts is charged.
+    /// Charges what a request cost beyond `reserved` to the counter `key`, or gives the rest of that back. If the
+    /// window in which the request was admitted is over, its lease is gone, and the current window is charged.
     pub(in crate::limit) fn settle(
         &self,
         (lease, slot): (&mut Lease, LeaseSlot),
@@ -234,7 +234,7 @@ impl SharedLimit {
             Some(lease.message(&key, shape, purpose, self.state.gateways(), true))
         };
         let known = self.leases.existing(slot, |lease| message(lease, false)).flatten();
-        // A key without a lease here gets none: in a full table it would be that of all keys beyond the bound.
+        // A key without a lease here gets none: in a full table it would get the lease of all keys beyond the bound.
         known.or_else(|| message(&mut Lease::new(self.leases.fresh_nonce()), true))
     }
 

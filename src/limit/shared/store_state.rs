@@ -1,4 +1,4 @@
-//! The state of the store that limits are shared through: its time, its availability, and the way to its task.
+//! The state of the store that limits are shared through: its time, its availability, and the channel to its task.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
@@ -61,7 +61,7 @@ pub(in crate::limit) struct StoreState {
     usable: AtomicBool,
     /// Consecutive failures.
     failures: AtomicU32,
-    /// When the first of them was, in microseconds of uptime plus one; zero if there is none.
+    /// The time of the first of them, in microseconds of uptime plus one; zero if there is none.
     failing_since: AtomicU64,
     gateways: AtomicU64,
     /// Whether the configuration uses another store by now.
@@ -188,5 +188,5 @@ fn micros(moment: Now) -> u64 {
 
 /// The longest that a request waits for the store.
 const MAX_BUDGET: Duration = Duration::from_millis(5);
-/// After as many consecutive failures no request waits, until the task has had a response.
+/// After this number of consecutive failures no request waits, until the task has received a response.
 const MAX_FAILURES: u32 = 3;

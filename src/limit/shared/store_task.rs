@@ -195,7 +195,7 @@ async fn run(mut store: Arc<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>)
 }
 
 impl Core {
-    /// Takes `job` and all that wait behind it.
+    /// Takes `job` and all that wait after it.
     fn work(self: &Arc<Self>, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
         let (mut tells, mut closed) = (HashMap::new(), Vec::new());
         let mut next = Some(job);

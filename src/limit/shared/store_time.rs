@@ -1,4 +1,4 @@
-//! The store's time: one clock for all gateways, which no gateway's calendar can move.
+//! The store's time: one clock for all gateways, independent of their own clocks.
 //!
 //! Between two responses the time passes by this gateway's monotonic clock.
 

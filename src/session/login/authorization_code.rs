@@ -90,7 +90,8 @@ impl Sessions {
             }
             Err(CallbackError::Transient) => login.intent.restarts < MAX_TRANSIENT_RESTARTS,
             Err(CallbackError::Refused) => {
-                // A callback that was loaded twice: the first has logged in. A session from before this login has not.
+                // The callback was loaded twice, and the first request has logged in. A session from before this login
+                // does not count.
                 if let Ok((resumed, cookies)) = self.load(&head).await
                     && login.has_led_to(&resumed)
                 {
@@ -98,8 +99,8 @@ impl Sessions {
                     return with_cookies(response, self.logins.clear_finished(&pending));
                 }
                 self.metrics.login(LoginResult::Rejected);
-                // A code that may have expired while the user was away, or that another instance has redeemed. Any
-                // other is refused again: the user gets an error page, and the log a line, at once.
+                // The code may have expired while the user was away, or another instance has redeemed it. Any other
+                // code would be refused again: the user gets an error page, and the log a line, at once.
                 let may_be_used = self.refresher.sharing.is_some();
                 let may_be_late = now.since(login.began()) >= FRESH_CODE;
                 login.intent.restarts == 0 && (may_be_used || may_be_late)
@@ -129,7 +130,8 @@ impl Sessions {
         };
         let pushed = self.issuer.push(request_parameters.clone(), client).await;
         let metadata = self.issuer.metadata();
-        // A server that takes other requests too would take one that the user has made up: the `nonce` is known to none.
+        // A server that accepts other requests too would accept one that the user has made up; but its ID token would
+        // lack the `nonce`, which the user does not know.
         let is_pushed = matches!(pushed, Ok(Some(_)));
         login.is_protected = metadata.requires_signed_request
             || (is_pushed && (metadata.requires_par || self.wants_id_token()));
@@ -260,7 +262,7 @@ impl Sessions {
                     None => self.redirect_after_login(login),
                 }
             }
-            // The user has logged in, but not as the route demands: once more would change nothing.
+            // The user has logged in, but not as the route demands: another login would change nothing.
             Some(step_up) => {
                 let (session, lacking) = (&*self.settings.name, step_up.lacking(&principal));
                 tracing::warn!(
@@ -330,7 +332,7 @@ impl Sessions {
         }
     }
 
-    /// Stops a browser that logs in again and again without getting a session, and says why.
+    /// Stops a browser that logs in repeatedly without getting a session, with a page that names the reason.
     async fn stop_loop(&self, request: &Parts, target: Option<&ReturnTarget>) -> Response<Body> {
         let presented = self.presented_cookies(&request.headers);
         let problem = if presented.is_empty() {
@@ -404,7 +406,7 @@ impl Sessions {
 }
 
 impl LoginTransaction {
-    /// Whether a session may be that of this login: no earlier one, and none that lacks what the login is for.
+    /// Whether a session may be that of this login: no earlier one, and none that lacks the login's purpose.
     fn has_led_to(&self, ResumedSession { loaded, principal, .. }: &ResumedSession) -> bool {
         let since = loaded.state.since;
         let step_up = self.intent.step_up.as_ref();
@@ -416,7 +418,7 @@ impl LoginTransaction {
 enum CallbackError {
     /// The issuer refused the code (`invalid_grant`).
     Refused,
-    /// The issuer did not log in for now, or needs to ask the user; or the session has ended since.
+    /// The issuer reported a temporary error, or must ask the user; or the session has ended since.
     Transient,
     /// The issuer has not responded yet.
     Late,

@@ -1,9 +1,9 @@
-//! The redemption of authorization codes: once for each, however often its callback is requested.
+//! The redemption of authorization codes: once per code, however often its callback is requested.
 //!
-//! Users reload a page that is slow to come. An issuer takes a code once, and may take a second use for theft
-//! (RFC 6749 §4.1.2). So requests with one code share one call (a flight, on the control runtime: no disconnect cancels
-//! it), and its session is retained for a while: the response of the first request may have reached no browser. Tokens
-//! with which no request has begun a session by then are revoked.
+//! Users reload a slow page. An issuer accepts a code once, and may treat a second use as theft (RFC 6749 §4.1.2). So
+//! requests with one code share one call (on the control runtime: no disconnect cancels it), and its session is
+//! retained for a while: the response of the first request may have reached no browser. Tokens with which no request
+//! has begun a session by then are revoked.
 
 use core::fmt;
 use std::sync::{Arc, OnceLock};
@@ -25,8 +25,8 @@ use crate::session::store::state::{GRACE, SessionState};
 impl Sessions {
     /// Redeems the `code` that the issuer has returned for `login`, or returns the session of another request that did.
     ///
-    /// A request waits no longer than for any call; the call continues, and a request that repeats this one finds its
-    /// session.
+    /// A request waits as long as for any call to the issuer; the redemption continues, and a repeated request finds
+    /// its session.
     pub(crate) async fn redeem(
         &self,
         code: Secret<String>,
@@ -37,7 +37,7 @@ impl Sessions {
         let (redirect_uri, verifier) = (self.redirect_uri(), login.verifier());
         let key = RedemptionKey::new(&code, &verifier);
         let (control, revoker) = (self.control.clone(), Arc::clone(&self.revoker));
-        // A request that has found the session at the last moment has time to take it.
+        // A request that has found the session at the last moment still has time to begin it.
         let patience = GRACE + 3 * self.issuer.settings().timeout;
         let redeem = || async move {
             let (redirect_uri, resource) = (&*redirect_uri, resource.as_ref());
@@ -89,8 +89,8 @@ impl RedeemedCode {
         *self.is_begun.get_or_init(|| true)
     }
 
-    /// Gives the session up; returns whether the caller is to revoke its tokens: no request has begun it, or has given it
-    /// up before.
+    /// Gives the session up; returns whether the caller must revoke its tokens: if no request has begun the session, or
+    /// given it up before.
     pub(crate) fn give_up(&self) -> bool {
         self.is_begun.set(false).is_ok()
     }

@@ -186,7 +186,8 @@ impl Sessions {
         let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         let session = &*self.settings.name;
         if !loaded.state.is_opaque && self.is_unverifiable(&loaded.state.access_token) {
-            // By which token a login ends is up to the user too, who can take `resource` and `audience` out of its address.
+            // The user can influence which token a login returns, by removing `resource` and `audience` from the
+            // authorization request.
             tracing::warn!(
                 session,
                 "Rejected the access token of a login; the login failed: it is not a JWT of the issuer, and the gateway cannot introspect tokens there. If access tokens are for other resource servers, write `identity: id_token`."
@@ -274,14 +275,14 @@ impl Sessions {
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
     pub(super) async fn replace(&self, earlier: &Arc<LoadedSession>, loaded: &LoadedSession) {
-        // The response to another request with the same authorization code has brought it.
+        // The response to another request with the same authorization code has set that session.
         if earlier.name == loaded.name || self.is_left_behind(earlier).await {
             return;
         }
         let latest = self.refresher.latest(earlier).await;
         let is_new = self.retained.ended.end(&earlier.name, EndReason::Replaced);
-        // Revoked once, and not if the authorization server issued the same tokens again, or others for the same session:
-        // servers that end their session with its refresh token would end the new one too.
+        // The tokens are revoked once, and not if the authorization server issued the same tokens again, or others for
+        // the same session: servers that end their session with its refresh token would end the new one too.
         let shares = |latest: &LoadedSession| {
             latest.state.shares_a_token(&loaded.state) || latest.shares_a_sid(loaded)
         };
@@ -312,8 +313,8 @@ impl Sessions {
     }
 }
 
-/// The session that a password has begun. Dropped, its tokens are revoked: the user agent has hung up, or the login has
-/// failed.
+/// The session that a password has begun. Its tokens are revoked on drop: the user agent has disconnected, or the login
+/// has failed.
 struct GrantedSession {
     state: SessionState,
     revoker: Arc<TokenRevoker>,

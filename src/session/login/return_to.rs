@@ -1,10 +1,8 @@
 //! The target of a login, checked against open redirects.
 //!
-//! `?return_to=` is accepted only if it is unambiguous: a plain path of this
-//! origin, or a URL at an origin that the operator lists. Anything else is
-//! not repaired but ignored, and the login leads to `after_login`. A page that
-//! the gateway itself leads back to ([`session_hosts`](super::session_hosts)) is sealed
-//! there if these rules refuse it.
+//! `?return_to=` is accepted only if it is unambiguous: a plain path of this origin, or a URL at an origin that the
+//! operator lists. Anything else is ignored, not repaired, and the login leads to `after_login`. A page that the
+//! gateway itself returns to ([`session_hosts`](super::session_hosts)) is sealed there if these rules refuse it.
 
 use http::HeaderValue;
 
@@ -15,7 +13,7 @@ use crate::session::settings::ReturnTo;
 pub(crate) struct ReturnTarget(Box<str>);
 
 impl ReturnTarget {
-    /// Returns `requested` as a target if one of `allowed` covers it and user agents agree on its meaning.
+    /// Returns `requested` as a target if `allowed` covers it and all user agents read it alike.
     pub(crate) fn parse(requested: &str, allowed: &[ReturnTo]) -> Option<Self> {
         if requested.len() > MAX_LEN {
             return None;
@@ -41,8 +39,7 @@ impl ReturnTarget {
         (clear && listed).then(|| Self(requested.into()))
     }
 
-    /// Returns a target that no stranger has asked for: a path that the operator has configured, or one that the gateway
-    /// has sealed.
+    /// Returns a trusted target: a path that the operator has configured, or one that the gateway has sealed.
     pub(crate) fn trusted(target: &str) -> Self {
         Self(target.into())
     }
@@ -84,7 +81,8 @@ fn is_plain_path(path: &str, may_be_empty: bool) -> bool {
     plain
 }
 
-/// Whether a segment is no dot segment, and its escapes are well-formed and harmless, even if they are decoded twice.
+/// Whether a segment is not a dot segment, and its escapes are well-formed and harmless, even if they are decoded
+/// twice.
 fn is_plain_segment(segment: &str) -> bool {
     let mut name = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();

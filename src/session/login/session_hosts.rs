@@ -61,7 +61,7 @@ impl SessionHosts {
     }
 
     /// Whether a login that `request` begins ends at the host that it names, or at that of `public_url` for want of a
-    /// better one: there a path alone leads to the page.
+    /// better one: only there a path without host leads to the page.
     pub(crate) fn needs_no_host(&self, request: &Parts) -> bool {
         !self.ends_at_public_url || !matches!(self.named_by(request), NamedHost::Sibling(_))
     }

@@ -1,8 +1,7 @@
 //! Step-up: a login that is stronger or more recent than that of the session (RFC 9470).
 //!
-//! The user of a session is led to the issuer with `acr_values` and `max_age`,
-//! by a sealed parameter of the login's URL, and comes back to the page, or to
-//! the form, that the route has refused.
+//! The user is redirected to the issuer with `acr_values` and `max_age`, by a sealed parameter of the login's URL, and
+//! comes back to the page, or to the form, that the route has refused.
 
 use core::cell::Cell;
 use std::rc::Rc;
@@ -28,7 +27,7 @@ use crate::session::{LoginRedirect, Sessions, is_shown, navigation};
 use crate::token::authentication_level::AuthenticationLevel;
 
 impl Sessions {
-    /// Leads the user of a request, which `level` refuses, to a login that meets it. The content of a form is read and
+    /// Redirects the user of a request that `level` refuses to a login that meets it. The content of a form is read and
     /// kept for `subject`.
     pub async fn step_up(
         &self,
@@ -150,7 +149,7 @@ impl Sessions {
             .collect()
     }
 
-    /// Whether a request may be one that comes back for a form: usually none is kept.
+    /// Whether a request may be one that comes back for a form: usually none is stored.
     pub fn may_resume_form(&self, head: &Parts) -> bool {
         head.method == Method::GET && self.retained.forms.is_any_waiting(&self.clock)
     }
@@ -188,8 +187,8 @@ impl Sessions {
     }
 }
 
-/// A form in place of the request that came back for it. On drop it is kept again, unless it may have arrived: a request
-/// that is refused, or whose client leaves, before any upstream got it can come back once more.
+/// A form in place of the request that came back for it. On drop the form is stored again, unless it may have arrived:
+/// a request that is refused, or whose client leaves, before any upstream got it can come back once more.
 #[derive(Debug)]
 pub struct ResumedForm {
     id: FormId,
@@ -211,7 +210,7 @@ impl ResumedForm {
         Rc::clone(&self.has_arrived)
     }
 
-    /// Forgets the form, which is done with; returns the `Set-Cookie` fields that have its browser forget it too.
+    /// Removes the form after its use; returns the `Set-Cookie` fields that remove its cookie from the browser.
     pub fn forget(mut self) -> Vec<HeaderValue> {
         self.has_arrived.set(true);
         core::mem::take(&mut self.cookies)

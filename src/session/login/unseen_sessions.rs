@@ -1,4 +1,4 @@
-//! Sessions that a browser had when a login began, and does not show when it ends.
+//! Sessions that a browser had when a login began, and whose cookies it does not send with the callback.
 //!
 //! A callback comes from the issuer's site, and browsers send no cookie with
 //! `SameSite=Strict` along. The login names the session that it replaces, and
@@ -18,7 +18,7 @@ use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::Id;
 
 impl Sessions {
-    /// Returns the session of a browser that begins a login, if the callback will not show it.
+    /// Returns the session of a browser that begins a login, if its cookie will not be sent with the callback.
     pub(super) async fn unseen_session(&self, request: &Parts) -> Option<Id> {
         if self.settings.cookie.same_site != SameSite::Strict {
             return None;

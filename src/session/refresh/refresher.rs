@@ -1,11 +1,9 @@
 //! Token refresh: one redemption per refresh token, and one result for all requests that need it.
 //!
-//! Issuers that rotate refresh tokens take a reused one for stolen and end the
-//! whole session. Browsers send twenty requests at once. So parallel requests
-//! share one call (a flight, on the control runtime: no disconnect cancels it),
-//! and its result is retained for a while under a keyed hash of the redeemed
-//! token: a late request with the old cookie gets the new tokens and the new
-//! cookie as well.
+//! Issuers that rotate refresh tokens take a reused one for stolen and end the whole session. Browsers send twenty
+//! requests at once. So parallel requests share one call (on the control runtime: no disconnect cancels it), and its
+//! result is retained for a while under a keyed hash of the redeemed token: a late request with the old cookie gets the
+//! new tokens and the new cookie as well.
 
 use core::time::Duration;
 use std::sync::Arc;

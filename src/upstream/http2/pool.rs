@@ -228,7 +228,7 @@ impl EndpointPool {
     /// Records that a request was not processed because the endpoint was ending `connection`.
     ///
     /// Some servers end each connection after a number of requests (nginx: `keepalive_requests`), whatever arrives
-    /// behind the last one. Further connections receive no more than that for a while, so that a request is not refused
+    /// after the last one. Further connections receive no more than that for a while, so that a request is not refused
     /// repeatedly. A connection that ends early is no evidence, since its server may have restarted: two must end
     /// alike.
     pub(super) fn unsent(&self, connection: &Rc<Connection>) {

@@ -14,7 +14,8 @@ pub(in crate::limit) struct Outage {
 }
 
 impl Lease {
-    /// Decides a request that the store cannot decide, by this gateway's share of what was left at the last contact.
+    /// Decides a request that the store cannot decide, by this gateway's share of the amount that was left at the last
+    /// contact.
     ///
     /// # Errors
     ///
@@ -77,7 +78,7 @@ impl Lease {
 
     /// Returns how much this gateway may admit beyond its grants while the store is unavailable.
     ///
-    /// A failure that only this gateway noticed soon ends; so the share is given out little by little.
+    /// A failure that only this gateway notices ends soon, so the share is granted in growing parts.
     fn share(&self, limit: u64, outage: Outage) -> u64 {
         let gateways = outage.gateways.max(1);
         let share = match self.generation {
@@ -113,7 +114,7 @@ impl Lease {
 
     /// Begins a window that the store does not know yet.
     ///
-    /// It is another record for the store, which may think that the old window still lasts.
+    /// For the store it is another record: in its state, the old window may still last.
     fn begin_alone(&mut self, end: u64, nonce: u32) {
         let (key, shape) = (self.key.take(), self.shape);
         let seq = self.seq;
