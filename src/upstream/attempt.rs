@@ -28,6 +28,7 @@ use super::settings::HostHeader;
 use super::tls_connectors::Offer;
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
+use crate::base::header_fields::fields_bytes;
 use crate::base::read_ahead::read_ahead;
 use crate::http1::{BodyWriter, Length};
 
@@ -68,7 +69,7 @@ impl Upstream {
                 Some(Acquired::Http2(place)) => {
                     let exchange = self.exchange(request, &endpoint, Some(key), options, began);
                     let reply = run_http2(exchange, place, load, Body::empty(), options);
-                    return self.over_http2(Box::pin(reply).await, endpoint, tried, began);
+                    return self.over_http2(Box::pin(reply).await, request, endpoint, tried, began);
                 }
                 Some(Acquired::Http1(stream)) => opened = stream,
                 None => {}
@@ -78,6 +79,9 @@ impl Upstream {
             sending = match sending.into_untouched() {
                 Err(sending) => sending,
                 Ok(body) => {
+                    if has_large_head(request) {
+                        tried.share_no_connection();
+                    }
                     let keep_alive = self.settings.keep_alive;
                     let ready = idle.http2().ready(&endpoint, tried.sharing(), keep_alive, began);
                     let acquired = if let Some(acquired) = ready {
@@ -108,7 +112,8 @@ impl Upstream {
                             let exchange = self.exchange(request, &endpoint, None, options, began);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
                             let reply = run_http2(exchange, place, load, body, options);
-                            return self.over_http2(Box::pin(reply).await, endpoint, tried, began);
+                            let reply = Box::pin(reply).await;
+                            return self.over_http2(reply, request, endpoint, tried, began);
                         }
                     }
                 }
@@ -373,6 +378,7 @@ impl Upstream {
     fn over_http2(
         &self,
         reply: Result<http2::Reply, http2::SendError>,
+        request: &OutgoingRequest<'_>,
         endpoint: Arc<Endpoint>,
         tried: &AttemptedEndpoints,
         began: Duration,
@@ -394,6 +400,7 @@ impl Upstream {
                 connection_lost,
                 taken_along,
                 in_vain,
+                alone_in_vain,
                 early,
                 anew,
             }) => {
@@ -401,8 +408,17 @@ impl Upstream {
                 let stale = stale && (tried.count() == 1 || !sent);
                 let anew = anew.map(|body| Box::new(BodyWriter::new(body)));
                 let error = http1::SendError { failure, sent, stale, early, anew };
+                let is_refused = failure == UpstreamError::Refused;
                 let failed = Failed::of(error, endpoint, None);
-                Err(Failed { connection_lost, in_vain, blameless: taken_along, ..failed })
+                // The head may be too large for the endpoint, which then refuses it in a way of its own.
+                let is_large = has_large_head(request);
+                Err(Failed {
+                    connection_lost,
+                    in_vain: in_vain && !is_large,
+                    alone_in_vain,
+                    blameless: taken_along || is_large && (connection_lost || is_refused),
+                    ..failed
+                })
             }
         }
     }
@@ -465,6 +481,12 @@ impl Upstream {
         let pauses = ClientPauses::new(self.clock.uptime());
         Body::streaming(PooledBody { content, held: Some(held), judges, pauses }).with_cut(upload)
     }
+}
+
+/// Whether the head of a request is larger than some services accept, a few of which end the connection for it.
+fn has_large_head(request: &OutgoingRequest<'_>) -> bool {
+    let target = request.head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    target + fields_bytes(&request.head.headers) > LARGE_HEAD_BYTES
 }
 
 /// Runs an exchange in HTTP/2, and records whether something of the request may have arrived.
@@ -536,15 +558,25 @@ pub(super) struct Failed {
     pub(super) connection_lost: bool,
     /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
     pub(super) in_vain: bool,
-    /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, or a request
-    /// whose connection another request has reported as lost.
+    /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
+    pub(super) alone_in_vain: bool,
+    /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
+    /// whose connection another request has reported as lost, or one with a large head that is refused.
     pub(super) blameless: bool,
 }
 
 impl Failed {
     const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
-        let (counted, connection_lost, in_vain, blameless) = (false, false, false, false);
-        Self { error, endpoint, cause, counted, connection_lost, in_vain, blameless }
+        Self {
+            error,
+            endpoint,
+            cause,
+            counted: false,
+            connection_lost: false,
+            in_vain: false,
+            alone_in_vain: false,
+            blameless: false,
+        }
     }
 
     /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
@@ -565,5 +597,8 @@ impl Failed {
 const MAX_HELD_BYTES: usize = 64 * 1024;
 /// How long the content of unknown length is waited for, which may be a stream whose client waits for its beginning.
 const MAX_HOLD_OF_UNKNOWN_LENGTH: Duration = Duration::from_millis(25);
+/// The size of a head from which a request shares no connection in HTTP/2: nginx accepts fields of up to 8 KiB, others heads of
+/// up to 16 KiB.
+const LARGE_HEAD_BYTES: usize = 8 * 1024;
 /// The maximum number of addresses of a name that are tried with one attempt, besides the selected one.
 const MAX_RACED_ADDRESSES: usize = 6;

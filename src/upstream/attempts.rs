@@ -16,8 +16,8 @@ pub(super) struct AttemptedEndpoints {
     count: u32,
     /// Attempts that do not count against the retries.
     free: u32,
-    /// Whether a connection of many requests was lost with this one.
-    connection_lost: bool,
+    /// Whether no connection is shared in HTTP/2: the request may be the cause of the end of one.
+    is_alone: bool,
 }
 
 impl AttemptedEndpoints {
@@ -34,9 +34,9 @@ impl AttemptedEndpoints {
     }
 
     /// Does not count the last attempt against the retries, since nothing of the request was sent or processed by it;
-    /// false after [`MAX_REFUNDS`].
-    pub(super) const fn refund(&mut self) -> bool {
-        let refunds = self.free < MAX_REFUNDS;
+    /// false after [`MAX_REFUNDS`], and after one of an endpoint that ends the connections that it gets `alone_in_vain`.
+    pub(super) const fn refund(&mut self, alone_in_vain: bool) -> bool {
+        let refunds = self.free < if alone_in_vain { 1 } else { MAX_REFUNDS };
         if refunds {
             self.free += 1;
         }
@@ -48,15 +48,14 @@ impl AttemptedEndpoints {
         self.free
     }
 
-    /// Records that a connection was lost with all of its streams.
-    pub(super) const fn lose_connection(&mut self) {
-        self.connection_lost = true;
+    /// Has attempts in HTTP/2 share no connection: one was lost with all of its streams, or may be.
+    pub(super) const fn share_no_connection(&mut self) {
+        self.is_alone = true;
     }
 
-    /// Returns how the next attempt uses a connection in HTTP/2. A request that may be the cause of a lost connection
-    /// shares no other.
+    /// Returns how the next attempt uses a connection in HTTP/2.
     pub(super) const fn sharing(&self) -> Sharing {
-        if self.connection_lost { Sharing::Alone } else { Sharing::Shared }
+        if self.is_alone { Sharing::Alone } else { Sharing::Shared }
     }
 
     /// Returns the number of attempts.

@@ -194,7 +194,7 @@ impl Upstream {
                 }
                 Err(failed) => {
                     let Failed { error, endpoint: at, cause, counted, .. } = failed;
-                    let Failed { connection_lost, in_vain, blameless, .. } = failed;
+                    let Failed { connection_lost, in_vain, alone_in_vain, blameless, .. } = failed;
                     now = self.clock.uptime();
                     let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
                     let refused = failure == UpstreamError::Refused;
@@ -226,7 +226,7 @@ impl Upstream {
                     let again = unsent.or_else(|| if sent { anew() } else { None });
                     let Some(again) = again else { return Err(failed(&tried, None)) };
                     // An idle connection that accepts nothing costs that connection, but not the request.
-                    let mut refunded = stale && !sent && tried.refund();
+                    let mut refunded = stale && !sent && tried.refund(alone_in_vain);
                     let other = || self.select(&tried, now, options.key);
                     // A new connection to the same endpoint may work where an idle one was closed, but not always.
                     let other = if refunded && tried.refunds() < MAX_REFUNDS_IN_PLACE {
@@ -238,7 +238,7 @@ impl Upstream {
                         && other.as_ref().is_some_and(|other| other.load() < other.capacity())
                     {
                         // Of an endpoint without a place, nothing was asked.
-                        refunded = tried.refund();
+                        refunded = tried.refund(false);
                     }
                     // So may another stream where one was refused without being processed, and another connection where
                     // one was lost with many streams, whichever of them was the cause.
@@ -273,7 +273,7 @@ impl Upstream {
                             self.count(failure);
                         }
                         if connection_lost {
-                            tried.lose_connection();
+                            tried.share_no_connection();
                         }
                         (writer, endpoint) = (again, target);
                         continue;

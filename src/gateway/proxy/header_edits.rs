@@ -78,6 +78,8 @@ fn fill(
             }
         }
     }
-    // The operator's text is used as written: only claims are encoded.
+    // The operator's text is used as written: only claims are encoded. Blanks at its ends are no part of a value (RFC 9110
+    // §5.5), and malformed in HTTP/2.
+    let text = text.trim_ascii();
     (!text.is_empty()).then(|| HeaderValue::try_from(text).ok())?
 }

@@ -92,10 +92,15 @@ fn strip_fields(
 
 /// Joins the cookie fields of an HTTP/2 request into one (RFC 9113 §8.2.3).
 pub(crate) fn merge_cookie_fields(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if crumbs.len() > 1
-        && let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
-    {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let fields = headers.get_all(COOKIE).iter();
+    let crumbs: Vec<&[u8]> = fields
+        .map(|field| field.as_bytes().trim_ascii())
+        .filter(|crumb| !crumb.is_empty())
+        .collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, whole);
     }
 }

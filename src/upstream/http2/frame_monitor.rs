@@ -42,6 +42,8 @@ pub(super) struct ConnectionFacts {
     reads: Cell<u64>,
     /// Bytes that the connection has taken.
     written: Cell<u64>,
+    /// Requests that were sent.
+    requests: Cell<u64>,
     /// Header blocks that the upstream may still send.
     header_blocks: Cell<u32>,
     /// The number of reads when a request last doubted the connection.
@@ -142,8 +144,14 @@ impl ConnectionFacts {
         }
     }
 
+    /// Whether no more than one request was sent.
+    pub(super) fn has_one_request(&self) -> bool {
+        self.requests.get() <= 1
+    }
+
     /// Records a request, whose response may have so many header blocks: interim ones, the head, trailers.
     pub(super) fn request_sent(&self) {
+        self.requests.set(self.requests.get() + 1);
         let blocks = self.header_blocks.get().saturating_add(MAX_HEADER_BLOCKS_PER_RESPONSE);
         self.header_blocks.set(blocks);
     }

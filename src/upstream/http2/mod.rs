@@ -76,6 +76,8 @@ pub(super) struct SendError {
     pub(super) taken_along: bool,
     /// Whether the upstream ended the connection without a response to any request, and this one is the first to report it.
     pub(super) in_vain: bool,
+    /// Whether the upstream ended a connection that was opened for this request alone, without processing it.
+    pub(super) alone_in_vain: bool,
     /// Whether the upstream waited for the client, which had sent nothing for a while.
     pub(super) early: bool,
     /// The content for another attempt: `None` if a part of it is lost.
@@ -172,6 +174,7 @@ impl Exchange<'_, '_> {
                     connection_lost,
                     taken_along: connection_lost && facts.report_loss(),
                     in_vain: is_vain && !facts.report_loss(),
+                    alone_in_vain: is_vain && facts.has_one_request(),
                     ..lost(&stream, error, sent, stale, early)
                 })
             }
@@ -340,14 +343,24 @@ fn lost(
             connection_lost: false,
             taken_along: false,
             in_vain: false,
+            alone_in_vain: false,
             early: false,
             anew: None,
         };
     }
     let whole = !sent || !stream.upload.is_touched();
     let anew = if whole { stream.upload.take_back() } else { None };
-    let (connection_lost, taken_along, in_vain) = (false, false, false);
-    SendError { failure, sent, stale, connection_lost, taken_along, in_vain, early, anew }
+    SendError {
+        failure,
+        sent,
+        stale,
+        connection_lost: false,
+        taken_along: false,
+        in_vain: false,
+        alone_in_vain: false,
+        early,
+        anew,
+    }
 }
 
 /// Resets a stream whose request is cancelled before its response, and asks an upstream from which nothing was received

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
 use super::super::settings::Scheme;
 use super::super::{OutgoingRequest, UpstreamError};
+use crate::base::header_fields::is_trimmed;
 use crate::base::raw_target;
 
 /// Builds the request, with content of `length` bytes if that is known. `host`, if given, replaces the `Host` field of its
@@ -54,6 +55,7 @@ pub(super) fn build(
         headers.append(name, value.clone());
     }
     fields.append_to(&mut headers);
+    headers.values_mut().for_each(trim);
     // A request without content says so only where a service could expect some (RFC 9110 §8.6).
     if let Some(length) = length.filter(|&length| length > 0 || expects_content(&head.method)) {
         headers.insert(CONTENT_LENGTH, length.into());
@@ -86,6 +88,17 @@ pub(super) fn build_websocket(
 /// Whether content of requests with a method has a meaning (RFC 9110 §9.3).
 fn expects_content(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
+}
+
+/// Removes blanks at the ends of a value, which HTTP/1.1 ignores and which are malformed in HTTP/2 (RFC 9113 §8.2.1): a strict
+/// service ends the connection for them, with the requests of others on it.
+fn trim(value: &mut HeaderValue) {
+    if !is_trimmed(value)
+        && let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii())
+    {
+        trimmed.set_sensitive(value.is_sensitive());
+        *value = trimmed;
+    }
 }
 
 fn is_end_to_end(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -125,6 +138,17 @@ mod tests {
         assert_eq!(built.uri(), "https://client.example/a?b=c");
         let names: Vec<_> = built.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["te", "x-kept"]);
+    }
+
+    #[test]
+    fn a_value_has_no_blanks_at_its_ends() {
+        let mut head = head(&[("host", "a"), ("cookie", "a=1 "), ("x-a", "\t b c ")]);
+        head.headers.append("x-empty", HeaderValue::from_static("  "));
+
+        let built = build(&outgoing(&head), None, Scheme::Http, None).expect("it can be expressed");
+
+        let values: Vec<_> = built.headers().values().map(HeaderValue::as_bytes).collect();
+        assert_eq!(values, [&b"a=1"[..], b"b c", b""]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A request that was not processed is sent again, with its content; one that may have been is not.
 
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use core::time::Duration;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use h2::Reason;
 use super::{always, echo, with};
 use crate::support::{
     Client, Gateway, Http2Client, Http2Service, drain, eventually, frame, next_frame, raw_service,
-    request_arrived,
+    read_frame, request_arrived,
 };
 
 #[test]
@@ -439,4 +439,76 @@ fn a_small_response_without_a_length_that_breaks_off_is_replaced_by_another_targ
     }
 
     assert_eq!(other.calls(), 8);
+}
+
+#[test]
+fn a_request_goes_to_a_service_that_ends_every_connection_no_more_often_than_promised() {
+    let asked = Arc::<AtomicUsize>::default();
+    let (url, _) = raw_service({
+        let asked = Arc::clone(&asked);
+        move |_, stream| {
+            let _ = stream.read_exact(&mut [0; 24]);
+            while let Some((kind, _)) = next_frame(stream) {
+                if kind == 1 {
+                    asked.fetch_add(1, SeqCst);
+                    let _ = stream.write_all(&frame(7, 0, 0, &[0; 8]));
+                    return drain(stream);
+                }
+            }
+        }
+    });
+    for (attempts, most) in [(0, 2), (2, 4)] {
+        let settings = format!(", retries: {{ attempts: {attempts} }}, outlier: {{ errors: 100 }}");
+        let gateway = Gateway::start("", &with(&[&url], &settings));
+        for method in ["GET", "POST"] {
+            asked.store(0, SeqCst);
+            let request = format!("{method} /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+
+            assert!(gateway.ask(&request).status >= 502);
+
+            assert_eq!(asked.load(SeqCst), most, "{method}, {attempts} attempts");
+        }
+    }
+}
+
+/// As nginx does with a field of more than 8 KiB.
+#[test]
+fn a_head_for_which_a_service_ends_its_connection_costs_no_other_request_and_is_not_its_fault() {
+    let (waiting, released) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+    let (url, _) = raw_service({
+        let (waiting, released) = (Arc::clone(&waiting), Arc::clone(&released));
+        move |_, stream| {
+            let _ = stream.read_exact(&mut [0; 24]);
+            while let Ok((kind, _, id, payload)) = read_frame(stream) {
+                if kind == 1 && payload.len() > 8_000 {
+                    return;
+                }
+                if kind == 1 {
+                    waiting.fetch_add(1, SeqCst);
+                    while !released.load(SeqCst) {
+                        thread::yield_now();
+                    }
+                    let _ = stream.write_all(&frame(1, 5, id, &[0x88]));
+                }
+            }
+        }
+    });
+    let strict = ", circuit_breaker: { errors: 2 }, outlier: { errors: 1 }";
+    let gateway = Gateway::start("", &with(&[&url], strict));
+    let address = gateway.address();
+    let small = thread::spawn(move || {
+        let mut client = Client::connect(address);
+        client.send("POST /a HTTP/1.1\r\nHost: api.test\r\nContent-Length: 0\r\n\r\n");
+        client.answer().status
+    });
+    eventually("the request has arrived", || waiting.load(SeqCst) == 1);
+
+    for _ in 0..4 {
+        let large = format!("X-Large: {}\r\n", "~".repeat(20_000));
+        assert_eq!(gateway.get("/a", &large).status, 502);
+    }
+
+    released.store(true, SeqCst);
+    assert_eq!(small.join().expect("an answer"), 200);
+    assert_eq!(gateway.get("/a", "").status, 200);
 }
