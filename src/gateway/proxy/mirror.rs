@@ -13,6 +13,7 @@ use crate::base::body::Body;
 use crate::base::random::random;
 use crate::gateway::policy::authorize::Permit;
 use crate::limit::Now;
+use crate::observe::metrics::MirrorResult;
 use crate::upstream::{
     ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, is_endless,
 };
@@ -54,11 +55,11 @@ impl Mirror {
         let (Ok(slot), Some(content)) =
             (Arc::clone(&self.permits).try_acquire_owned(), body.buffered())
         else {
-            metrics.mirrored(false);
+            metrics.mirrored(MirrorResult::LeftOut);
             return;
         };
         let Ok(mut head) = self.receiver.own_head(request, permit, now.now) else {
-            metrics.mirrored(false);
+            metrics.mirrored(MirrorResult::LeftOut);
             return;
         };
         head.extensions.clear();
@@ -78,7 +79,8 @@ impl Mirror {
                 arrival: None,
             };
             let sent = upstream.send(&request, RequestContent::new(content.into()), options).await;
-            upstream.metrics().mirrored(sent.is_ok());
+            let result = if sent.is_ok() { MirrorResult::Ok } else { MirrorResult::Failed };
+            upstream.metrics().mirrored(result);
             // A stream may last for days, and its copy has no reader.
             if let Ok(sent) = sent
                 && !is_endless(sent.response.headers())

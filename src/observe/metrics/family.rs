@@ -112,7 +112,7 @@ families! {
     FALLBACKS = Counter "northgate_upstream_fallbacks_total" ["upstream" "kind"]
         "Responses of the fallback in place of the upstream's.";
     MIRRORED = Counter "northgate_upstream_mirrored_requests_total" ["upstream" "result"]
-        "Copies of requests to the upstream that receives them; failed ones were not sent, or got no response.";
+        "Copies of requests to the upstream that receives them: ok, failed (no response) or left_out (not sent).";
     HEALTH_CHECKS = Counter "northgate_upstream_health_checks_total" ["upstream" "result"]
         "Active health checks, by result.";
     NAME_RESOLUTIONS = Counter "northgate_upstream_resolutions_total" ["upstream" "result"]

@@ -58,7 +58,7 @@ pub use self::process::{COMMIT, ProcessMetrics, RUSTC, VERSION};
 pub use self::route::RouteMetrics;
 pub use self::session::SessionMetrics;
 pub use self::token::TokenCacheMetrics;
-pub use self::upstream::{FallbackKind, UpstreamMetrics};
+pub use self::upstream::{FallbackKind, MirrorResult, UpstreamMetrics};
 
 /// All metrics of the gateway. Clones share them.
 #[derive(Clone)]

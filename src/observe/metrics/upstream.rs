@@ -22,7 +22,7 @@ pub struct UpstreamMetrics {
     retried: Counter,
     retried_in_vain: Counter,
     fallbacks: [Counter; 3],
-    mirrored: [Counter; 2],
+    mirrored: [Counter; 3],
     checks: [Counter; 2],
     resolutions: [Counter; 2],
     targets: WeakMap<Arc<str>, LabeledGauge>,
@@ -33,6 +33,17 @@ pub struct UpstreamMetrics {
     pub active: Gauge,
     /// Idle connections.
     pub idle: Gauge,
+}
+
+/// The outcome of a copy of a request, in the order of its counters.
+#[derive(Clone, Copy, Debug)]
+pub enum MirrorResult {
+    /// It got a response.
+    Ok,
+    /// It got none.
+    Failed,
+    /// It was not sent: too many are under way, or the content of its request is too large.
+    LeftOut,
 }
 
 /// The kind of a response in place of an upstream's.
@@ -101,9 +112,9 @@ impl UpstreamMetrics {
         self.fallbacks[kind as usize].inc();
     }
 
-    /// Counts a copy of a request; `ok` is whether it got a response.
-    pub fn mirrored(&self, ok: bool) {
-        self.mirrored[usize::from(!ok)].inc();
+    /// Counts a copy of a request.
+    pub fn mirrored(&self, result: MirrorResult) {
+        self.mirrored[result as usize].inc();
     }
 
     /// Counts an active health check; `ok` is whether it succeeded.
@@ -146,8 +157,9 @@ impl Source for UpstreamMetrics {
             let count = &self.fallbacks[kind as usize];
             to.counter(&family::FALLBACKS, &[upstream, kind.word()], count);
         }
-        to.counter(&family::MIRRORED, &[upstream, "ok"], &self.mirrored[0]);
-        to.counter(&family::MIRRORED, &[upstream, "failed"], &self.mirrored[1]);
+        for (result, count) in ["ok", "failed", "left_out"].into_iter().zip(&self.mirrored) {
+            to.counter(&family::MIRRORED, &[upstream, result], count);
+        }
         for (result, [checks, resolutions]) in ["ok", "failed"]
             .into_iter()
             .zip([0, 1].map(|index| [&self.checks[index], &self.resolutions[index]]))
