@@ -108,22 +108,10 @@ impl Forward {
             *response.status_mut() = StatusCode::NO_CONTENT;
             return Ok(response);
         }
-        let protocol = exchange.stripped.remove_remaining(&mut head.headers);
-        let protocol = protocol.filter(|_| self.websocket);
-        if protocol.is_none() && head.extensions.get::<OpensTunnel>().is_some() {
-            return Err(Rejection::UnknownProtocol);
-        }
-        let handshake = protocol.map(|protocol| Handshake::read(protocol, head, &body));
-        let handshake = handshake.transpose()?.flatten();
+        let handshake = self.read_handshake(head, &body, exchange)?;
         let receiver = self.choose_receiver(&permit, head, exchange);
         let upstream = &receiver.upstream;
-        let key_of = |upstream: &Upstream| {
-            let by = upstream.settings().hash_by.as_ref()?;
-            affinity::key(by, head, permit.principal.as_deref(), exchange)
-        };
-        let key = key_of(upstream);
-        let mirror_key = self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream));
-        let fallback_key = self.fallback_upstream().and_then(key_of);
+        let keys = self.affinity_keys(upstream, &permit, head, exchange);
         let is_private = permit.principal.is_some() || !body.is_end_stream();
         let is_grpc = exchange.response_format.is_grpc();
         let is_stream =
@@ -141,13 +129,7 @@ impl Forward {
             fallback.stale.as_ref()?;
             StaleKey::of(head, exchange.host.as_ref(), &upstream.settings().name, is_private)
         });
-        let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
-        if if_header::is_usual_with(&head.method) {
-            if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);
-        }
-        if let Some(destination) = head.extensions.remove::<Destination>() {
-            destination.forward(&self.target, keeps_host, &mut head.headers)?;
-        }
+        self.rewrite_references(upstream, head, exchange)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }
@@ -186,7 +168,7 @@ impl Forward {
             began,
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
-            key,
+            key: keys.own,
             arrival: arrival.as_deref(),
         };
         let interim = RefCell::default();
@@ -194,13 +176,13 @@ impl Forward {
         let wanted = wanted.then_some(&interim);
         let request = OutgoingRequest { head, fields, interim: wanted };
         if let Some(mirror) = mirror {
-            mirror.copy(&request, &body, &permit, &gateway.idle, mirror_key, now);
+            mirror.copy(&request, &body, &permit, &gateway.idle, keys.mirror, now);
         }
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
             let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
             let (request, permit, now) = (&request, &permit, now.now);
-            let options = SendOptions { key: fallback_key, has_fallback: false, ..options };
+            let options = SendOptions { key: keys.fallback, has_fallback: false, ..options };
             let fallible = Fallible {
                 request,
                 again,
@@ -235,16 +217,7 @@ impl Forward {
             None
         };
         if let Some(tunnel) = tunnel {
-            let client = handshake.and_then(|handshake| handshake.accepted_by(response.headers()));
-            let client = client.ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            // A tunnel counts as a request in flight, and towards every limit, until it ends.
-            let held = (exchange.in_flight.take(), exchange.limit_state.hand_over());
-            if let Some(route) = exchange.route() {
-                let (id, metrics) = (Arc::clone(&route.id), Arc::clone(&route.metrics));
-                let tunnel = tunnel::relay(client, *tunnel, guard, id, metrics, held);
-                exchange.peer.upgraded.replace(Some(spawn_local(tunnel)));
-            }
+            open_tunnel(*tunnel, handshake, guard, &mut response, exchange)?;
         } else if let Some(guard) = guard {
             exchange.stream_guard = Some(guard.clone());
             response = response.map(|body| GuardedBody::body(body, guard));
@@ -253,6 +226,67 @@ impl Forward {
             response = response.map(|body| deadline.body(body));
         }
         Ok(response)
+    }
+
+    /// Returns the WebSocket handshake of a request, if the route forwards it as one.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::UnknownProtocol`] for a tunnel of another protocol, and the rejection of an invalid handshake.
+    fn read_handshake(
+        &self,
+        head: &mut Parts,
+        body: &Body,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Handshake>, Rejection> {
+        let protocol = exchange.stripped.remove_remaining(&mut head.headers);
+        let protocol = protocol.filter(|_| self.websocket);
+        if protocol.is_none() && head.extensions.get::<OpensTunnel>().is_some() {
+            return Err(Rejection::UnknownProtocol);
+        }
+        let handshake = protocol.map(|protocol| Handshake::read(protocol, head, body));
+        Ok(handshake.transpose()?.flatten())
+    }
+
+    /// Returns the hashes by which the request is assigned to a target of `upstream`, and of the others that may
+    /// receive it.
+    fn affinity_keys(
+        &self,
+        upstream: &Upstream,
+        permit: &Permit,
+        head: &Parts,
+        exchange: &Exchange,
+    ) -> AffinityKeys {
+        let key_of = |upstream: &Upstream| {
+            let by = upstream.settings().hash_by.as_ref()?;
+            affinity::key(by, head, permit.principal.as_deref(), exchange)
+        };
+        AffinityKeys {
+            own: key_of(upstream),
+            mirror: self.mirror.as_ref().and_then(|mirror| key_of(&mirror.receiver.upstream)),
+            fallback: self.fallback_upstream().and_then(key_of),
+        }
+    }
+
+    /// Rewrites the request targets in header fields (`If` and `Destination`, RFC 4918 §10) as that of the request.
+    ///
+    /// # Errors
+    ///
+    /// The rejection of a `Destination` that the rewrite does not lead to a valid target.
+    fn rewrite_references(
+        &self,
+        upstream: &Upstream,
+        head: &mut Parts,
+        exchange: &Exchange,
+    ) -> Result<(), Rejection> {
+        let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
+        if if_header::is_usual_with(&head.method) {
+            if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);
+        }
+        if let Some(destination) = head.extensions.remove::<Destination>() {
+            destination.forward(&self.target, keeps_host, &mut head.headers)?;
+        }
+        Ok(())
     }
 
     /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.
@@ -437,6 +471,39 @@ impl Forward {
             fields.add(&AUTHORIZATION, bearer);
         }
     }
+}
+
+/// The hashes by which a request is assigned to a target; `None` where the upstream does not hash.
+#[derive(Clone, Copy)]
+struct AffinityKeys {
+    own: Option<u64>,
+    mirror: Option<u64>,
+    fallback: Option<u64>,
+}
+
+/// Connects the two sides of a tunnel once the upstream has switched protocols.
+///
+/// # Errors
+///
+/// [`UpstreamError::Protocol`] if the response does not accept the handshake.
+fn open_tunnel(
+    tunnel: Tunnel,
+    handshake: Option<Handshake>,
+    guard: Option<StreamGuard>,
+    response: &mut Response<Body>,
+    exchange: &mut Exchange,
+) -> Result<(), Rejection> {
+    let client = handshake.and_then(|handshake| handshake.accepted_by(response.headers()));
+    let client = client.ok_or(Rejection::Upstream(UpstreamError::Protocol))?;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    // A tunnel counts as a request in flight, and towards every limit, until it ends.
+    let held = (exchange.in_flight.take(), exchange.limit_state.hand_over());
+    if let Some(route) = exchange.route() {
+        let (id, metrics) = (Arc::clone(&route.id), Arc::clone(&route.metrics));
+        let tunnel = tunnel::relay(client, tunnel, guard, id, metrics, held);
+        exchange.peer.upgraded.replace(Some(spawn_local(tunnel)));
+    }
+    Ok(())
 }
 
 /// The response to a request, or its failure.
