@@ -111,7 +111,7 @@ impl CallPermit<'_> {
     }
 
     /// Records a malformed response. It concerns no other input, and is remembered for this one.
-    pub(in crate::issuer) fn record_odd_response(self, now: Duration) {
+    pub(in crate::issuer) fn record_unexpected_response(self, now: Duration) {
         self.record_reachable();
         self.record_failure(now);
     }
@@ -219,7 +219,7 @@ mod tests {
             for seconds in 0..1_000 {
                 if let Ok(pass) = circuits.admit(P, input(1), at(seconds)) {
                     if odd {
-                        pass.record_odd_response(at(seconds));
+                        pass.record_unexpected_response(at(seconds));
                     } else {
                         pass.record_unavailable(at(seconds));
                     }
@@ -244,10 +244,10 @@ mod tests {
     fn odd_responses_open_no_circuit_and_are_remembered_for_their_input() {
         let circuits = CircuitBreakers::new();
         for name in 0..100 {
-            circuits.admit(P, input(name), at(0)).unwrap().record_odd_response(at(0));
+            circuits.admit(P, input(name), at(0)).unwrap().record_unexpected_response(at(0));
         }
         for _ in 0..4 {
-            circuits.admit(P, input(0), at(0)).unwrap().record_odd_response(at(0));
+            circuits.admit(P, input(0), at(0)).unwrap().record_unexpected_response(at(0));
         }
 
         assert_eq!(circuits.admit(P, input(0), at(0)).err(), Some(at(1)));
@@ -337,7 +337,7 @@ mod tests {
     fn a_flood_of_inputs_uses_bounded_memory_and_the_latest_is_remembered() {
         let circuits = CircuitBreakers::new();
         for name in 0..MAX_INPUTS + 5_000 {
-            circuits.admit(P, input(name), at(0)).unwrap().record_odd_response(at(0));
+            circuits.admit(P, input(name), at(0)).unwrap().record_unexpected_response(at(0));
         }
         circuits.of_input.run_pending_tasks();
 

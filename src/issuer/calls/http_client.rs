@@ -159,7 +159,7 @@ impl IssuerClient {
             }
             match error {
                 CallFailure::Http(_) => CallError::Unavailable,
-                CallFailure::TooLarge => CallError::Odd,
+                CallFailure::TooLarge => CallError::Unexpected,
             }
         })
     }
@@ -192,7 +192,7 @@ pub(in crate::issuer) enum CallError {
     /// No connection, or no complete response in time: the server is unavailable.
     Unavailable,
     /// An unusable response, which this input alone may have caused.
-    Odd,
+    Unexpected,
     /// No request was sent.
     NotSent,
 }

@@ -194,7 +194,7 @@ impl CallContext {
             Err(why) => {
                 match why {
                     CallError::Unavailable => pass.record_unavailable(self.clock.uptime()),
-                    CallError::Odd => pass.record_odd_response(self.clock.uptime()),
+                    CallError::Unexpected => pass.record_unexpected_response(self.clock.uptime()),
                     CallError::NotSent => return Err(GrantError::NotAsked),
                 }
                 return Err(GrantError::Unavailable);
@@ -204,7 +204,7 @@ impl CallContext {
         match &outcome {
             GrantOutcome::Granted(_) => pass.record_success(),
             GrantOutcome::Refused(_) => pass.record_refusal(),
-            GrantOutcome::Odd(_) => pass.record_odd_response(self.clock.uptime()),
+            GrantOutcome::Unexpected(_) => pass.record_unexpected_response(self.clock.uptime()),
             GrantOutcome::Unavailable(_) => pass.record_unavailable(self.clock.uptime()),
         }
         let (issuer, client) = (&*self.settings.name, &*client.id);
@@ -255,7 +255,7 @@ impl CallContext {
                 }
                 Err(GrantError::InvalidGrant)
             }
-            GrantOutcome::Odd(error) | GrantOutcome::Unavailable(error) => {
+            GrantOutcome::Unexpected(error) | GrantOutcome::Unavailable(error) => {
                 if let Some(suppressed) = self.http_client.may_warn() {
                     tracing::warn!(
                         issuer,

@@ -100,7 +100,9 @@ impl CallContext {
         let classified = match self.send(&slot, url, client, form, accept).await {
             Ok(response) => classify(&response, accept),
             Err(CallError::Unavailable) => Classified::Unavailable("no response".into()),
-            Err(CallError::Odd) => Classified::Odd("the response is too large".into()),
+            Err(CallError::Unexpected) => {
+                Classified::Unexpected("the response is too large".into())
+            }
             Err(CallError::NotSent) => return Err(Unavailable::RETRY_SOON),
         };
         match classified {
@@ -113,13 +115,13 @@ impl CallContext {
                 pass.record_refusal();
                 Ok(IntrospectionResponse::Inactive)
             }
-            Classified::Odd(why) => {
+            Classified::Unexpected(why) => {
                 // A client may have provoked it, or the gateway's client lacks permission: the log line lets the
                 // operator decide.
                 if let Some(suppressed) = self.http_client.may_warn() {
                     tracing::warn!(issuer = %self.settings.name, %why, suppressed, "The issuer refused an introspection request; the token was not accepted.");
                 }
-                pass.record_odd_response(self.clock.uptime());
+                pass.record_unexpected_response(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)
             }
             Classified::Unavailable(why) => {
@@ -211,7 +213,7 @@ enum Classified {
     Inactive,
     /// An error that a client can provoke, or a malformed response: it reveals nothing about
     /// other tokens.
-    Odd(Cow<'static, str>),
+    Unexpected(Cow<'static, str>),
     /// The server is unavailable.
     Unavailable(Cow<'static, str>),
 }
@@ -226,23 +228,23 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
         StatusCode::BAD_REQUEST => {
             return match response.error_code().as_deref() {
                 Some("unsupported_token_type") => Classified::Inactive,
-                _ => Classified::Odd(response.refusal().into()),
+                _ => Classified::Unexpected(response.refusal().into()),
             };
         }
         _ if response.is_unavailable() => {
             return Classified::Unavailable(response.refusal().into());
         }
-        _ => return Classified::Odd(response.refusal().into()),
+        _ => return Classified::Unexpected(response.refusal().into()),
     }
     let media_type = response.media_type();
     if accept != AcceptedFormat::Json && media_type.as_deref() == Some(accept.media_type()) {
         let Ok(text) = core::str::from_utf8(&response.body) else {
-            return Classified::Odd("the signed response is not text".into());
+            return Classified::Unexpected("the signed response is not text".into());
         };
         return Classified::Response(IntrospectionResponse::Signed(text.trim().into()));
     }
     let Ok(mut body) = strict_json::parse_object(&response.body) else {
-        return Classified::Odd("the response is not a JSON object".into());
+        return Classified::Unexpected("the response is not a JSON object".into());
     };
     match body.remove("active") {
         Some(Value::Bool(true)) => {
@@ -251,7 +253,9 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
             Classified::Response(IntrospectionResponse::Active(body))
         }
         Some(Value::Bool(false)) => Classified::Response(IntrospectionResponse::Inactive),
-        _ => Classified::Odd("the response does not report whether the token is active".into()),
+        _ => Classified::Unexpected(
+            "the response does not report whether the token is active".into(),
+        ),
     }
 }
 

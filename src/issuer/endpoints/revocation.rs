@@ -126,7 +126,7 @@ impl CallContext {
             Err(why) => {
                 match why {
                     CallError::Unavailable => pass.record_unavailable(now()),
-                    CallError::Odd => pass.record_odd_response(now()),
+                    CallError::Unexpected => pass.record_unexpected_response(now()),
                     CallError::NotSent => {}
                 }
                 return Err((Unavailable::RETRY_SOON, None));
@@ -138,7 +138,7 @@ impl CallContext {
                 return Ok(answer);
             }
             None if response.is_unavailable() => pass.record_unavailable(now()),
-            None => pass.record_odd_response(now()),
+            None => pass.record_unexpected_response(now()),
         }
         Err((Unavailable::RETRY_SOON, Some(response.refusal())))
     }

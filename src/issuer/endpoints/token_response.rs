@@ -23,7 +23,7 @@ pub(in crate::issuer) enum GrantOutcome {
     Refused(Option<String>),
     /// Another refusal, or a malformed response: it reveals nothing
     /// about other grants.
-    Odd(String),
+    Unexpected(String),
     /// The server is unavailable.
     Unavailable(String),
 }
@@ -46,7 +46,7 @@ pub(in crate::issuer) fn parse(
             Err(why @ UnusableResponse::Error(_)) if is_refusal(&why, purpose) => {
                 GrantOutcome::Refused(Some(why.to_string()))
             }
-            Err(why) => GrantOutcome::Odd(why.to_string()),
+            Err(why) => GrantOutcome::Unexpected(why.to_string()),
         };
     }
     let error = response.error_code();
@@ -54,14 +54,14 @@ pub(in crate::issuer) fn parse(
         return GrantOutcome::Unavailable(response.refusal());
     }
     if !response.status.is_client_error() || error.as_deref() == Some("invalid_client") {
-        return GrantOutcome::Odd(response.refusal());
+        return GrantOutcome::Unexpected(response.refusal());
     }
     if purpose == Purpose::Refresh {
         return if refuses_refresh_token(response, error.as_deref()) {
             let unusual = error.as_deref() != Some("invalid_grant");
             GrantOutcome::Refused(unusual.then(|| response.refusal()))
         } else {
-            GrantOutcome::Odd(response.refusal())
+            GrantOutcome::Unexpected(response.refusal())
         };
     }
     match (response.status, error.as_deref()) {
@@ -75,7 +75,7 @@ pub(in crate::issuer) fn parse(
             Some(error),
         ) if typed && !is_ours(error) => GrantOutcome::Refused(Some(response.refusal())),
         (StatusCode::FORBIDDEN, None) if typed => GrantOutcome::Refused(Some(response.refusal())),
-        _ => GrantOutcome::Odd(response.refusal()),
+        _ => GrantOutcome::Unexpected(response.refusal()),
     }
 }
 

@@ -246,7 +246,7 @@ impl Sessions {
                 tracing::error!(session, %error, "The session of a login does not fit into cookies; use `tokens: server`, or fewer claims.");
                 Problem::TooLarge
             }
-            StorageError::Away(error) => {
+            StorageError::Unavailable(error) => {
                 tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
                 Problem::StoreUnavailable
             }

@@ -26,15 +26,15 @@ pub(crate) enum RefreshNeed {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum LockResponse {
     /// Another instance has redeemed the token; the result is at hand.
-    Done,
+    Refreshed,
     /// The session has ended.
-    Over,
+    Ended,
     /// This instance has acquired the lock.
-    Mine,
+    Acquired,
     /// This instance has acquired the lock, after another had it and never published a result.
-    Lapsed,
+    AcquiredAfterExpiry,
     /// Another instance holds the lock.
-    Busy,
+    Held,
     /// No response, the lock could not be written, or Redis has lost its data a moment ago.
     NoResponse,
 }
@@ -83,13 +83,15 @@ pub(crate) fn may_ask(store: Condition) -> bool {
 /// Returns the next step.
 pub(crate) fn next_step(facts: &RefreshKnowledge) -> RefreshStep {
     match facts.response {
-        LockResponse::Done => RefreshStep::Share,
-        LockResponse::Over => RefreshStep::End,
+        LockResponse::Refreshed => RefreshStep::Share,
+        LockResponse::Ended => RefreshStep::End,
         // The other instance may have redeemed it before it was killed: no reason to lose a session with a valid token.
-        LockResponse::Lapsed if facts.need == RefreshNeed::Serves => RefreshStep::GiveUp,
-        LockResponse::Mine | LockResponse::Lapsed => RefreshStep::Redeem,
-        LockResponse::Busy if facts.patient => RefreshStep::LookAgain,
-        LockResponse::Busy => RefreshStep::GiveUp,
+        LockResponse::AcquiredAfterExpiry if facts.need == RefreshNeed::Serves => {
+            RefreshStep::GiveUp
+        }
+        LockResponse::Acquired | LockResponse::AcquiredAfterExpiry => RefreshStep::Redeem,
+        LockResponse::Held if facts.patient => RefreshStep::LookAgain,
+        LockResponse::Held => RefreshStep::GiveUp,
         LockResponse::NoResponse => without_response(facts),
     }
 }

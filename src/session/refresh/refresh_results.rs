@@ -120,11 +120,11 @@ impl RefreshResults {
     /// Records the response of Redis to an attempt on the lock. Returns whether another instance had it and its result is unknown.
     pub(super) fn note_lock(&self, digest: &Digest, response: LockResponse) -> bool {
         match response {
-            LockResponse::Busy => self.elsewhere.insert(*digest, ()),
-            LockResponse::Done | LockResponse::Over | LockResponse::Mine => {
+            LockResponse::Held => self.elsewhere.insert(*digest, ()),
+            LockResponse::Refreshed | LockResponse::Ended | LockResponse::Acquired => {
                 self.elsewhere.invalidate(digest);
             }
-            LockResponse::Lapsed | LockResponse::NoResponse => {}
+            LockResponse::AcquiredAfterExpiry | LockResponse::NoResponse => {}
         }
         self.elsewhere.contains_key(digest)
     }

@@ -277,7 +277,7 @@ impl TokenRefresher {
         loop {
             let turn = if may_ask(sharing.condition()) {
                 let turn = sharing.take(&lock, &loaded.state).await;
-                unsure |= matches!(turn, None | Some(LockState::Lapsed));
+                unsure |= matches!(turn, None | Some(LockState::AcquiredAfterExpiry));
                 turn
             } else {
                 None
@@ -296,7 +296,7 @@ impl TokenRefresher {
                 lease: sharing.lease(),
             });
             match (step, turn) {
-                (RefreshStep::Share, Some(LockState::Done(renewed))) => {
+                (RefreshStep::Share, Some(LockState::Refreshed(renewed))) => {
                     return RefreshOutcome::Renewed(renewed);
                 }
                 (RefreshStep::End, _) => return RefreshOutcome::Over,

@@ -10,37 +10,37 @@ pub(crate) enum SharedLookup {
     /// The session, sealed.
     Sealed(Box<str>),
     /// The session has ended.
-    Over,
+    Ended,
     /// No such key.
-    Nothing,
+    NotFound,
 }
 
 /// The result of trying to acquire a refresh lock.
 pub(crate) enum LockState {
     /// Acquired: redeem, and publish the result.
-    Mine,
+    Acquired,
     /// Acquired, after another instance had it and never published a result.
-    Lapsed,
+    AcquiredAfterExpiry,
     /// Another instance holds it: try again in a moment.
-    Busy,
+    Held,
     /// Redis has lost its data a moment ago, and instances are publishing their results again: try again in a moment.
     Restoring,
     /// Another instance has refreshed the session; its result.
-    Done(Arc<LoadedSession>),
+    Refreshed(Arc<LoadedSession>),
     /// The session has ended.
-    Over,
+    Ended,
 }
 
 impl LockState {
     /// Returns the state without its session.
     pub(crate) const fn response(&self) -> LockResponse {
         match self {
-            Self::Mine => LockResponse::Mine,
-            Self::Lapsed => LockResponse::Lapsed,
-            Self::Busy => LockResponse::Busy,
+            Self::Acquired => LockResponse::Acquired,
+            Self::AcquiredAfterExpiry => LockResponse::AcquiredAfterExpiry,
+            Self::Held => LockResponse::Held,
             Self::Restoring => LockResponse::NoResponse,
-            Self::Done(_) => LockResponse::Done,
-            Self::Over => LockResponse::Over,
+            Self::Refreshed(_) => LockResponse::Refreshed,
+            Self::Ended => LockResponse::Ended,
         }
     }
 }

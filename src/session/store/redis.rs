@@ -124,11 +124,11 @@ impl SharedSessions {
     /// Looks up the session `id`.
     pub(crate) async fn find(&self, id: Id) -> Result<SharedLookup, Unavailable> {
         let key = self.session_key(id);
-        let Some(value) = self.redis.find(&key).await? else { return Ok(SharedLookup::Nothing) };
+        let Some(value) = self.redis.find(&key).await? else { return Ok(SharedLookup::NotFound) };
         if value == ENDED {
-            return Ok(SharedLookup::Over);
+            return Ok(SharedLookup::Ended);
         }
-        Ok(sealed_text(&value).map_or(SharedLookup::Nothing, SharedLookup::Sealed))
+        Ok(sealed_text(&value).map_or(SharedLookup::NotFound, SharedLookup::Sealed))
     }
 
     /// Opens the session `id` that `ACQUIRE_LOCK` returned, because its tokens are later.
@@ -186,7 +186,7 @@ impl SharedSessions {
             }
             revoke_tokens(match found {
                 SharedLookup::Sealed(text) => this.open(id, text),
-                SharedLookup::Over | SharedLookup::Nothing => None,
+                SharedLookup::Ended | SharedLookup::NotFound => None,
             })
             .await;
         })
@@ -251,20 +251,20 @@ impl SharedSessions {
         Some(match response.ok()? {
             Value::BulkString(sealed) => {
                 match self.open_record(token_keys.clone(), &sealed, before) {
-                    Some(loaded) => LockState::Done(Arc::new(loaded)),
+                    Some(loaded) => LockState::Refreshed(Arc::new(loaded)),
                     // Sealed under a key that this instance does not have: it must not redeem all the same.
-                    None => LockState::Busy,
+                    None => LockState::Held,
                 }
             }
             Value::Array(later) => match self.open_later(before.id, &later) {
-                Some(loaded) => LockState::Done(Arc::new(loaded)),
-                None => LockState::Busy,
+                Some(loaded) => LockState::Refreshed(Arc::new(loaded)),
+                None => LockState::Held,
             },
-            Value::Int(1) => LockState::Mine,
-            Value::Int(2) => LockState::Lapsed,
+            Value::Int(1) => LockState::Acquired,
+            Value::Int(2) => LockState::AcquiredAfterExpiry,
             Value::Int(3) => LockState::Restoring,
-            Value::Int(-1) => LockState::Over,
-            _ => LockState::Busy,
+            Value::Int(-1) => LockState::Ended,
+            _ => LockState::Held,
         })
     }
 

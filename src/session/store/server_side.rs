@@ -68,11 +68,11 @@ impl Store {
                 self.memory.sessions.insert(id, Arc::clone(&found));
                 Ok(Some(found))
             }
-            Ok(SharedLookup::Over) => {
+            Ok(SharedLookup::Ended) => {
                 self.memory.sessions.invalidate(&id);
                 Ok(None)
             }
-            Ok(SharedLookup::Nothing) => {
+            Ok(SharedLookup::NotFound) => {
                 // Redis has lost it: a session that has ended leaves a record there.
                 if let Some(known) = &known {
                     self.write(id, Some(known)).await;
@@ -92,7 +92,7 @@ impl Store {
         let Some(SharedStore { sharing, .. }) = &self.shared else { return false };
         match sharing.find(id).await {
             Ok(SharedLookup::Sealed(text)) => sharing.open(id, text).is_none(),
-            Ok(SharedLookup::Over | SharedLookup::Nothing) => false,
+            Ok(SharedLookup::Ended | SharedLookup::NotFound) => false,
             Err(Unavailable) => true,
         }
     }

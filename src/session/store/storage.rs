@@ -390,7 +390,7 @@ pub(crate) enum StorageError {
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     #[error(transparent)]
-    Away(#[from] Unavailable),
+    Unavailable(#[from] Unavailable),
 }
 
 /// Returns the session of the later login, or the later state of one.

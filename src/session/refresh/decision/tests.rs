@@ -35,7 +35,11 @@ fn a_lapsed_lock_is_used_only_without_a_valid_access_token() {
         (RefreshNeed::Refused, RefreshStep::Redeem),
         (RefreshNeed::Ended, RefreshStep::Redeem),
     ] {
-        assert_eq!(next_step(&facts(need, LockResponse::Lapsed, usable)), step, "{need:?}");
+        assert_eq!(
+            next_step(&facts(need, LockResponse::AcquiredAfterExpiry, usable)),
+            step,
+            "{need:?}"
+        );
     }
 }
 

@@ -109,16 +109,16 @@ impl World {
     fn take(&mut self, me: usize) -> LockResponse {
         let store = &mut self.store;
         match store.lease {
-            _ if store.over => LockResponse::Over,
-            _ if store.record => LockResponse::Done,
+            _ if store.over => LockResponse::Ended,
+            _ if store.record => LockResponse::Refreshed,
             _ if store.phase == Phase::Restoring => LockResponse::NoResponse,
-            Some(other) if other != me => LockResponse::Busy,
+            Some(other) if other != me => LockResponse::Held,
             _ => {
                 store.lease = Some(me);
                 if *store.started.get_or_insert(me) == me {
-                    LockResponse::Mine
+                    LockResponse::Acquired
                 } else {
-                    LockResponse::Lapsed
+                    LockResponse::AcquiredAfterExpiry
                 }
             }
         }
@@ -303,11 +303,11 @@ impl World {
                 }
                 let gateway = &mut world.gateways[me];
                 match response {
-                    LockResponse::Busy => gateway.elsewhere = true,
-                    LockResponse::Done | LockResponse::Over | LockResponse::Mine => {
+                    LockResponse::Held => gateway.elsewhere = true,
+                    LockResponse::Refreshed | LockResponse::Ended | LockResponse::Acquired => {
                         gateway.elsewhere = false;
                     }
-                    LockResponse::Lapsed | LockResponse::NoResponse => {}
+                    LockResponse::AcquiredAfterExpiry | LockResponse::NoResponse => {}
                 }
                 let elsewhere = gateway.elsewhere;
                 let id = |gateway: usize| gateway as u64 + 1;
