@@ -46,6 +46,6 @@ pub mod cli;
 #[cfg(fuzzing)]
 pub mod fuzz {
     pub use crate::disk::record;
-    pub use crate::upstream::fuzz::answer as upstream_response;
+    pub use crate::upstream::fuzz::upstream_response;
     pub use crate::upstream::http2_fuzz::frames;
 }

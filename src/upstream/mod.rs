@@ -1,45 +1,22 @@
 //! Upstreams: load balancing, health, retries, and clients of HTTP/1.1 and HTTP/2 (floor 2).
 //!
-//! An *upstream* is a service; an *endpoint* is one address of it. A request is sent (`send`) on one of this thread's
-//! idle connections to the endpoint that `load_balancer` selects, or on a new one; `send` also decides about further
-//! attempts, within the budget of `retry`. The control runtime resolves names and checks endpoints (`maintenance`);
+//! An *upstream* is a service; an *endpoint* is one address of it. A request is sent (`request`) on one of this thread's
+//! idle connections (`connections`) to the endpoint that `balancing` selects, or on a new one, and again within the
+//! budget of retries. The control runtime resolves names and checks endpoints (`health`);
 //! workers read the result without a lock. The HTTP/1.1 client (`http1`) is written for the gateway, because it is the
 //! largest part of a request's cost: a connection belongs to the request that uses it, so there is no second task and
 //! no channel between them. In HTTP/2 (`http2`, with the `h2` crate) a connection is shared by many requests.
 
-mod attempt;
-mod attempts;
-mod circuit_breaker;
+mod balancing;
 mod client_pauses;
-mod connect;
-mod connection_gauges;
-mod connection_pool;
-mod content_outcome;
-mod endpoint;
-mod endpoint_set;
+mod connections;
 mod error;
-mod extra_headers;
-mod handshake_error;
 mod health;
-mod health_check;
 mod http1;
 mod http2;
-mod interim_responses;
-mod load_balancer;
-mod long_lived_response;
-mod maintenance;
-mod passive_health;
-mod pooled_body;
 mod registry;
-mod resolve;
-mod retry;
-mod send;
-mod send_options;
+mod request;
 mod settings;
-mod tls_connectors;
-mod tls_records;
-mod tunnel;
-mod unbegun_requests;
 
 use core::fmt;
 use core::sync::atomic::AtomicUsize;
@@ -48,38 +25,38 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use self::circuit_breaker::CircuitBreaker;
-pub use self::circuit_breaker::CircuitState;
-pub use self::connect::enable_keep_alive;
-pub use self::connection_pool::IdlePool;
-pub use self::endpoint::Endpoint;
-use self::endpoint::{Dial, EndpointKey};
-use self::endpoint_set::{EndpointSet, Member};
+pub use self::balancing::endpoint::Endpoint;
+use self::balancing::endpoint::{Dial, EndpointKey};
+use self::balancing::endpoint_set::{EndpointSet, Member};
+use self::balancing::load_balancer::scatter;
+pub use self::connections::connect::enable_keep_alive;
+pub use self::connections::idle_pool::IdlePool;
+use self::connections::tls_connectors::TlsParts;
 pub use self::error::{InvalidResponse, UpstreamError};
-pub use self::extra_headers::{ExtraHeaders, OutgoingRequest};
-pub use self::health::EndpointState;
+use self::health::circuit_breaker::CircuitBreaker;
+pub use self::health::circuit_breaker::CircuitState;
+pub use self::health::endpoint_health::EndpointState;
+pub use self::health::maintenance::maintain;
+use self::health::passive_health::PassiveHealth;
 pub(crate) use self::http1::CloseDelimited;
 #[cfg(fuzzing)]
 pub use self::http1::fuzz;
 #[cfg(fuzzing)]
 pub use self::http2::fuzz as http2_fuzz;
-use self::load_balancer::scatter;
-pub(crate) use self::long_lived_response::is_endless;
-pub use self::maintenance::maintain;
-use self::passive_health::PassiveHealth;
 use self::registry::ResolvedName;
 pub use self::registry::UpstreamRegistry;
-pub(crate) use self::send::blames_endpoint;
-pub use self::send::{SendFailure, UpstreamResponse};
-pub use self::send_options::{RequestContent, SendOptions};
+pub use self::request::extra_headers::{ExtraHeaders, OutgoingRequest};
+pub(crate) use self::request::long_lived_response::is_endless;
+pub(crate) use self::request::send::blames_endpoint;
+pub use self::request::send::{SendFailure, UpstreamResponse};
+pub use self::request::send_options::{RequestContent, SendOptions};
+pub use self::request::tunnel::Tunnel;
+use self::request::unstarted_uploads::UnstartedUploads;
+pub use self::request::unstarted_uploads::UploadPermit;
 pub use self::settings::{
     Address, Balance, CircuitBreakerSettings, HashBy, HealthCheck, HostHeader, Http2, Location,
     Outlier, Retries, RetryOn, Scheme, Settings, Target, Tls,
 };
-use self::tls_connectors::TlsParts;
-pub use self::tunnel::Tunnel;
-pub use self::unbegun_requests::UnbegunPermit;
-use self::unbegun_requests::UnbegunRequests;
 use crate::base::clock::Clock;
 use crate::observe::metrics::{Metrics, UpstreamMetrics};
 use crate::tls::TlsError;
@@ -94,8 +71,8 @@ pub struct Upstream {
     endpoints: Arc<ArcSwap<EndpointSet>>,
     /// Counts the choices of an endpoint.
     turn: AtomicUsize,
-    budget: retry::Budget,
-    unbegun: UnbegunRequests,
+    budget: balancing::retry_budget::RetryBudget,
+    unstarted: UnstartedUploads,
     /// The circuit breaker with its settings, if there is one.
     circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
     passive: Arc<PassiveHealth>,
@@ -135,15 +112,16 @@ impl Upstream {
         metrics: &Metrics,
     ) -> Result<Self, TlsError> {
         let (metrics, settings) = (metrics.upstream(&settings.name), Arc::new(settings));
-        let connectors = tls_connectors::connectors(&settings)?;
+        let connectors = connections::tls_connectors::connectors(&settings)?;
         let targets = settings
             .targets
             .iter()
             .map(|target| {
                 let tls = match (&connectors, target.address.scheme) {
-                    (Some(connectors), Scheme::Https) => {
-                        Some((connectors.clone(), tls_connectors::server_name(&settings, target)?))
-                    }
+                    (Some(connectors), Scheme::Https) => Some((
+                        connectors.clone(),
+                        connections::tls_connectors::server_name(&settings, target)?,
+                    )),
                     _ => None,
                 };
                 let resolved = registry.resolved_name(&settings, &target.address);
@@ -161,13 +139,13 @@ impl Upstream {
             clock: clock.clone(),
         });
         let upstream = Self {
-            unbegun: UnbegunRequests::of(&settings),
+            unstarted: UnstartedUploads::of(&settings),
             settings,
             targets,
             registry: Arc::clone(registry),
             endpoints,
             turn: AtomicUsize::new(0),
-            budget: retry::Budget::default(),
+            budget: balancing::retry_budget::RetryBudget::default(),
             circuit,
             passive,
             resolved: Notify::new(),
@@ -213,8 +191,8 @@ impl Upstream {
     }
 
     /// Returns a permit to forward a request before its content begins; `None` if too many requests have one.
-    pub fn admit_unbegun(&self) -> Option<UnbegunPermit> {
-        self.unbegun.admit()
+    pub fn admit_unstarted(&self) -> Option<UploadPermit> {
+        self.unstarted.admit()
     }
 
     /// Updates the metrics of the endpoints' health, and of the circuit.

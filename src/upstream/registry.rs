@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use tokio::task::AbortHandle;
 
-use super::circuit_breaker::CircuitBreaker;
-use super::endpoint::{Endpoint, EndpointKey};
-use super::resolve::ResolvedAddress;
+use super::balancing::endpoint::{Endpoint, EndpointKey};
+use super::balancing::resolve::ResolvedAddress;
+use super::connections::tls_connectors::TlsParts;
+use super::health::circuit_breaker::CircuitBreaker;
 use super::settings::{Address, CircuitBreakerSettings, Location, Settings, Target};
-use super::tls_connectors::TlsParts;
 use crate::base::lock::IgnorePoison;
 use crate::base::weak_map::WeakMap;
 

@@ -71,7 +71,7 @@ async fn wait(content: &mut LimitedBody, upstream: &Upstream, streams: bool) -> 
     if !streams && let Ok(begun) = timeout(HEAD_START, poll_fn(|cx| content.poll_begun(cx))).await {
         return begun;
     }
-    if let Some(permit) = upstream.admit_unbegun() {
+    if let Some(permit) = upstream.admit_unstarted() {
         content.hold_until_begun(permit);
         return true;
     }

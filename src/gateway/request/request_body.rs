@@ -20,7 +20,7 @@ use crate::config::reserved_headers::ReservedHeaders;
 use crate::config::server::Server;
 use crate::gateway::Rejection;
 use crate::limit::{ContentCharge, Decision, LimitExceeded, Limited, Now, Question};
-use crate::upstream::{UnbegunPermit, UpstreamError};
+use crate::upstream::{UploadPermit, UpstreamError};
 
 /// The limits on request content.
 #[derive(Clone, Copy, Debug)]
@@ -246,7 +246,7 @@ pub(crate) struct LimitedBody {
     /// The first part, if it was awaited before the request was forwarded.
     first: Option<Frame<Bytes>>,
     /// The place that the request holds at the upstream until its content begins.
-    unstarted: Option<UnbegunPermit>,
+    unstarted: Option<UploadPermit>,
     bounds: BodyLimits,
     gap: IdleTimeout,
     /// The fields to remove from trailers.
@@ -285,7 +285,7 @@ impl LimitedBody {
     }
 
     /// Holds `permit` until content arrives.
-    pub(crate) fn hold_until_begun(&mut self, permit: UnbegunPermit) {
+    pub(crate) fn hold_until_begun(&mut self, permit: UploadPermit) {
         self.unstarted = Some(permit);
     }
 

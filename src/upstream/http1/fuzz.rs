@@ -11,7 +11,7 @@ use crate::http1::{ChunkEvent, Decoder, Framing, HeaderNameCache};
 type Read = Result<(u16, Vec<u8>, bool), ()>;
 
 /// Reads a response whole and in pieces of `piece` bytes, and compares the results.
-pub fn answer(bytes: &[u8], piece: usize, to_head: bool) {
+pub fn upstream_response(bytes: &[u8], piece: usize, to_head: bool) {
     let method = if to_head { Method::HEAD } else { Method::GET };
     let whole = read(bytes, bytes.len().max(1), &method);
     let cut = read(bytes, piece.max(1), &method);
@@ -70,7 +70,7 @@ mod tests {
             piece in 1_usize..20,
             to_head: bool,
         ) {
-            super::answer(format!("{head}{body}").as_bytes(), piece, to_head);
+            super::upstream_response(format!("{head}{body}").as_bytes(), piece, to_head);
         }
     }
 }

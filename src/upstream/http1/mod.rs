@@ -28,12 +28,12 @@ pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
 pub(super) use self::head::{MAX_FIELDS, MAX_HEAD_BYTES};
 pub(super) use self::remaining_upload::RemainingUpload;
-use super::connect::{FreshRead, Stream};
-use super::connection_gauges::Counted;
-use super::handshake_error;
-use super::interim_responses::InterimResponses;
+use super::connections::connect::{FreshRead, Stream};
+use super::connections::connection_gauges::Counted;
+use super::connections::handshake_error;
+use super::request::interim_responses::RelayedInterim;
+use super::request::tunnel::Tunnel;
 use super::settings::CLIENT_PAUSE;
-use super::tunnel::Tunnel;
 use super::{InvalidResponse, OutgoingRequest, UpstreamError};
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::{
@@ -147,7 +147,7 @@ impl Connection {
         let head_bytes = self.write.len();
         sending.resume(&mut self.write);
         self.silence.start(wait, since);
-        let (mut progress, mut interim) = (None, InterimResponses::new(request.interim));
+        let (mut progress, mut interim) = (None, RelayedInterim::new(request.interim));
         // Since when the upstream has waited for the client, and what was sent by then.
         let mut starved: Option<(Instant, u64)> = None;
         let outcome = poll_fn(|cx| {
@@ -194,7 +194,7 @@ impl Connection {
         cx: &mut Context<'_>,
         sending: &mut BodyWriter,
         method: &Method,
-        interim: &mut InterimResponses<'_>,
+        interim: &mut RelayedInterim<'_>,
     ) -> Poll<Result<head::Head, UpstreamError>> {
         // Even if sending fails, a response may arrive: an upstream that refuses
         // a body responds and closes.

@@ -4,7 +4,7 @@ use core::future::poll_fn;
 use core::task::Poll;
 use core::time::Duration;
 
-use super::super::connect::FreshRead;
+use super::super::connections::connect::FreshRead;
 use super::Connection;
 use crate::base::idle_timeout::IdleTimeout;
 use crate::http1::BodyWriter;

@@ -18,8 +18,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::UpstreamError;
-use super::super::connect::Stream;
-use super::super::connection_gauges::Counted;
+use super::super::connections::connect::Stream;
+use super::super::connections::connection_gauges::Counted;
 use super::frame_monitor::{ConnectionFacts, FrameScanner};
 use crate::base::inspected_stream::InspectedStream;
 use crate::http2::DATA_FRAME_BUDGET;

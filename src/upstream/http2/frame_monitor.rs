@@ -12,7 +12,7 @@ use std::rc::Rc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::super::handshake_error::ReceivedAlert;
+use super::super::connections::handshake_error::ReceivedAlert;
 use crate::base::inspected_stream::Inspector;
 use crate::http2::ReceivedContents;
 use crate::http2::frames::{

@@ -14,9 +14,9 @@ use http::header::{ACCEPT, CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderValue, Request, Response};
 
 use super::super::Endpoint;
-use super::super::connect::{Stream, connect};
-use super::super::handshake_error::ReceivedAlert;
-use super::super::tls_connectors::Offer;
+use super::super::connections::connect::{Stream, connect};
+use super::super::connections::handshake_error::ReceivedAlert;
+use super::super::connections::tls_connectors::Offer;
 use super::response::MAX_TRAILERS;
 use super::stream_error::StreamError;
 use crate::base::grpc::{self, FRAME_HEADER_BYTES, frame};
@@ -248,7 +248,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::upstream::endpoint::{Dial, EndpointKey};
+    use crate::upstream::balancing::endpoint::{Dial, EndpointKey};
     use crate::upstream::{Scheme, Settings};
 
     #[test]

@@ -1,6 +1,6 @@
 //! An HTTP/2 client (RFC 9113): many requests at a time per connection.
 //!
-//! `h2` speaks the protocol. Around it: connections shared by the requests of a worker (`pool`, `connection`), the
+//! `h2` speaks the protocol. Around it: connections shared by the requests of a worker (`shared_connections`, `connection`), the
 //! stream of each request (`stream`), and the question whether a request that failed was processed (`stream_error`).
 
 mod connection;
@@ -8,9 +8,9 @@ mod frame_monitor;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub(super) mod health;
-mod pool;
 mod request;
 mod response;
+mod shared_connections;
 mod stream;
 mod stream_error;
 #[cfg(test)]
@@ -34,15 +34,15 @@ use tokio::time::{Instant, sleep_until};
 use self::connection::Connection;
 pub(super) use self::connection::Sharing;
 use self::frame_monitor::ConnectionFacts;
-pub(super) use self::pool::{Acquired, ConnectionPool, Place, PoolSettings};
 use self::response::{Ending, ResponseContent};
+pub(super) use self::shared_connections::{Acquired, Place, PoolSettings, SharedConnections};
 use self::stream::StreamState;
 use self::stream_error::StreamError;
-use super::endpoint::EndpointPermit;
-use super::interim_responses::InterimResponses;
-use super::long_lived_response::is_endless;
+use super::balancing::endpoint::EndpointPermit;
+use super::request::interim_responses::RelayedInterim;
+use super::request::long_lived_response::is_endless;
+use super::request::tunnel::Tunnel;
 use super::settings::Scheme;
-use super::tunnel::Tunnel;
 use super::{OutgoingRequest, UpstreamError};
 use crate::base::body::Body;
 use crate::base::grpc;
@@ -86,7 +86,7 @@ pub(super) struct SendError {
 
 /// One request on its way, with all that its stream needs.
 #[derive(Debug)]
-pub(super) struct Exchange<'a, 'r> {
+pub(super) struct Http2Request<'a, 'r> {
     pub(super) request: &'a OutgoingRequest<'r>,
     /// The host, if not that of the request's head.
     pub(super) host: Option<&'a HeaderValue>,
@@ -105,7 +105,7 @@ pub(super) struct Exchange<'a, 'r> {
     pub(super) metrics: Arc<UpstreamMetrics>,
 }
 
-impl Exchange<'_, '_> {
+impl Http2Request<'_, '_> {
     /// Sends the request with `body` on a stream, and waits for the response head.
     ///
     /// # Cancellation
@@ -213,7 +213,7 @@ impl Exchange<'_, '_> {
         let sending = Some(sending).filter(|_| !ended);
         let (websocket, mut content) =
             if self.websocket.is_some() { (sending, None) } else { (None, sending) };
-        let mut interim = InterimResponses::new(self.request.interim);
+        let mut interim = RelayedInterim::new(self.request.interim);
         poll_fn(|cx| {
             if let Some(content) = content.take() {
                 stream.send_content(content, cx);

@@ -11,8 +11,8 @@ use http::Request;
 use socket2::SockRef;
 use tokio::task::LocalSet;
 
-use super::super::connect::ConnectError;
-use super::super::endpoint::{Dial, Endpoint, EndpointKey};
+use super::super::balancing::endpoint::{Dial, Endpoint, EndpointKey};
+use super::super::connections::connect::ConnectError;
 use super::super::{ExtraHeaders, Settings};
 use super::*;
 use crate::observe::metrics::Metrics;
@@ -37,7 +37,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
 
     let local = LocalSet::new();
     let outcome = local.run_until(async {
-        let pool = ConnectionPool::default();
+        let pool = SharedConnections::default();
         let accepting = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a connection");
             stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("settings");
@@ -52,7 +52,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
         SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(stream);
 
-        let exchange = Exchange {
+        let exchange = Http2Request {
             request: &request,
             host: None,
             scheme: Scheme::Http,
@@ -139,7 +139,7 @@ async fn a_handshake_that_takes_longer_than_the_request_may_is_no_lack_of_places
     let wait = Duration::from_millis(100);
     let settings =
         PoolSettings { connect_timeout: limit, wait, keep_alive: limit, metrics: &metrics };
-    let pool = ConnectionPool::default();
+    let pool = SharedConnections::default();
 
     let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO);
     let failure = LocalSet::new().run_until(place).await.map_err(|error| error.failure);
@@ -162,7 +162,7 @@ async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections(
     let limit = Duration::from_secs(60);
     let settings =
         PoolSettings { connect_timeout: limit, wait: limit, keep_alive: limit, metrics: &metrics };
-    let pool = ConnectionPool::default();
+    let pool = SharedConnections::default();
     let served = AtomicUsize::new(0);
     let requests = (0..20).map(async |_| {
         let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO).await;
@@ -201,7 +201,7 @@ async fn acquire(
             std::thread::spawn(move || accept(index, &stream));
         }
     });
-    let pool = ConnectionPool::default();
+    let pool = SharedConnections::default();
     let each =
         (0..count).map(|_| pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO));
     LocalSet::new().run_until(join_all(each)).await

@@ -10,12 +10,12 @@ use core::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::health::{Health, Outcome, nanos};
-use super::settings::{CircuitBreakerSettings, Outlier};
+use super::endpoint_health::{Health, Outcome, nanos};
+use crate::upstream::settings::{CircuitBreakerSettings, Outlier};
 
 /// The circuit of one upstream, shared by all workers and across reloads.
 #[derive(Debug, Default)]
-pub(super) struct CircuitBreaker {
+pub(in crate::upstream) struct CircuitBreaker {
     /// Counts failures as for one endpoint.
     counts: Health,
     /// A [`CircuitState`].
@@ -54,7 +54,7 @@ impl CircuitState {
 }
 
 impl CircuitBreaker {
-    pub(super) fn state(&self) -> CircuitState {
+    pub(in crate::upstream) fn state(&self) -> CircuitState {
         match self.state.load(Relaxed) {
             0 => CircuitState::Closed,
             1 => CircuitState::HalfOpen,
@@ -63,7 +63,7 @@ impl CircuitBreaker {
     }
 
     /// Records the outcome at the uptime `now` of an attempt that began at `began`; true if it opens the circuit.
-    pub(super) fn record(
+    pub(in crate::upstream) fn record(
         &self,
         outcome: Outcome,
         settings: &CircuitBreakerSettings,
@@ -101,14 +101,14 @@ impl CircuitBreaker {
     }
 
     /// Waits until the circuit is open.
-    pub(super) async fn wait_until_open(&self) {
+    pub(in crate::upstream) async fn wait_until_open(&self) {
         while self.state() == CircuitState::Closed {
             self.opened.notified().await;
         }
     }
 
     /// Returns how long an open circuit stays so at the uptime `now` before it is probed.
-    pub(super) fn time_to_probe(
+    pub(in crate::upstream) fn time_to_probe(
         &self,
         settings: &CircuitBreakerSettings,
         now: Duration,
@@ -119,14 +119,18 @@ impl CircuitBreaker {
 
     /// Returns how long requests are refused at least at the uptime `now`, in seconds: until the next probe, rounded up, and
     /// at least 1.
-    pub(super) fn seconds_to_probe(&self, settings: &CircuitBreakerSettings, now: Duration) -> u64 {
+    pub(in crate::upstream) fn seconds_to_probe(
+        &self,
+        settings: &CircuitBreakerSettings,
+        now: Duration,
+    ) -> u64 {
         let left = self.time_to_probe(settings, now);
         (left.as_secs() + u64::from(left.subsec_nanos() > 0)).max(1)
     }
 
     /// Records a probe at the uptime `now`; true if it changes the state. A success makes the circuit half-open, the last
     /// of `close_after` closes it, and a failure opens it again.
-    pub(super) fn probed(
+    pub(in crate::upstream) fn probed(
         &self,
         well: bool,
         settings: &CircuitBreakerSettings,

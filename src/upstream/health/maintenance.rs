@@ -11,18 +11,18 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Upstream;
 use super::circuit_breaker::CircuitState;
-use super::connect::connect;
-use super::endpoint::Endpoint;
-use super::endpoint_set::EndpointSet;
-use super::health::Verdict;
+use super::endpoint_health::CheckVerdict;
 use super::health_check::check;
-use super::registry::UpstreamRegistry;
-use super::resolve::NameResolver;
-use super::settings::HealthCheck;
-use super::tls_connectors::Offer;
 use crate::base::random::random;
+use crate::upstream::Upstream;
+use crate::upstream::balancing::endpoint::Endpoint;
+use crate::upstream::balancing::endpoint_set::EndpointSet;
+use crate::upstream::balancing::resolve::NameResolver;
+use crate::upstream::connections::connect::connect;
+use crate::upstream::connections::tls_connectors::Offer;
+use crate::upstream::registry::UpstreamRegistry;
+use crate::upstream::settings::HealthCheck;
 
 /// Resolves the names of `upstreams` and checks their endpoints from now on, in place of those of earlier calls.
 pub fn maintain<'a>(
@@ -192,7 +192,7 @@ impl Upstream {
     /// Watches `endpoint` until the task is aborted.
     async fn watch(&self, endpoint: &Endpoint) {
         let active = self.settings.health_check.as_ref();
-        if active.is_none() && endpoint.health.verdict() == Verdict::Down {
+        if active.is_none() && endpoint.health.verdict() == CheckVerdict::Down {
             endpoint.health.forget_verdict();
         }
         let mut schedule = Schedule::new(active, endpoint.health.is_down());
@@ -201,18 +201,18 @@ impl Upstream {
                 biased;
                 () = endpoint.refusal() => {
                     sleep_until(schedule.earliest).await;
-                    Reason::Refused
+                    CheckReason::Refused
                 }
                 () = async {
                     endpoint.suspected().await;
                     sleep_until(schedule.earliest_after_break).await;
-                } => Reason::BrokenOff,
-                () = sleep_until(schedule.next.unwrap_or(Instant::now() + NEVER)) => Reason::Due,
+                } => CheckReason::BrokenOff,
+                () = sleep_until(schedule.next.unwrap_or(Instant::now() + NEVER)) => CheckReason::Due,
             };
-            let well = self.examine(endpoint, reason == Reason::Refused).await;
+            let well = self.examine(endpoint, reason == CheckReason::Refused).await;
             let settled = well && !endpoint.health.is_down();
             let interval = active.map(|active| with_jitter(active.interval));
-            schedule.after(settled, reason != Reason::Due, interval);
+            schedule.after(settled, reason != CheckReason::Due, interval);
         }
     }
 }
@@ -230,7 +230,7 @@ impl EndpointSet {
 
 /// Why an endpoint is checked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Reason {
+enum CheckReason {
     /// A request could not connect.
     Refused,
     /// A connection broke off under a request: the upstream's process may have ended, or the request itself is the

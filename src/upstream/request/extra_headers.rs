@@ -57,7 +57,7 @@ impl<'a> ExtraHeaders<'a> {
     }
 
     /// Appends the fields to `headers`, beside fields of the same name.
-    pub(super) fn append_to(&self, headers: &mut HeaderMap) {
+    pub(in crate::upstream) fn append_to(&self, headers: &mut HeaderMap) {
         let written = self.written.map_or(&[][..], EncodedFields::fields);
         for (name, value) in written {
             headers.append(name, value.clone());
@@ -76,7 +76,7 @@ impl<'a> ExtraHeaders<'a> {
     }
 
     /// Appends a line for each field.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(in crate::upstream) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.written.map_or(&[], EncodedFields::as_bytes));
         self.each.iter().for_each(|(name, value)| write_field_line(out, name, value));
     }

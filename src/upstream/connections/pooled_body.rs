@@ -10,28 +10,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::client_pauses::ClientPauses;
-use super::connection_pool::IdlePool;
-use super::endpoint::{Endpoint, EndpointPermit};
-use super::http1::{self, Connection, RemainingUpload};
-use super::passive_health::PassiveHealth;
+use super::idle_pool::IdlePool;
 use crate::base::body;
+use crate::upstream::balancing::endpoint::{Endpoint, EndpointPermit};
+use crate::upstream::client_pauses::ClientPauses;
+use crate::upstream::health::passive_health::PassiveHealth;
+use crate::upstream::http1::{self, Connection, RemainingUpload};
 
 /// A permit at an endpoint during one exchange.
-pub(super) struct Held {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) load: EndpointPermit,
-    pub(super) idle: IdlePool,
+pub(in crate::upstream) struct Held {
+    pub(in crate::upstream) endpoint: Arc<Endpoint>,
+    pub(in crate::upstream) load: EndpointPermit,
+    pub(in crate::upstream) idle: IdlePool,
     /// The timeout for an upstream that reads nothing of the request.
-    pub(super) time_limit: Duration,
-    pub(super) passive: Arc<PassiveHealth>,
+    pub(in crate::upstream) time_limit: Duration,
+    pub(in crate::upstream) passive: Arc<PassiveHealth>,
     /// The uptime at which the request was sent.
-    pub(super) began: Duration,
+    pub(in crate::upstream) began: Duration,
 }
 
 impl Held {
     /// Releases the permit: the response is complete; once the request is too, the connection is idle again.
-    pub(super) fn release(self, rest: RemainingUpload) {
+    pub(in crate::upstream) fn release(self, rest: RemainingUpload) {
         if rest.is_over() {
             return self.keep(rest.reusable());
         }
@@ -53,13 +53,13 @@ impl Held {
 }
 
 /// A response body on its way to the client.
-pub(super) struct PooledBody {
-    pub(super) content: Rc<RefCell<http1::ResponseBody>>,
+pub(in crate::upstream) struct PooledBody {
+    pub(in crate::upstream) content: Rc<RefCell<http1::ResponseBody>>,
     /// `None` once the body has ended.
-    pub(super) held: Option<Held>,
+    pub(in crate::upstream) held: Option<Held>,
     /// Whether the end of the body is an outcome of the request: streams that may be endless have none.
-    pub(super) judges: bool,
-    pub(super) pauses: ClientPauses,
+    pub(in crate::upstream) judges: bool,
+    pub(in crate::upstream) pauses: ClientPauses,
 }
 
 impl http_body::Body for PooledBody {

@@ -5,43 +5,43 @@ use std::sync::Arc;
 
 use super::endpoint::Endpoint;
 use super::load_balancer::{Candidate, round_robin_schedule};
-use super::settings::Settings;
 use crate::observe::metrics::LabeledGauge;
+use crate::upstream::settings::Settings;
 
 /// The endpoints of an upstream.
 #[derive(Debug)]
-pub(super) struct EndpointSet {
-    pub(super) members: Box<[Member]>,
+pub(in crate::upstream) struct EndpointSet {
+    pub(in crate::upstream) members: Box<[Member]>,
     /// Indices of `members` in the order of round robin.
-    pub(super) turns: Box<[u16]>,
+    pub(in crate::upstream) turns: Box<[u16]>,
 }
 
 /// An endpoint, with its place among the others.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) endpoint: Arc<Endpoint>,
+pub(in crate::upstream) struct Member {
+    pub(in crate::upstream) endpoint: Arc<Endpoint>,
     /// The weight of the target, times that of its SRV record; at least 1.
-    pub(super) weight: u32,
+    pub(in crate::upstream) weight: u32,
     /// See [`Candidate::tier`].
-    pub(super) tier: u32,
+    pub(in crate::upstream) tier: u32,
     /// The index of the target that it is an address of.
-    pub(super) target: usize,
+    pub(in crate::upstream) target: usize,
     /// A hash of the endpoint's name.
-    pub(super) identity: u64,
+    pub(in crate::upstream) identity: u64,
     /// The series are exported while this value exists.
-    pub(super) healthy: Arc<LabeledGauge>,
+    pub(in crate::upstream) healthy: Arc<LabeledGauge>,
     /// So is this one.
-    pub(super) _http_version: Arc<LabeledGauge>,
+    pub(in crate::upstream) _http_version: Arc<LabeledGauge>,
 }
 
 impl EndpointSet {
-    pub(super) fn new(members: Vec<Member>) -> Self {
+    pub(in crate::upstream) fn new(members: Vec<Member>) -> Self {
         let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
         Self { turns: round_robin_schedule(&weights), members: members.into() }
     }
 
     /// Returns the view of the endpoints at the uptime `now` for one choice. `excluded` are those that may not be chosen.
-    pub(super) fn view<'a>(
+    pub(in crate::upstream) fn view<'a>(
         &'a self,
         settings: &'a Settings,
         now: Duration,
@@ -66,13 +66,18 @@ impl EndpointSet {
 
     /// Returns whether each member receives no requests at the uptime `now` because of its health. A failing endpoint
     /// may receive some all the same, if too few would be left without it.
-    pub(super) fn are_out(&self, settings: &Settings, now: Duration) -> Vec<bool> {
+    pub(in crate::upstream) fn are_out(&self, settings: &Settings, now: Duration) -> Vec<bool> {
         let rules = self.rules(settings, now);
         self.members.iter().enumerate().map(|(index, member)| !rules.admit(index, member)).collect()
     }
 
     /// Whether `endpoint` receives no requests at the uptime `now` because of its health.
-    pub(super) fn is_out(&self, endpoint: &Endpoint, settings: &Settings, now: Duration) -> bool {
+    pub(in crate::upstream) fn is_out(
+        &self,
+        endpoint: &Endpoint,
+        settings: &Settings,
+        now: Duration,
+    ) -> bool {
         let mut members = self.members.iter().enumerate();
         let is_it = |member: &Member| core::ptr::eq(&raw const *member.endpoint, endpoint);
         let member = members.find(|(_, member)| is_it(member));

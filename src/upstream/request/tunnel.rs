@@ -10,10 +10,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 
-use super::connect::Stream;
-use super::connection_gauges::Counted;
-use super::endpoint::EndpointPermit;
 use crate::http2::UpgradedStream;
+use crate::upstream::balancing::endpoint::EndpointPermit;
+use crate::upstream::connections::connect::Stream;
+use crate::upstream::connections::connection_gauges::Counted;
 
 /// A connection or stream that was switched to another protocol.
 pub struct Tunnel {
@@ -34,14 +34,18 @@ enum Carrier {
 
 impl Tunnel {
     /// Creates the tunnel of a connection, of which `early` has been received.
-    pub(super) fn of_connection(early: Bytes, stream: Stream, counted: Counted) -> Self {
+    pub(in crate::upstream) fn of_connection(
+        early: Bytes,
+        stream: Stream,
+        counted: Counted,
+    ) -> Self {
         let carrier = Carrier::Connection(stream);
         Self { early, carrier, _counted: Some(counted), _load: None }
     }
 
     /// Creates the tunnel of a stream in HTTP/2, which holds the permits itself. `abandoned` is the end of an upstream that
     /// has ended its side.
-    pub(super) fn of_stream(
+    pub(in crate::upstream) fn of_stream(
         stream: UpgradedStream<Rc<dyn Any>>,
         abandoned: impl Future<Output = ()> + 'static,
     ) -> Self {
@@ -50,7 +54,7 @@ impl Tunnel {
     }
 
     /// Holds the permit of its request until it ends.
-    pub(super) fn holding(self, load: EndpointPermit) -> Self {
+    pub(in crate::upstream) fn holding(self, load: EndpointPermit) -> Self {
         Self { _load: Some(load), ..self }
     }
 

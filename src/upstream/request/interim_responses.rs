@@ -4,20 +4,20 @@ use core::cell::RefCell;
 
 use http::Response;
 
-use super::InvalidResponse;
 use crate::base::interim_sink::MAX_INTERIM_RESPONSES;
+use crate::upstream::InvalidResponse;
 
 /// The interim responses to one request.
 #[derive(Debug)]
-pub(super) struct InterimResponses<'a> {
+pub(in crate::upstream) struct RelayedInterim<'a> {
     /// The responses that wait to be passed on; without a place they are dropped.
     place: Option<&'a RefCell<Vec<Response<()>>>>,
     /// Bytes so far.
     bytes: usize,
 }
 
-impl<'a> InterimResponses<'a> {
-    pub(super) const fn new(place: Option<&'a RefCell<Vec<Response<()>>>>) -> Self {
+impl<'a> RelayedInterim<'a> {
+    pub(in crate::upstream) const fn new(place: Option<&'a RefCell<Vec<Response<()>>>>) -> Self {
         Self { place, bytes: 0 }
     }
 
@@ -26,7 +26,7 @@ impl<'a> InterimResponses<'a> {
     /// # Errors
     ///
     /// [`InvalidResponse::TooManyInterim`] if the upstream sends them without end.
-    pub(super) fn add(
+    pub(in crate::upstream) fn add(
         &mut self,
         response: Option<Response<()>>,
         bytes: usize,

@@ -6,31 +6,31 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::circuit_breaker::{CircuitBreaker, CircuitState};
-use super::connect::ConnectError;
-use super::endpoint::Endpoint;
-use super::endpoint_set::EndpointSet;
-use super::error::UpstreamError;
-use super::health::Outcome;
-use super::settings::{CircuitBreakerSettings, Settings};
+use super::endpoint_health::Outcome;
 use crate::base::body;
 use crate::base::clock::Clock;
 use crate::observe::metrics::UpstreamMetrics;
+use crate::upstream::balancing::endpoint::Endpoint;
+use crate::upstream::balancing::endpoint_set::EndpointSet;
+use crate::upstream::connections::connect::ConnectError;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::settings::{CircuitBreakerSettings, Settings};
 
 /// The recorder of the outcomes of one upstream's requests, shared with the content of responses.
 #[derive(Debug)]
-pub(super) struct PassiveHealth {
-    pub(super) settings: Arc<Settings>,
+pub(in crate::upstream) struct PassiveHealth {
+    pub(in crate::upstream) settings: Arc<Settings>,
     /// The endpoints of the moment.
-    pub(super) endpoints: Arc<ArcSwap<EndpointSet>>,
+    pub(in crate::upstream) endpoints: Arc<ArcSwap<EndpointSet>>,
     /// The circuit breaker with its settings, if there is one.
-    pub(super) circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
-    pub(super) metrics: Arc<UpstreamMetrics>,
-    pub(super) clock: Clock,
+    pub(in crate::upstream) circuit: Option<(CircuitBreakerSettings, Arc<CircuitBreaker>)>,
+    pub(in crate::upstream) metrics: Arc<UpstreamMetrics>,
+    pub(in crate::upstream) clock: Clock,
 }
 
 impl PassiveHealth {
     /// Records the outcome at the uptime `now` of an attempt that began at `began`.
-    pub(super) fn judge(
+    pub(in crate::upstream) fn judge(
         &self,
         endpoint: &Endpoint,
         outcome: Outcome,
@@ -45,7 +45,7 @@ impl PassiveHealth {
     }
 
     /// Records an outcome for the endpoint alone: one address of several that an attempt tried.
-    pub(super) fn judge_endpoint(
+    pub(in crate::upstream) fn judge_endpoint(
         &self,
         endpoint: &Endpoint,
         outcome: Outcome,
@@ -58,7 +58,7 @@ impl PassiveHealth {
     }
 
     /// Records the outcome of an attempt for the circuit alone: its addresses were recorded before.
-    pub(super) fn judge_circuit(
+    pub(in crate::upstream) fn judge_circuit(
         &self,
         endpoint: &Endpoint,
         outcome: Outcome,
@@ -74,20 +74,30 @@ impl PassiveHealth {
 
     /// Records that an attempt that began at `began` could not connect to `endpoint`, one of the addresses that it tried; the
     /// control runtime checks the endpoint at once.
-    pub(super) fn refused(&self, endpoint: &Endpoint, error: &ConnectError, began: Duration) {
+    pub(in crate::upstream) fn refused(
+        &self,
+        endpoint: &Endpoint,
+        error: &ConnectError,
+        began: Duration,
+    ) {
         self.failed(endpoint, &error.cause, began);
         endpoint.report_refusal();
     }
 
     /// Records that an attempt that began at `began` failed at `endpoint` for this cause; the circuit counts the attempt once,
     /// whatever the number of addresses that it tried.
-    pub(super) fn failed(&self, endpoint: &Endpoint, cause: &str, began: Duration) {
+    pub(in crate::upstream) fn failed(&self, endpoint: &Endpoint, cause: &str, began: Duration) {
         endpoint.health.failed(cause);
         self.judge_endpoint(endpoint, Outcome::Failed, began, self.clock.uptime());
     }
 
     /// Records that the content after a successful head ended in `error`, of a request that was sent at `began`.
-    pub(super) fn broke_off(&self, endpoint: &Endpoint, error: &body::Error, began: Duration) {
+    pub(in crate::upstream) fn broke_off(
+        &self,
+        endpoint: &Endpoint,
+        error: &body::Error,
+        began: Duration,
+    ) {
         let failure = error.downcast_ref::<UpstreamError>();
         if let Some(failure) = failure.filter(|failure| failure.is_endpoint_fault()) {
             endpoint.health.failed(&failure.cause());
@@ -96,12 +106,12 @@ impl PassiveHealth {
     }
 
     /// Records the end of the content after a successful head, of a request that was sent at `began`.
-    pub(super) fn completed(&self, endpoint: &Endpoint, began: Duration) {
+    pub(in crate::upstream) fn completed(&self, endpoint: &Endpoint, began: Duration) {
         self.judge(endpoint, Outcome::Completed, began, self.clock.uptime());
     }
 
     /// Logs a changed state of the circuit, and exports it.
-    pub(super) fn log_circuit(&self, cause: Option<&str>) {
+    pub(in crate::upstream) fn log_circuit(&self, cause: Option<&str>) {
         let Some((_, circuit)) = &self.circuit else { return };
         let state = circuit.state();
         self.metrics.circuit.set(state as i64);
@@ -123,7 +133,7 @@ impl PassiveHealth {
     }
 
     /// Logs a changed state of an endpoint, and exports it.
-    pub(super) fn log_state(&self, endpoint: &Endpoint, now: Duration) {
+    pub(in crate::upstream) fn log_state(&self, endpoint: &Endpoint, now: Duration) {
         let state = endpoint.state(now, self.settings.slow_start);
         let is_out = self.endpoints.load().is_out(endpoint, &self.settings, now);
         let gauge = self.metrics.target(endpoint.name());

@@ -9,32 +9,32 @@ use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Response};
 use http_body::Body as _;
 
-use super::Upstream;
-use super::attempts::AttemptedEndpoints;
-use super::client_pauses::ClientPauses;
-use super::connect::{ConnectError, FreshRead, Stream, connect, race};
-use super::content_outcome::ContentOutcome;
-use super::endpoint::{Endpoint, EndpointPermit};
-use super::endpoint_set::EndpointSet;
-use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
-use super::health::{EndpointState, Outcome};
-use super::http1::{self, BodyKind, Connection};
-use super::http2::{self, Acquired, PoolSettings};
 use super::long_lived_response::is_endless;
-use super::pooled_body::{Held, PooledBody};
 use super::send_options::SendOptions;
-use super::settings::HostHeader;
-use super::tls_connectors::Offer;
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::base::header_fields::fields_bytes;
 use crate::base::read_ahead::read_ahead;
 use crate::http1::{BodyWriter, Length};
+use crate::upstream::Upstream;
+use crate::upstream::balancing::attempted_endpoints::AttemptedEndpoints;
+use crate::upstream::balancing::endpoint::{Endpoint, EndpointPermit};
+use crate::upstream::balancing::endpoint_set::EndpointSet;
+use crate::upstream::client_pauses::ClientPauses;
+use crate::upstream::connections::connect::{ConnectError, FreshRead, Stream, connect, race};
+use crate::upstream::connections::pooled_body::{Held, PooledBody};
+use crate::upstream::connections::tls_connectors::Offer;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::health::content_outcome::ContentOutcome;
+use crate::upstream::health::endpoint_health::{EndpointState, Outcome};
+use crate::upstream::http1::{self, BodyKind, Connection};
+use crate::upstream::http2::{self, Acquired, PoolSettings};
+use crate::upstream::settings::HostHeader;
 
 impl Upstream {
     /// Makes one attempt at `endpoint`, or at another address of its target, begun at the uptime `began`.
-    pub(super) async fn attempt(
+    pub(in crate::upstream) async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
         request: &OutgoingRequest<'_>,
@@ -210,7 +210,7 @@ impl Upstream {
 
     /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
     /// be replaced by that of another endpoint.
-    pub(super) async fn hold(
+    pub(in crate::upstream) async fn hold(
         &self,
         mut answered: Answered,
         limit: Duration,
@@ -332,9 +332,9 @@ impl Upstream {
         websocket: Option<&'a HeaderValue>,
         options: &SendOptions<'_>,
         began: Duration,
-    ) -> http2::Exchange<'a, 'r> {
+    ) -> http2::Http2Request<'a, 'r> {
         let since = self.clock.instant(began);
-        http2::Exchange {
+        http2::Http2Request {
             request,
             host: self.host_for(request, endpoint),
             scheme: endpoint.scheme(),
@@ -491,7 +491,7 @@ fn has_large_head(request: &OutgoingRequest<'_>) -> bool {
 
 /// Runs an exchange in HTTP/2, and records whether something of the request may have arrived.
 async fn run_http2(
-    exchange: http2::Exchange<'_, '_>,
+    exchange: http2::Http2Request<'_, '_>,
     place: http2::Place,
     load: EndpointPermit,
     body: Body,
@@ -506,21 +506,21 @@ async fn run_http2(
 }
 
 /// The result of an attempt with a response.
-pub(super) struct Answered {
-    pub(super) response: Response<Body>,
-    pub(super) tunnel: Option<Box<Tunnel>>,
-    pub(super) endpoint: Arc<Endpoint>,
+pub(in crate::upstream) struct Answered {
+    pub(in crate::upstream) response: Response<Body>,
+    pub(in crate::upstream) tunnel: Option<Box<Tunnel>>,
+    pub(in crate::upstream) endpoint: Arc<Endpoint>,
     /// The uptime of the response head, or of the end of a response that was waited for.
-    pub(super) at: Duration,
+    pub(in crate::upstream) at: Duration,
     /// Whether the endpoint waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(in crate::upstream) early: bool,
     /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
-    pub(super) is_failed_call: bool,
+    pub(in crate::upstream) is_failed_call: bool,
 }
 
 impl Answered {
     /// Returns the outcome of an attempt whose response is good, or shows a failure.
-    pub(super) fn outcome(&self, is_good: bool) -> Outcome {
+    pub(in crate::upstream) fn outcome(&self, is_good: bool) -> Outcome {
         let body = self.response.body();
         match is_good {
             false => Outcome::Failed,
@@ -530,7 +530,7 @@ impl Answered {
     }
 
     /// Whether the rest of a response that may be small is still to come.
-    pub(super) fn may_be_small(&self) -> bool {
+    pub(in crate::upstream) fn may_be_small(&self) -> bool {
         let body = self.response.body();
         let may_be_small = match body.size_hint().exact() {
             Some(size) => size <= MAX_HELD_BYTES as u64,
@@ -540,29 +540,29 @@ impl Answered {
     }
 
     /// Returns how long the rest of such a response is waited for, in the time that is `left` for the response.
-    pub(super) fn max_hold(&self, left: Duration) -> Duration {
+    pub(in crate::upstream) fn max_hold(&self, left: Duration) -> Duration {
         let has_length = self.response.body().size_hint().exact().is_some();
         if has_length { left } else { left.min(MAX_HOLD_OF_UNKNOWN_LENGTH) }
     }
 }
 
 /// The result of an attempt without a response.
-pub(super) struct Failed {
-    pub(super) error: http1::SendError,
-    pub(super) endpoint: Arc<Endpoint>,
+pub(in crate::upstream) struct Failed {
+    pub(in crate::upstream) error: http1::SendError,
+    pub(in crate::upstream) endpoint: Arc<Endpoint>,
     /// The cause of a failure to connect, which was recorded already.
-    pub(super) cause: Option<String>,
+    pub(in crate::upstream) cause: Option<String>,
     /// Whether the metrics have counted the failure.
-    pub(super) counted: bool,
+    pub(in crate::upstream) counted: bool,
     /// Whether a connection of many requests was lost: a new one may work.
-    pub(super) connection_lost: bool,
+    pub(in crate::upstream) connection_lost: bool,
     /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
-    pub(super) in_vain: bool,
+    pub(in crate::upstream) in_vain: bool,
     /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
-    pub(super) alone_in_vain: bool,
+    pub(in crate::upstream) alone_in_vain: bool,
     /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
     /// whose connection another request has reported as lost, or one with a large head that is refused.
-    pub(super) blameless: bool,
+    pub(in crate::upstream) blameless: bool,
 }
 
 impl Failed {
@@ -581,7 +581,7 @@ impl Failed {
 
     /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
     /// waited for its client, for a place or for a connection.
-    pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
+    pub(in crate::upstream) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
         let error = http1::SendError {
             failure: UpstreamError::Deadline { silent: false },
             sent: true,

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Upstream;
-use super::settings::Retries;
+use crate::upstream::Upstream;
+use crate::upstream::settings::Retries;
 
 impl Upstream {
     /// Whether the budget has room for another attempt, which takes it.
-    pub(super) fn has_budget(&self, retries: &Retries) -> bool {
+    pub(in crate::upstream) fn has_budget(&self, retries: &Retries) -> bool {
         self.budget.take(retries.budget, self.clock.uptime())
     }
 }
@@ -19,7 +19,7 @@ impl Upstream {
 /// Bounds retries to a share of the requests of the last ten seconds, so that an upstream
 /// in trouble does not receive twice the load. A minimum is allowed at any load.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(in crate::upstream) struct RetryBudget {
     requests: AtomicU64,
     window: Mutex<BudgetWindow>,
 }
@@ -31,13 +31,13 @@ struct BudgetWindow {
     retried: u64,
 }
 
-impl Budget {
-    pub(super) fn requested(&self) {
+impl RetryBudget {
+    pub(in crate::upstream) fn requested(&self) {
         self.requests.fetch_add(1, Relaxed);
     }
 
     /// Takes one retry from the budget of `percent` of the requests, if there is one left.
-    pub(super) fn take(&self, percent: u8, now: Duration) -> bool {
+    pub(in crate::upstream) fn take(&self, percent: u8, now: Duration) -> bool {
         let mut window = self.window.lock().ignore_poison();
         if now.as_secs().saturating_sub(window.began) >= WINDOW_SECS {
             // Half of the previous window is carried over, so that the share is smooth across the edge.
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn retries_stay_a_share_of_the_requests() {
-        let budget = Budget::default();
+        let budget = RetryBudget::default();
         (0..1000).for_each(|_| budget.requested());
 
         let granted = (0..1000).filter(|_| budget.take(20, Duration::from_secs(1))).count();
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn an_upstream_without_traffic_has_a_minimum_of_retries() {
-        let budget = Budget::default();
+        let budget = RetryBudget::default();
         budget.requested();
 
         assert!(budget.take(20, Duration::ZERO));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_refilled() {
-        let budget = Budget::default();
+        let budget = RetryBudget::default();
         while budget.take(20, Duration::ZERO) {}
 
         assert!(budget.take(20, Duration::from_secs(10)));
@@ -89,6 +89,6 @@ mod tests {
 
     #[test]
     fn a_budget_of_zero_allows_no_retry() {
-        assert!(!Budget::default().take(0, Duration::ZERO));
+        assert!(!RetryBudget::default().take(0, Duration::ZERO));
     }
 }

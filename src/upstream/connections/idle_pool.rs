@@ -10,17 +10,17 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use super::Endpoint;
 use super::connect::FreshRead;
-use super::http1::Connection;
-use super::http2::ConnectionPool;
+use crate::upstream::Endpoint;
+use crate::upstream::http1::Connection;
+use crate::upstream::http2::SharedConnections;
 
 /// Idle upstream connections of one worker, by endpoint. Cheap to clone; deliberately not `Send`.
 #[derive(Clone, Default)]
 pub struct IdlePool {
     idle: Rc<RefCell<Vec<IdleConnections>>>,
     /// The connections in HTTP/2, which requests share.
-    http2: ConnectionPool,
+    http2: SharedConnections,
 }
 
 /// The idle connections in one slot.
@@ -40,12 +40,12 @@ struct IdleConnection {
 
 impl IdlePool {
     /// Returns the connections in HTTP/2.
-    pub(super) const fn http2(&self) -> &ConnectionPool {
+    pub(in crate::upstream) const fn http2(&self) -> &SharedConnections {
         &self.http2
     }
 
     /// Takes the most recently used connection to `endpoint`, if one is still usable by a read as recent as `read`.
-    pub(super) fn take(
+    pub(in crate::upstream) fn take(
         &self,
         endpoint: &Endpoint,
         now: Duration,
@@ -66,7 +66,7 @@ impl IdlePool {
     }
 
     /// Stores `connection` for the next request to `endpoint`, for `keep_alive`.
-    pub(super) fn put(
+    pub(in crate::upstream) fn put(
         &self,
         endpoint: &Arc<Endpoint>,
         mut connection: Box<Connection>,

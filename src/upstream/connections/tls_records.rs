@@ -10,7 +10,7 @@ use crate::base::inspected_stream::Inspector;
 
 /// The position of a stream within its records.
 #[derive(Debug, Default)]
-pub(super) struct TlsRecordTracker {
+pub(in crate::upstream) struct TlsRecordTracker {
     /// The number of bytes of a record's header that have passed.
     head: usize,
     /// The number of bytes of its content that follow, as far as the header was read.
@@ -19,12 +19,12 @@ pub(super) struct TlsRecordTracker {
 
 impl TlsRecordTracker {
     /// Whether all records that have begun are complete.
-    pub(super) const fn is_at_record_boundary(&self) -> bool {
+    pub(in crate::upstream) const fn is_at_record_boundary(&self) -> bool {
         self.head == 0 && self.left == 0
     }
 
     /// Advances over bytes that were read from the stream directly.
-    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
+    pub(in crate::upstream) fn advance(&mut self, mut bytes: &[u8]) {
         while let [byte, rest @ ..] = bytes {
             if self.head < RECORD_HEADER_BYTES {
                 // The last two bytes are the length.

@@ -9,13 +9,13 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use core::time::Duration;
 use std::sync::Mutex;
 
-use super::settings::{HealthCheck, Outlier};
 use crate::base::lock::IgnorePoison;
+use crate::upstream::settings::{HealthCheck, Outlier};
 
 /// The health of an endpoint, shared by all workers and across reloads.
 #[derive(Debug, Default)]
-pub(super) struct Health {
-    /// A [`Verdict`].
+pub(in crate::upstream) struct Health {
+    /// A [`CheckVerdict`].
     verdict: AtomicU8,
     /// Consecutive checks with a result against the verdict; only the control runtime uses it.
     contrary: AtomicU32,
@@ -41,7 +41,7 @@ pub(super) struct Health {
 
 /// The outcome of a request, as far as its endpoint is concerned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Outcome {
+pub(in crate::upstream) enum Outcome {
     /// A response head that shows no failure.
     Answered,
     /// A response that shows no failure, and has arrived with its content.
@@ -58,7 +58,7 @@ pub(super) enum Outcome {
 
 impl Outcome {
     /// Returns the outcome of the content after a successful head.
-    pub(super) const fn of_content(well: bool) -> Self {
+    pub(in crate::upstream) const fn of_content(well: bool) -> Self {
         if well { Self::Completed } else { Self::BrokeOff }
     }
 
@@ -73,7 +73,7 @@ impl Outcome {
 
 /// The result of the last checks.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(in crate::upstream) enum CheckVerdict {
     /// Not checked yet: receives requests.
     Unknown = 0,
     /// Available.
@@ -119,45 +119,47 @@ impl EndpointState {
 
 impl Health {
     /// Returns the state at the uptime `now`. `ramp` is the duration of the slow start.
-    pub(super) fn state(&self, now: Duration, ramp: Duration) -> EndpointState {
+    pub(in crate::upstream) fn state(&self, now: Duration, ramp: Duration) -> EndpointState {
         match self.verdict() {
-            Verdict::Down => EndpointState::Down,
-            Verdict::Unreachable => EndpointState::Unreachable,
-            Verdict::Unknown | Verdict::Up if self.is_ejected(now) => EndpointState::Ejected,
-            Verdict::Unknown | Verdict::Up if self.share(now, ramp) < FULL_SHARE => {
+            CheckVerdict::Down => EndpointState::Down,
+            CheckVerdict::Unreachable => EndpointState::Unreachable,
+            CheckVerdict::Unknown | CheckVerdict::Up if self.is_ejected(now) => {
+                EndpointState::Ejected
+            }
+            CheckVerdict::Unknown | CheckVerdict::Up if self.share(now, ramp) < FULL_SHARE => {
                 EndpointState::Warming
             }
-            Verdict::Unknown | Verdict::Up => EndpointState::Healthy,
+            CheckVerdict::Unknown | CheckVerdict::Up => EndpointState::Healthy,
         }
     }
 
     /// Whether the endpoint must receive no requests.
-    pub(super) fn is_down(&self) -> bool {
-        self.verdict.load(Relaxed) >= Verdict::Down as u8
+    pub(in crate::upstream) fn is_down(&self) -> bool {
+        self.verdict.load(Relaxed) >= CheckVerdict::Down as u8
     }
 
     /// Whether the endpoint may receive requests at the uptime `now`.
-    pub(super) fn is_available(&self, now: Duration) -> bool {
+    pub(in crate::upstream) fn is_available(&self, now: Duration) -> bool {
         !self.is_down() && !self.is_ejected(now)
     }
 
-    pub(super) fn verdict(&self) -> Verdict {
+    pub(in crate::upstream) fn verdict(&self) -> CheckVerdict {
         match self.verdict.load(Relaxed) {
-            1 => Verdict::Up,
-            2 => Verdict::Down,
-            3 => Verdict::Unreachable,
-            _ => Verdict::Unknown,
+            1 => CheckVerdict::Up,
+            2 => CheckVerdict::Down,
+            3 => CheckVerdict::Unreachable,
+            _ => CheckVerdict::Unknown,
         }
     }
 
-    pub(super) fn is_ejected(&self, now: Duration) -> bool {
+    pub(in crate::upstream) fn is_ejected(&self, now: Duration) -> bool {
         let until = self.ejected_until.load(Relaxed);
         until != 0 && nanos(now) < until
     }
 
     /// Returns the share of its weight that the endpoint receives, in percent: less than 100 for the time `ramp` after
     /// a recovery.
-    pub(super) fn share(&self, now: Duration, ramp: Duration) -> u8 {
+    pub(in crate::upstream) fn share(&self, now: Duration, ramp: Duration) -> u8 {
         if ramp.is_zero() {
             return FULL_SHARE;
         }
@@ -172,25 +174,25 @@ impl Health {
     }
 
     /// Returns the uptime in nanoseconds at which an ejection ends; 0 if there was none.
-    pub(super) fn ejected_until(&self) -> u64 {
+    pub(in crate::upstream) fn ejected_until(&self) -> u64 {
         self.ejected_until.load(Relaxed)
     }
 
     /// Whether a request that began at the uptime `began` was sent before the endpoint began to lose responses.
-    pub(super) fn was_lost_after(&self, began: Duration) -> bool {
+    pub(in crate::upstream) fn was_lost_after(&self, began: Duration) -> bool {
         self.lost_since.load(Relaxed) >= nanos(began)
     }
 
     /// Whether the connection of a request that was sent at `began`, and lost at `now`, was lost together with another one
     /// that counts: a process that ends takes all requests in flight along. A response in between says that it lives.
-    pub(super) fn is_lost_together(&self, began: Duration, now: Duration) -> bool {
+    pub(in crate::upstream) fn is_lost_together(&self, began: Duration, now: Duration) -> bool {
         let counts = |lost_at: u64| (nanos(began) >= lost_at).then_some(nanos(now));
         self.lost_at.fetch_update(Relaxed, Relaxed, counts).is_err()
     }
 
     /// Records the outcome at the uptime `now` of a request that was sent at `began`; true if that ejects or readmits the
     /// endpoint. An ejected endpoint gets no requests until `eject_for` has passed; then one more failure ejects it again.
-    pub(super) fn record(
+    pub(in crate::upstream) fn record(
         &self,
         outcome: Outcome,
         outlier: &Outlier,
@@ -295,12 +297,17 @@ impl Health {
     }
 
     /// Records the result of an active check; true if the verdict changes. The first check decides at once.
-    pub(super) fn checked(&self, well: bool, check: &HealthCheck, now: Duration) -> bool {
+    pub(in crate::upstream) fn checked(
+        &self,
+        well: bool,
+        check: &HealthCheck,
+        now: Duration,
+    ) -> bool {
         let verdict = self.verdict();
         let agrees = match verdict {
-            Verdict::Unknown => false,
-            Verdict::Up => well,
-            Verdict::Down | Verdict::Unreachable => !well,
+            CheckVerdict::Unknown => false,
+            CheckVerdict::Up => well,
+            CheckVerdict::Down | CheckVerdict::Unreachable => !well,
         };
         if agrees {
             self.contrary.store(0, Relaxed);
@@ -308,36 +315,36 @@ impl Health {
         }
         let run = self.contrary.fetch_add(1, Relaxed) + 1;
         let needed = match verdict {
-            Verdict::Unknown => 1,
-            Verdict::Up => check.unhealthy_after,
-            Verdict::Down | Verdict::Unreachable => check.healthy_after,
+            CheckVerdict::Unknown => 1,
+            CheckVerdict::Up => check.unhealthy_after,
+            CheckVerdict::Down | CheckVerdict::Unreachable => check.healthy_after,
         };
         run >= needed && {
-            self.set(if well { Verdict::Up } else { Verdict::Down }, now);
-            verdict != Verdict::Unknown || !well
+            self.set(if well { CheckVerdict::Up } else { CheckVerdict::Down }, now);
+            verdict != CheckVerdict::Unknown || !well
         }
     }
 
     /// Records the result of a connection that the control runtime attempted after a request could not connect; true
     /// if the verdict changes.
-    pub(super) fn probed(&self, well: bool, now: Duration) -> bool {
-        let verdict = if well { Verdict::Up } else { Verdict::Unreachable };
+    pub(in crate::upstream) fn probed(&self, well: bool, now: Duration) -> bool {
+        let verdict = if well { CheckVerdict::Up } else { CheckVerdict::Unreachable };
         let before = self.verdict();
         self.set(verdict, now);
-        before != verdict && !(well && before == Verdict::Unknown)
+        before != verdict && !(well && before == CheckVerdict::Unknown)
     }
 
     /// Takes an endpoint out at once that neither a request nor a check could reach; true if the verdict changes.
-    pub(super) fn condemn(&self, now: Duration) -> bool {
+    pub(in crate::upstream) fn condemn(&self, now: Duration) -> bool {
         !self.is_down() && {
-            self.set(Verdict::Down, now);
+            self.set(CheckVerdict::Down, now);
             true
         }
     }
 
-    fn set(&self, verdict: Verdict, now: Duration) {
+    fn set(&self, verdict: CheckVerdict, now: Duration) {
         self.contrary.store(0, Relaxed);
-        if verdict == Verdict::Up && self.is_down() {
+        if verdict == CheckVerdict::Up && self.is_down() {
             self.recovered_at.store(nanos(now).max(1), Relaxed);
             // Failures before it was out say nothing about it now.
             self.failures.store(0, Relaxed);
@@ -348,7 +355,7 @@ impl Health {
     }
 
     /// Resets the count of failures.
-    pub(super) fn reset(&self) {
+    pub(in crate::upstream) fn reset(&self) {
         self.failures.store(0, Relaxed);
         self.broken.store(0, Relaxed);
         self.window.store(0, Relaxed);
@@ -356,17 +363,17 @@ impl Health {
     }
 
     /// Forgets the verdict, for an upstream whose active checks were removed.
-    pub(super) fn forget_verdict(&self) {
-        self.verdict.store(Verdict::Unknown as u8, Relaxed);
+    pub(in crate::upstream) fn forget_verdict(&self) {
+        self.verdict.store(CheckVerdict::Unknown as u8, Relaxed);
     }
 
     /// Marks an endpoint that appeared after the start, so that it has a slow start.
-    pub(super) fn appeared(&self, now: Duration) {
+    pub(in crate::upstream) fn appeared(&self, now: Duration) {
         self.recovered_at.store(nanos(now).max(1), Relaxed);
     }
 
     /// Records the cause of a failure.
-    pub(super) fn failed(&self, cause: &str) {
+    pub(in crate::upstream) fn failed(&self, cause: &str) {
         let mut last = self.last_failure.lock().ignore_poison();
         if last.as_deref() != Some(cause) {
             *last = Some(cause.into());
@@ -374,7 +381,7 @@ impl Health {
     }
 
     /// Returns the cause of the last failure.
-    pub(super) fn last_failure(&self) -> Option<Box<str>> {
+    pub(in crate::upstream) fn last_failure(&self) -> Option<Box<str>> {
         self.last_failure.lock().ignore_poison().clone()
     }
 }
@@ -414,7 +421,7 @@ const FULL_SHARE: u8 = 100;
 /// The share in percent at the beginning of a slow start.
 const MIN_SHARE: u8 = 10;
 
-pub(super) fn nanos(uptime: Duration) -> u64 {
+pub(in crate::upstream) fn nanos(uptime: Duration) -> u64 {
     u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -1,43 +1,47 @@
 //! Load balancing: a pure function over states, loads and weights.
 
-use super::settings::Balance;
+use crate::upstream::settings::Balance;
 
 /// An endpoint as the choice sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
+pub(in crate::upstream) struct Candidate {
     /// Endpoints of a higher tier are used only while none of a lower one is available: backups, and SRV records of a
     /// lower priority.
-    pub(super) tier: u32,
+    pub(in crate::upstream) tier: u32,
     /// The weight, at least 1.
-    pub(super) weight: u32,
+    pub(in crate::upstream) weight: u32,
     /// The number of requests in flight.
-    pub(super) load: u32,
+    pub(in crate::upstream) load: u32,
     /// Whether the endpoint may be chosen.
-    pub(super) open: bool,
+    pub(in crate::upstream) open: bool,
     /// Whether a request would wait there for another to end.
-    pub(super) full: bool,
+    pub(in crate::upstream) full: bool,
     /// The share of its weight in percent during a slow start, 1 to 100.
-    pub(super) share: u8,
+    pub(in crate::upstream) share: u8,
     /// A hash of the endpoint's name, equal on all gateways.
-    pub(super) identity: u64,
+    pub(in crate::upstream) identity: u64,
 }
 
 /// The rules of one choice.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Choice<'a> {
-    pub(super) balance: Balance,
+pub(in crate::upstream) struct Choice<'a> {
+    pub(in crate::upstream) balance: Balance,
     /// The indices of all endpoints in the order of a weighted round: see [`round_robin_schedule`].
-    pub(super) turns: &'a [u16],
+    pub(in crate::upstream) turns: &'a [u16],
     /// A number that increases with each choice.
-    pub(super) turn: usize,
+    pub(in crate::upstream) turn: usize,
     /// The hash of the value that selects the endpoint, for [`Balance::Hash`].
-    pub(super) key: Option<u64>,
+    pub(in crate::upstream) key: Option<u64>,
 }
 
 impl Choice<'_> {
     /// Returns the endpoint for a request: one with a free place, or else any that is open; `None` if no endpoint is. `view`
     /// returns the candidate of each index below `count`.
-    pub(super) fn among(&self, count: usize, view: impl Fn(usize) -> Candidate) -> Option<usize> {
+    pub(in crate::upstream) fn among(
+        &self,
+        count: usize,
+        view: impl Fn(usize) -> Candidate,
+    ) -> Option<usize> {
         let tiers = (0..count).map(&view).filter(|candidate| candidate.open);
         let tier = tiers.map(|candidate| candidate.tier).min()?;
         let is_open = |candidate: &Candidate| candidate.open && candidate.tier == tier;
@@ -176,7 +180,7 @@ fn drawn_weight(candidate: &Candidate) -> u64 {
 
 /// Returns the order of a weighted round: every endpoint as often as its weight, spread evenly (smooth weighted round
 /// robin). A round is at most [`MAX_ROUND`] turns and one of each endpoint.
-pub(super) fn round_robin_schedule(weights: &[u32]) -> Box<[u16]> {
+pub(in crate::upstream) fn round_robin_schedule(weights: &[u32]) -> Box<[u16]> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let sum: u64 = weights.iter().map(|weight| u64::from(weight / divisor)).sum();
     let scaled = |weight: u32| {
@@ -199,7 +203,7 @@ pub(super) fn round_robin_schedule(weights: &[u32]) -> Box<[u16]> {
 }
 
 /// Spreads a number over all bits (splitmix64).
-pub(super) fn scatter(number: u64) -> u64 {
+pub(in crate::upstream) fn scatter(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

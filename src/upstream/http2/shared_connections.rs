@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::connect::{ConnectError, Stream, connect};
-use super::super::endpoint::Slot;
-use super::super::tls_connectors::Offer;
+use super::super::balancing::endpoint::Slot;
+use super::super::connections::connect::{ConnectError, Stream, connect};
+use super::super::connections::tls_connectors::Offer;
 use super::super::{Endpoint, UpstreamError};
 use super::connection::{Connection, Sharing, StreamSlot};
 use super::health::WITHOUT_HTTP2;
@@ -22,7 +22,7 @@ use crate::observe::metrics::UpstreamMetrics;
 
 /// The HTTP/2 connections of one worker. Cheap to clone; deliberately not `Send`.
 #[derive(Clone, Debug, Default)]
-pub(in crate::upstream) struct ConnectionPool(Rc<RefCell<Vec<Option<Rc<EndpointPool>>>>>);
+pub(in crate::upstream) struct SharedConnections(Rc<RefCell<Vec<Option<Rc<EndpointPool>>>>>);
 
 /// The settings of connections to one endpoint.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ pub(super) struct EndpointPool {
     changed: Notify,
 }
 
-impl ConnectionPool {
+impl SharedConnections {
     /// Takes a place for a stream to `endpoint`, opening a connection if needed. `now` is the uptime.
     ///
     /// # Errors

@@ -14,18 +14,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::UpstreamError;
-use super::endpoint::{Dial, Endpoint, EndpointPermit};
 use super::handshake_error;
 use super::tls_connectors::{HTTP1, HTTP2, Offer};
 use super::tls_records::TlsRecordTracker;
 use crate::base::inspected_stream::InspectedStream;
+use crate::upstream::UpstreamError;
+use crate::upstream::balancing::endpoint::{Dial, Endpoint, EndpointPermit};
 
 /// A failure to connect, with its cause for the log.
 #[derive(Clone, Debug)]
-pub(super) struct ConnectError {
-    pub(super) failure: UpstreamError,
-    pub(super) cause: Box<str>,
+pub(in crate::upstream) struct ConnectError {
+    pub(in crate::upstream) failure: UpstreamError,
+    pub(in crate::upstream) cause: Box<str>,
 }
 
 impl From<UpstreamError> for ConnectError {
@@ -42,18 +42,18 @@ impl ConnectError {
         Self { failure: UpstreamError::Connect, cause: cause.into() }
     }
 
-    pub(super) fn new(failure: UpstreamError, cause: &str) -> Self {
+    pub(in crate::upstream) fn new(failure: UpstreamError, cause: &str) -> Self {
         Self { failure, cause: cause.into() }
     }
 
-    pub(super) fn timeout(limit: Duration) -> Self {
+    pub(in crate::upstream) fn timeout(limit: Duration) -> Self {
         let cause = format!("timed out: no connection within {} ms", limit.as_millis());
         Self { failure: UpstreamError::Connect, cause: cause.into() }
     }
 }
 
 /// Opens a connection to `endpoint` within `limit`, including name resolution and TLS handshake.
-pub(super) async fn connect(
+pub(in crate::upstream) async fn connect(
     endpoint: &Endpoint,
     limit: Duration,
     offer: Offer,
@@ -65,7 +65,7 @@ pub(super) async fn connect(
 /// Opens a connection to the first of `endpoints` where `open` succeeds. Each has [`CONNECTION_ATTEMPT_DELAY`] before
 /// the next one is tried in parallel; after a failure the next one is tried at once (RFC 8305 §5). `lost` is called for
 /// each that has failed, with its error, and for those that were slower than the one returned.
-pub(super) async fn race<T, F>(
+pub(in crate::upstream) async fn race<T, F>(
     mut endpoints: impl Iterator<Item = (Arc<Endpoint>, EndpointPermit)>,
     open: impl Fn(Arc<Endpoint>) -> F,
     mut lost: impl FnMut(&Endpoint, Option<&ConnectError>),
@@ -214,7 +214,7 @@ const KEEP_ALIVE_RETRIES: u32 = 4;
 
 /// A connection to an upstream, with or without TLS.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(in crate::upstream) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<InspectedStream<TcpStream, TlsRecordTracker>>>),
@@ -222,7 +222,7 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Whether the peer selected HTTP/2 in the TLS handshake; `None` without TLS.
-    pub(super) fn selected_http2(&self) -> Option<bool> {
+    pub(in crate::upstream) fn selected_http2(&self) -> Option<bool> {
         match self {
             Self::Tcp(_) | Self::Unix(_) => None,
             Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(HTTP2)),
@@ -230,17 +230,17 @@ impl Stream {
     }
 
     /// Whether the peer selected HTTP/1.1 in the TLS handshake.
-    pub(super) fn selected_http1(&self) -> bool {
+    pub(in crate::upstream) fn selected_http1(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(HTTP1))
     }
 
     /// Returns whether what is written goes through TLS.
-    pub(super) const fn is_tls(&self) -> bool {
+    pub(in crate::upstream) const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
     /// Whether an idle connection is reusable: nothing was received on it, not even its end, and nothing is buffered.
-    pub(super) fn is_quiet(&mut self, read: FreshRead) -> bool {
+    pub(in crate::upstream) fn is_quiet(&mut self, read: FreshRead) -> bool {
         match self {
             Self::Tcp(tcp) => received(read.tcp(tcp, &mut [0])) == Some(0),
             Self::Unix(unix) => received(read.unix(unix, &mut [0])) == Some(0),
@@ -251,7 +251,7 @@ impl Stream {
 
 /// How recent the answer must be to whether an idle connection has received anything.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum FreshRead {
+pub(in crate::upstream) enum FreshRead {
     /// As of the last time that the worker waited for events. Costs no system call in the usual case.
     OfLastWait,
     /// As of now: the upstream may have closed the connection while the worker was busy.

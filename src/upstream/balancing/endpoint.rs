@@ -11,10 +11,10 @@ use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::health::{EndpointState, Health};
-use super::settings::{Http2, Scheme, Settings, Tls, authority};
-use super::tls_connectors::Connectors;
 use crate::base::lock::IgnorePoison;
+use crate::upstream::connections::tls_connectors::Connectors;
+use crate::upstream::health::endpoint_health::{EndpointState, Health};
+use crate::upstream::settings::{Http2, Scheme, Settings, Tls, authority};
 
 /// One address of an upstream.
 pub struct Endpoint {
@@ -27,7 +27,7 @@ pub struct Endpoint {
     free: Arc<Semaphore>,
     max_pending: u32,
     pending: AtomicU32,
-    pub(super) health: Health,
+    pub(in crate::upstream) health: Health,
     /// Asks the control runtime for a check at once.
     refused: Notify,
     /// Asks the control runtime for a check soon.
@@ -38,12 +38,12 @@ pub struct Endpoint {
 
 /// The settings by which endpoints of two configurations are the same.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) struct EndpointKey {
+pub(in crate::upstream) struct EndpointKey {
     upstream: Arc<str>,
     scheme: Scheme,
     /// Host and port as in `Host`.
-    pub(super) authority: Arc<str>,
-    pub(super) dial: Dial,
+    pub(in crate::upstream) authority: Arc<str>,
+    pub(in crate::upstream) dial: Dial,
     tls: Tls,
     /// The name that its certificate must have.
     server_name: Option<ServerName<'static>>,
@@ -54,7 +54,7 @@ pub(super) struct EndpointKey {
 
 /// The place to which connections are made.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Dial {
+pub(in crate::upstream) enum Dial {
     /// An address.
     Socket(SocketAddr),
     /// A name and a port, resolved for each connection: used until the control runtime has resolved the name.
@@ -68,7 +68,7 @@ pub(super) enum Dial {
 impl EndpointKey {
     /// Creates the key of an endpoint of an upstream at `dial`, with `authority` in `Host`, whose certificate must have the name
     /// `server_name`.
-    pub(super) fn new(
+    pub(in crate::upstream) fn new(
         settings: &Settings,
         scheme: Scheme,
         authority: Arc<str>,
@@ -90,7 +90,10 @@ impl EndpointKey {
 }
 
 impl Endpoint {
-    pub(super) fn new(key: EndpointKey, tls: Option<(Connectors, ServerName<'static>)>) -> Self {
+    pub(in crate::upstream) fn new(
+        key: EndpointKey,
+        tls: Option<(Connectors, ServerName<'static>)>,
+    ) -> Self {
         let url = match &key.dial {
             Dial::Unix(path) => format!("unix:{path}"),
             _ => format!("{}://{}", key.scheme.as_str(), key.authority),
@@ -152,29 +155,29 @@ impl Endpoint {
         self.health.last_failure()
     }
 
-    pub(super) const fn slot(&self) -> &Slot {
+    pub(in crate::upstream) const fn slot(&self) -> &Slot {
         &self.slot
     }
 
-    pub(super) const fn dial(&self) -> &Dial {
+    pub(in crate::upstream) const fn dial(&self) -> &Dial {
         &self.key.dial
     }
 
-    pub(super) const fn host(&self) -> &HeaderValue {
+    pub(in crate::upstream) const fn host(&self) -> &HeaderValue {
         &self.host
     }
 
     /// Returns the scheme.
-    pub(super) const fn scheme(&self) -> Scheme {
+    pub(in crate::upstream) const fn scheme(&self) -> Scheme {
         self.key.scheme
     }
 
     /// Whether the upstream is spoken to in HTTP/2 and nothing else.
-    pub(super) fn requires_http2(&self) -> bool {
+    pub(in crate::upstream) fn requires_http2(&self) -> bool {
         self.key.http2 == Http2::Always
     }
 
-    pub(super) const fn tls(&self) -> Option<&(Connectors, ServerName<'static>)> {
+    pub(in crate::upstream) const fn tls(&self) -> Option<&(Connectors, ServerName<'static>)> {
         self.tls.as_ref()
     }
 
@@ -184,47 +187,47 @@ impl Endpoint {
     }
 
     /// Returns the maximum number of requests in flight.
-    pub(super) const fn capacity(&self) -> u32 {
+    pub(in crate::upstream) const fn capacity(&self) -> u32 {
         self.capacity
     }
 
     /// Returns the state at the uptime `now`.
-    pub(super) fn state(&self, now: Duration, slow_start: Duration) -> EndpointState {
+    pub(in crate::upstream) fn state(&self, now: Duration, slow_start: Duration) -> EndpointState {
         self.health.state(now, slow_start)
     }
 
     /// Asks the control runtime to check the endpoint at once, since a request could not connect.
-    pub(super) fn report_refusal(&self) {
+    pub(in crate::upstream) fn report_refusal(&self) {
         self.refused.notify_one();
     }
 
     /// Waits until a request could not connect.
-    pub(super) async fn refusal(&self) {
+    pub(in crate::upstream) async fn refusal(&self) {
         self.refused.notified().await;
     }
 
     /// Asks the control runtime to check the endpoint soon, since a connection broke off under a request.
-    pub(super) fn suspect(&self) {
+    pub(in crate::upstream) fn suspect(&self) {
         self.suspect.notify_one();
     }
 
     /// Waits until a connection broke off under a request.
-    pub(super) async fn suspected(&self) {
+    pub(in crate::upstream) async fn suspected(&self) {
         self.suspect.notified().await;
     }
 
     /// Marks an address that name resolution no longer returns, or returns again.
-    pub(super) fn retire(&self, retired: bool) {
+    pub(in crate::upstream) fn retire(&self, retired: bool) {
         self.retired.store(retired, Relaxed);
     }
 
     /// Whether connections may be kept for further requests.
-    pub(super) fn is_retired(&self) -> bool {
+    pub(in crate::upstream) fn is_retired(&self) -> bool {
         self.retired.load(Relaxed)
     }
 
     /// Waits up to `wait` for a permit for a request in flight; `None` if none is free by then, or too many requests wait.
-    pub(super) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
+    pub(in crate::upstream) async fn admit(&self, wait: Duration) -> Option<EndpointPermit> {
         let _waiting = InFlight::begin(&self.pending, self.max_pending)?;
         let freed = Box::pin(Arc::clone(&self.free).acquire_owned());
         let permit = tokio::time::timeout(wait, freed).await.ok()?.ok()?;
@@ -232,7 +235,7 @@ impl Endpoint {
     }
 
     /// Acquires a permit for a request in flight, if one is free.
-    pub(super) fn try_admit(&self) -> Option<EndpointPermit> {
+    pub(in crate::upstream) fn try_admit(&self) -> Option<EndpointPermit> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         Some(EndpointPermit { _permit: permit })
     }
@@ -240,7 +243,7 @@ impl Endpoint {
 
 /// A request in flight at an endpoint; released on drop.
 #[derive(Debug)]
-pub(super) struct EndpointPermit {
+pub(in crate::upstream) struct EndpointPermit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -274,11 +277,11 @@ impl fmt::Debug for Endpoint {
 /// A place in the pools of idle connections, reused after its endpoint is gone: addresses come and go with name
 /// resolution, and pools must not grow with them.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(in crate::upstream) struct Slot {
     /// The index in each worker's pool.
-    pub(super) index: usize,
+    pub(in crate::upstream) index: usize,
     /// Tells the endpoints apart that have had the index, one after the other.
-    pub(super) generation: u64,
+    pub(in crate::upstream) generation: u64,
 }
 
 impl Slot {
@@ -309,8 +312,8 @@ static FREE_SLOTS: Mutex<FreeSlots> = Mutex::new(FreeSlots { returned: Vec::new(
 
 #[cfg(test)]
 mod tests {
-    use super::super::UpstreamRegistry;
     use super::*;
+    use crate::upstream::UpstreamRegistry;
 
     #[test]
     fn endpoints_whose_certificates_must_have_other_names_are_different() {

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use super::connection_pool::IdlePool;
-use super::settings::Retries;
 use crate::base::body::Body;
 use crate::http1::BodyWriter;
+use crate::upstream::connections::idle_pool::IdlePool;
+use crate::upstream::settings::Retries;
 
 /// The settings of one request.
 #[derive(Clone, Copy, Debug)]
@@ -36,25 +36,25 @@ pub struct SendOptions<'a> {
 impl SendOptions<'_> {
     /// Records that something of the request may arrive from now on, even if the exchange is cancelled; returns whether
     /// that was so before.
-    pub(super) fn begin_exchange(&self) -> bool {
+    pub(in crate::upstream) fn begin_exchange(&self) -> bool {
         self.arrival.is_some_and(|arrival| arrival.replace(true))
     }
 
     /// Takes back what [`SendOptions::begin_exchange`] has recorded, of an exchange that is known to have sent nothing.
-    pub(super) fn was_unsent(&self, before: bool) {
+    pub(in crate::upstream) fn was_unsent(&self, before: bool) {
         if let Some(arrival) = self.arrival {
             arrival.set(before);
         }
     }
 
     /// Whether the deadline has passed.
-    pub(super) fn is_over(&self) -> bool {
+    pub(in crate::upstream) fn is_over(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Returns how long something that began at `since` may take before the response: the timeout of the response head, up
     /// to the deadline.
-    pub(super) fn within(&self, since: Instant) -> Duration {
+    pub(in crate::upstream) fn within(&self, since: Instant) -> Duration {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(since));
         left.map_or(self.wait, |left| self.wait.min(left))
     }
@@ -64,9 +64,9 @@ impl SendOptions<'_> {
 #[derive(Debug)]
 pub struct RequestContent {
     /// Boxed: it is moved often.
-    pub(super) writer: Box<BodyWriter>,
+    pub(in crate::upstream) writer: Box<BodyWriter>,
     /// The whole content, if it is in memory: it can be sent again after a part of it was sent.
-    pub(super) whole: Option<Bytes>,
+    pub(in crate::upstream) whole: Option<Bytes>,
 }
 
 impl RequestContent {

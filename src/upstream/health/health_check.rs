@@ -6,20 +6,20 @@ use std::io;
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::connect::{Stream, connect};
-use super::endpoint::Endpoint;
-use super::handshake_error;
-use super::http1::{MAX_FIELDS, MAX_HEAD_BYTES};
-use super::http2;
-use super::settings::{HealthCheck, HostHeader, Settings};
-use super::tls_connectors::Offer;
+use crate::upstream::balancing::endpoint::Endpoint;
+use crate::upstream::connections::connect::{Stream, connect};
+use crate::upstream::connections::handshake_error;
+use crate::upstream::connections::tls_connectors::Offer;
+use crate::upstream::http1::{MAX_FIELDS, MAX_HEAD_BYTES};
+use crate::upstream::http2;
+use crate::upstream::settings::{HealthCheck, HostHeader, Settings};
 
 /// Checks `endpoint` once.
 ///
 /// # Errors
 ///
 /// The cause of the failure, for the operator.
-pub(super) async fn check(
+pub(in crate::upstream) async fn check(
     endpoint: &Endpoint,
     settings: &Settings,
     check: &HealthCheck,

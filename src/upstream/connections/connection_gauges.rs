@@ -6,20 +6,20 @@ use crate::observe::metrics::UpstreamMetrics;
 
 /// A connection in the gauge `northgate_upstream_connections`, while it is open.
 #[derive(Debug)]
-pub(super) struct Counted {
-    pub(super) metrics: Arc<UpstreamMetrics>,
+pub(in crate::upstream) struct Counted {
+    pub(in crate::upstream) metrics: Arc<UpstreamMetrics>,
     idle: bool,
 }
 
 impl Counted {
     /// Counts a new connection as active.
-    pub(super) fn new(metrics: Arc<UpstreamMetrics>) -> Self {
+    pub(in crate::upstream) fn new(metrics: Arc<UpstreamMetrics>) -> Self {
         metrics.active.inc();
         Self { metrics, idle: false }
     }
 
     /// Counts the connection as idle, or as active.
-    pub(super) fn set_idle(&mut self, idle: bool) {
+    pub(in crate::upstream) fn set_idle(&mut self, idle: bool) {
         let (from, to) = if idle {
             (&self.metrics.active, &self.metrics.idle)
         } else {

@@ -18,28 +18,28 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::time::timeout;
 
-use super::settings::{Location, Scheme, authority};
+use crate::upstream::settings::{Location, Scheme, authority};
 
 /// One address of a target.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub(super) struct ResolvedAddress {
+pub(in crate::upstream) struct ResolvedAddress {
     /// Host and port as in `Host`.
-    pub(super) authority: Arc<str>,
-    pub(super) address: SocketAddr,
+    pub(in crate::upstream) authority: Arc<str>,
+    pub(in crate::upstream) address: SocketAddr,
     /// The weight of the record, 1 to 1000; 1 without SRV records.
-    pub(super) weight: u16,
+    pub(in crate::upstream) weight: u16,
     /// The rank of the record's priority; 0 is preferred, and the only one without SRV records.
-    pub(super) rank: u32,
+    pub(in crate::upstream) rank: u32,
 }
 
 /// The reason why a name has no addresses.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct ResolveError(String);
+pub(in crate::upstream) struct ResolveError(String);
 
 /// Resolves names by the system's resolver, or by name servers of the operator.
-pub(super) struct NameResolver<'a> {
-    pub(super) servers: &'a [SocketAddr],
+pub(in crate::upstream) struct NameResolver<'a> {
+    pub(in crate::upstream) servers: &'a [SocketAddr],
 }
 
 impl NameResolver<'_> {
@@ -49,7 +49,7 @@ impl NameResolver<'_> {
     /// # Errors
     ///
     /// [`ResolveError`] if there are none.
-    pub(super) async fn resolve(
+    pub(in crate::upstream) async fn resolve(
         &self,
         scheme: Scheme,
         location: &Location,

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use http::{HeaderMap, Response};
 use http_body::Body as _;
 
-use super::client_pauses::ClientPauses;
-use super::endpoint::Endpoint;
-use super::health::Outcome;
-use super::long_lived_response::is_endless;
+use super::endpoint_health::Outcome;
 use super::passive_health::PassiveHealth;
 use crate::base::body::Body;
 use crate::base::grpc;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::observe::metrics::UpstreamFailure;
+use crate::upstream::balancing::endpoint::Endpoint;
+use crate::upstream::client_pauses::ClientPauses;
+use crate::upstream::request::long_lived_response::is_endless;
 
 /// The recorder of the outcome of one response's content.
-pub(super) struct ContentOutcome {
+pub(in crate::upstream) struct ContentOutcome {
     kind: Kind,
     passive: Arc<PassiveHealth>,
     endpoint: Arc<Endpoint>,
@@ -41,7 +41,7 @@ enum Kind {
 
 impl ContentOutcome {
     /// Creates the recorder for `response` of `endpoint` to a request that was sent at `began`.
-    pub(super) fn of(
+    pub(in crate::upstream) fn of(
         response: &Response<Body>,
         passive: &Arc<PassiveHealth>,
         endpoint: &Arc<Endpoint>,
@@ -59,7 +59,7 @@ impl ContentOutcome {
     }
 
     /// Whether these fields, of a head without content or of trailers, end a gRPC call in a failure of the service.
-    pub(super) fn is_failed_call(&self, fields: &HeaderMap) -> bool {
+    pub(in crate::upstream) fn is_failed_call(&self, fields: &HeaderMap) -> bool {
         let status = grpc::status_of(fields).filter(|_| self.kind == Kind::Call);
         let failed = status.is_some_and(grpc::is_service_failure);
         if failed && let Some(status) = status {
@@ -70,7 +70,7 @@ impl ContentOutcome {
     }
 
     /// Returns the same content, whose end is recorded.
-    pub(super) fn watch(self, body: Body) -> Body {
+    pub(in crate::upstream) fn watch(self, body: Body) -> Body {
         if body.is_end_stream() || self.kind == Kind::Nothing {
             return body;
         }

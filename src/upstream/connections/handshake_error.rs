@@ -8,7 +8,7 @@ use rustls::{AlertDescription, CertificateError, Error};
 use crate::base::inspected_stream::Inspector;
 
 /// Returns the cause of a failed handshake.
-pub(super) fn cause(error: &io::Error) -> &'static str {
+pub(in crate::upstream) fn cause(error: &io::Error) -> &'static str {
     use AlertDescription as Alert;
     use CertificateError as Bad;
     let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
@@ -36,7 +36,7 @@ pub(super) fn cause(error: &io::Error) -> &'static str {
 }
 
 /// Returns the cause of an alert that ended a connection after its handshake; `None` if `error` is something else.
-pub(super) fn alert(error: &io::Error) -> Option<&'static str> {
+pub(in crate::upstream) fn alert(error: &io::Error) -> Option<&'static str> {
     let Error::AlertReceived(alert) = error.get_ref()?.downcast_ref::<Error>()? else {
         return None;
     };
@@ -63,16 +63,16 @@ const fn refusal_of_certificate(alert: AlertDescription) -> Option<&'static str>
 
 /// Keeps the alert that ends a connection whose errors `h2` reads.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ReceivedAlert(Arc<OnceLock<&'static str>>);
+pub(in crate::upstream) struct ReceivedAlert(Arc<OnceLock<&'static str>>);
 
 impl ReceivedAlert {
     /// Returns the cause of the alert, if there was one.
-    pub(super) fn cause(&self) -> Option<&'static str> {
+    pub(in crate::upstream) fn cause(&self) -> Option<&'static str> {
         self.0.get().copied()
     }
 
     /// Keeps the alert that `error` is, if it is one.
-    pub(super) fn record(&self, error: &io::Error) {
+    pub(in crate::upstream) fn record(&self, error: &io::Error) {
         if let Some(cause) = alert(error) {
             // The first one ends the connection.
             let _ = self.0.set(cause);

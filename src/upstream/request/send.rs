@@ -8,21 +8,21 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use super::Upstream;
 use super::attempt::Failed;
-use super::attempts::AttemptedEndpoints;
-use super::circuit_breaker::CircuitState;
-use super::endpoint::{Dial, Endpoint};
-use super::error::UpstreamError;
 use super::extra_headers::OutgoingRequest;
-use super::health::{EndpointState, Outcome};
-use super::http1;
-use super::load_balancer::Choice;
 use super::send_options::{RequestContent, SendOptions};
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::http1::BodyWriter;
 use crate::observe::metrics::UpstreamFailure;
+use crate::upstream::Upstream;
+use crate::upstream::balancing::attempted_endpoints::AttemptedEndpoints;
+use crate::upstream::balancing::endpoint::{Dial, Endpoint};
+use crate::upstream::balancing::load_balancer::Choice;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::health::circuit_breaker::CircuitState;
+use crate::upstream::health::endpoint_health::{EndpointState, Outcome};
+use crate::upstream::http1;
 
 /// The head of an upstream's response, with data about the attempts.
 #[derive(Debug)]

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use super::settings::{Http2, Scheme, Settings, Target};
 use crate::tls::{self, Identity, TlsError};
+use crate::upstream::settings::{Http2, Scheme, Settings, Target};
 
 /// The TLS connectors of an upstream, by the protocols that ALPN offers (RFC 7301).
 #[derive(Clone)]
-pub(super) struct Connectors {
+pub(in crate::upstream) struct Connectors {
     http1: TlsConnector,
     /// The connector that offers HTTP/2 as well, or HTTP/2 alone.
     http2: TlsConnector,
@@ -18,7 +18,7 @@ pub(super) struct Connectors {
 
 impl Connectors {
     /// Returns the connector for an offer.
-    pub(super) const fn offering(&self, offer: Offer) -> &TlsConnector {
+    pub(in crate::upstream) const fn offering(&self, offer: Offer) -> &TlsConnector {
         match offer {
             Offer::Http1 => &self.http1,
             Offer::Http2 => &self.http2,
@@ -27,11 +27,11 @@ impl Connectors {
 }
 
 /// The connectors of a target, and the name that its certificate must have.
-pub(super) type TlsParts = (Connectors, ServerName<'static>);
+pub(in crate::upstream) type TlsParts = (Connectors, ServerName<'static>);
 
 /// The protocols that a connection may speak.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Offer {
+pub(in crate::upstream) enum Offer {
     /// HTTP/1.1 alone, for upgrades and for endpoints that have selected it.
     Http1,
     /// HTTP/2 as the settings of the upstream say: the offer of requests, and so of checks.
@@ -39,7 +39,7 @@ pub(super) enum Offer {
 }
 
 /// Creates the TLS connectors for these targets; `None` if none of them uses https.
-pub(super) fn connectors(settings: &Settings) -> Result<Option<Connectors>, TlsError> {
+pub(in crate::upstream) fn connectors(settings: &Settings) -> Result<Option<Connectors>, TlsError> {
     if settings.targets.iter().all(|target| target.address.scheme == Scheme::Http) {
         return Ok(None);
     }
@@ -65,7 +65,7 @@ pub(super) fn connectors(settings: &Settings) -> Result<Option<Connectors>, TlsE
 }
 
 /// Returns the name that a target's certificate must have.
-pub(super) fn server_name(
+pub(in crate::upstream) fn server_name(
     settings: &Settings,
     target: &Target,
 ) -> Result<ServerName<'static>, TlsError> {
@@ -75,5 +75,5 @@ pub(super) fn server_name(
 }
 
 /// Names of protocols in ALPN (RFC 7301 §6).
-pub(super) const HTTP1: &[u8] = b"http/1.1";
-pub(super) const HTTP2: &[u8] = b"h2";
+pub(in crate::upstream) const HTTP1: &[u8] = b"http/1.1";
+pub(in crate::upstream) const HTTP2: &[u8] = b"h2";

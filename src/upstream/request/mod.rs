@@ -1,0 +1,10 @@
+//! One request at an upstream: its attempts, content, interim responses and tunnel.
+
+pub(super) mod attempt;
+pub(super) mod extra_headers;
+pub(super) mod interim_responses;
+pub(super) mod long_lived_response;
+pub(super) mod send;
+pub(super) mod send_options;
+pub(super) mod tunnel;
+pub(super) mod unstarted_uploads;
