@@ -150,6 +150,7 @@ mod tests {
             any::<[u8; 32]>().prop_map(RevocationTarget::Token),
             name().prop_map(RevocationTarget::GatewaySession),
             name().prop_map(RevocationTarget::Replaced),
+            any::<u64>().prop_map(RevocationTarget::ClockAhead),
         ]
     }
 

@@ -239,8 +239,11 @@ impl RevocationListener for EndedState {
             }
             RevocationTarget::Subject(subject) => SessionName::Subject(Arc::clone(subject)),
             RevocationTarget::Sessionless(subject) => SessionName::Sessionless(Arc::clone(subject)),
+            // Sessions are dated by the gateway's own clock.
+            RevocationTarget::ClockAhead(_)
             // Only the access token is revoked: the next request finds that out, and its refresh token decides.
-            RevocationTarget::Id(_) | RevocationTarget::Token(_) => return 0,
+            | RevocationTarget::Id(_)
+            | RevocationTarget::Token(_) => return 0,
         };
         let tenant = self.tenant(events.revocation.issuer.as_ref());
         self.ended.record_at_issuer(named, tenant, events.at);

@@ -50,6 +50,9 @@ pub enum RevocationTarget {
     GatewaySession(Arc<str>),
     /// One session of the gateway that another login in the same browser has replaced.
     Replaced(Arc<str>),
+    /// No token: the issuer's clock is ahead by at least this many seconds, so that its dated revocations
+    /// reach that much further. It travels as they do, since each instance and each later process needs it with them.
+    ClockAhead(u64),
 }
 
 impl RevocationTarget {
@@ -82,6 +85,8 @@ impl Revocation {
             | RevocationTarget::Replaced(_)
             | RevocationTarget::Sessionless(_) => false,
             RevocationTarget::Subject(subject) => principal.subject.as_ref() == Some(subject),
+            // An earlier revocation may reach any token of this issuer now.
+            RevocationTarget::ClockAhead(_) => true,
         }
     }
 

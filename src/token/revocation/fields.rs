@@ -22,6 +22,7 @@ impl Revocation {
             RevocationTarget::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
             RevocationTarget::GatewaySession(name) => (GATEWAY_SESSION, name.to_string()),
             RevocationTarget::Replaced(name) => (REPLACED, name.to_string()),
+            RevocationTarget::ClockAhead(seconds) => (CLOCK_AHEAD, seconds.to_string()),
         };
         let issuer = self.issuer.as_ref().map(|issuer| (ISSUER, issuer.to_string()));
         [Some((kind, name)), issuer].into_iter().flatten()
@@ -57,6 +58,9 @@ impl Reading {
             TOKEN => RevocationTarget::Token(digest(value)?),
             GATEWAY_SESSION => RevocationTarget::GatewaySession(value.into()),
             REPLACED => RevocationTarget::Replaced(value.into()),
+            CLOCK_AHEAD => {
+                RevocationTarget::ClockAhead(value.parse().map_err(|_| MalformedRevocation)?)
+            }
             ISSUER => return set(&mut self.issuer, value.into()),
             _ => return Err(MalformedRevocation),
         };
@@ -94,4 +98,5 @@ const SESSIONLESS: &str = "sub_without_sid";
 const TOKEN: &str = "sha256";
 const GATEWAY_SESSION: &str = "visit";
 const REPLACED: &str = "replaced";
+const CLOCK_AHEAD: &str = "clock_ahead";
 const ISSUER: &str = "issuer";

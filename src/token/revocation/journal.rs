@@ -159,6 +159,7 @@ mod tests {
             any::<[u8; 32]>().prop_map(RevocationTarget::Token),
             name().prop_map(RevocationTarget::GatewaySession),
             name().prop_map(RevocationTarget::Replaced),
+            any::<u64>().prop_map(RevocationTarget::ClockAhead),
         ];
         let time = || any::<u64>().prop_map(Timestamp::from_nanos);
         prop_oneof![

@@ -39,8 +39,8 @@ struct Inner {
     revoked: Mutex<HashMap<Revocation, Revoked>>,
     /// Their number, read without the lock: usually zero.
     count: AtomicUsize,
-    /// Ended sessions of the gateway. They know it themselves; this list is for other instances, and
-    /// separate, because many logouts must evict no revocation of a token.
+    /// Ended sessions of the gateway, and clocks of issuers. The sessions and `token_ages` know them; this list is for other
+    /// instances, and separate, because many logouts must evict no revocation of a token.
     ended: Mutex<HashMap<Revocation, Revoked>>,
     /// The longest configured lifetime of a session, in seconds.
     max_session_secs: AtomicU64,
@@ -252,7 +252,8 @@ impl RevocationList {
             | RevocationTarget::Subject(_)
             | RevocationTarget::Sessionless(_)
             | RevocationTarget::GatewaySession(_)
-            | RevocationTarget::Replaced(_) => {
+            | RevocationTarget::Replaced(_)
+            | RevocationTarget::ClockAhead(_) => {
                 RETENTION.max(Duration::from_secs(self.0.max_session_secs.load(Relaxed)))
             }
         }
@@ -263,8 +264,25 @@ impl RevocationList {
         // First the list, then the caches: a result verified in between is checked after it is cached.
         self.store(&event.revocation, Revoked { at: event.at, until: event.until });
         let (forgotten, until) = self.distribute(event.clone());
+        let is_dated = event.revocation.is_dated();
         self.keep(|| EndedRecord::Revoked(RevocationEvent { until, ..event }));
+        if is_dated {
+            self.retain_clocks(until);
+        }
         forgotten
+    }
+
+    /// Retains the known clocks of issuers for as long as a revocation that is dated by them, `until` then.
+    fn retain_clocks(&self, until: Timestamp) {
+        for (issuer, ahead) in self.0.token_ages.known_for_less_than(until) {
+            // Longer, so that the next revocations need not do the same.
+            self.record_clock(issuer, ahead, until.plus(RETENTION));
+        }
+    }
+
+    fn record_clock(&self, issuer: Arc<str>, ahead: u64, until: Timestamp) {
+        let what = RevocationTarget::ClockAhead(ahead);
+        self.revoke(Revocation { issuer: Some(issuer), what }, Some(until));
     }
 
     /// Notifies caches and listeners; returns the number of removed entries and the time until which to store the revocation.
@@ -299,6 +317,9 @@ impl RevocationList {
     /// Whether the revocation ends `principal`'s token, which a cache has.
     fn ends(&self, event: &RevocationEvent, principal: &Principal, now: Timestamp) -> bool {
         let ends = event.revocation.names(principal);
+        if matches!(event.revocation.what, RevocationTarget::ClockAhead(_)) {
+            return ends && self.find(principal, now) != Found::No;
+        }
         let is_older = || self.0.token_ages.covers(principal, event.at, now) != Coverage::No;
         ends && (!event.revocation.is_dated() || is_older())
     }
@@ -306,13 +327,25 @@ impl RevocationList {
     /// Whether `principal`'s token has been revoked.
     pub fn is_revoked(&self, principal: &Principal) -> bool {
         let now = self.0.clock.now();
-        let covered = self.0.count.load(Relaxed) > 0 && self.find(principal, now);
+        let found =
+            if self.0.count.load(Relaxed) > 0 { self.find(principal, now) } else { Found::No };
+        if found == Found::AsOld {
+            // Another instance, and the next process, would ask after its `iat`, and find the token younger.
+            let until = Some(principal.expires).filter(|end| *end != Timestamp::MAX);
+            let digests = [Some(principal.digest), principal.unsigned_digest];
+            for what in digests.into_iter().flatten().map(RevocationTarget::Token) {
+                self.revoke(Revocation { issuer: None, what }, until.map(|end| end.plus(LEEWAY)));
+            }
+        }
         // Afterwards: what the token reveals of its issuer's clock counts for later ones.
-        self.0.token_ages.observe(principal, now);
-        covered
+        if let Some(ahead) = self.0.token_ages.observe(principal, now) {
+            let until = now.plus(self.retention_of(&RevocationTarget::ClockAhead(ahead)));
+            self.record_clock(Arc::clone(&principal.issuer), ahead, until);
+        }
+        found != Found::No
     }
 
-    fn find(&self, principal: &Principal, now: Timestamp) -> bool {
+    fn find(&self, principal: &Principal, now: Timestamp) -> Found {
         let mut revoked = self.revoked();
         let subject = principal.subject.as_ref();
         let names = [
@@ -351,10 +384,14 @@ impl RevocationList {
                 }
             })
         });
-        if let Some(event) = moved_event {
-            self.keep(|| EndedRecord::Revoked(event));
+        match moved_event {
+            Some(event) => {
+                self.keep(|| EndedRecord::Revoked(event));
+                Found::AsOld
+            }
+            None if found => Found::Yes,
+            None => Found::No,
         }
-        found
     }
 
     /// Returns a receiver of revocations from now on. A lagging one must check its tokens by [`RevocationList::is_revoked`].
@@ -377,6 +414,11 @@ impl RevocationList {
 
     fn store(&self, revocation: &Revocation, new: Revoked) {
         let now = self.0.clock.now();
+        if let (RevocationTarget::ClockAhead(ahead), Some(issuer)) =
+            (&revocation.what, &revocation.issuer)
+        {
+            self.0.token_ages.record(issuer, *ahead, new.until, now);
+        }
         let mut revoked = self.map_of(revocation);
         if revoked.len() >= MAX_REVOCATIONS && !revoked.contains_key(revocation) {
             revoked.retain(|_, revoked| now < revoked.until);
@@ -399,19 +441,34 @@ impl RevocationList {
         }
         let stored = revoked.entry(revocation.clone()).or_insert(new);
         *stored = Revoked { at: stored.at.max(new.at), until: stored.until.max(new.until) };
-        if !revocation.is_of_gateway_session() {
+        if is_of_tokens(revocation) {
             self.0.count.store(revoked.len(), Relaxed);
         }
     }
 
     /// The map that stores `revocation`.
     fn map_of(&self, revocation: &Revocation) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
-        if revocation.is_of_gateway_session() { lock(&self.0.ended) } else { self.revoked() }
+        if is_of_tokens(revocation) { self.revoked() } else { lock(&self.0.ended) }
     }
 
     fn revoked(&self) -> MutexGuard<'_, HashMap<Revocation, Revoked>> {
         lock(&self.0.revoked)
     }
+}
+
+/// Whether a revocation covers a token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    No,
+    Yes,
+    /// As one that may be older by the clock of its issuer, which was not known.
+    AsOld,
+}
+
+/// Whether `revocation` is one of tokens.
+const fn is_of_tokens(revocation: &Revocation) -> bool {
+    !revocation.is_of_gateway_session()
+        && !matches!(revocation.what, RevocationTarget::ClockAhead(_))
 }
 
 fn lock<T>(map: &Mutex<T>) -> MutexGuard<'_, T> {

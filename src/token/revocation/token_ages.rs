@@ -4,7 +4,8 @@
 //! gateway's. An issuer whose clock is ahead issues tokens that seem younger
 //! than a revocation which covers them. So clock skew is observed: a token that
 //! arrives before its `iat` shows by how much, at the least, its issuer's clock
-//! is ahead.
+//! is ahead. Other instances and later processes are told
+//! ([`ClockAhead`](super::event::RevocationTarget::ClockAhead)).
 //!
 //! Tokens that the gateway itself receives from the issuer are dated by the
 //! gateway's clock: then neither skew nor a missing `iat` matters.
@@ -23,8 +24,8 @@ use crate::token::principal::Principal;
 
 /// Observed clock skew, and times of receipt.
 pub(crate) struct TokenAges {
-    /// The recent skew of issuers' clocks that are ahead, and the time of observation.
-    ahead: Mutex<HashMap<Arc<str>, (Duration, Timestamp)>>,
+    /// The largest skew of issuers' clocks that are ahead, in seconds, and the time until which it counts.
+    ahead: Mutex<HashMap<Arc<str>, (u64, Timestamp)>>,
     /// The time of receipt of tokens, by the digest of the whole token.
     received: Cache<[u8; 32], Timestamp>,
 }
@@ -50,19 +51,33 @@ impl TokenAges {
         Self { ahead: Mutex::default(), received: received.build() }
     }
 
-    /// Records what `principal`'s token reveals of its issuer's clock.
-    pub(crate) fn observe(&self, principal: &Principal, now: Timestamp) {
-        let Some(issued) = principal.issued.filter(|issued| now < *issued) else { return };
-        // `iat` is in whole seconds: the fraction was cut off.
-        let ahead = issued.since(now) + ONE_SECOND;
-        if ahead > MAX_CLOCK_SKEW {
-            return;
-        }
+    /// Returns by how many seconds `principal`'s token shows its issuer's clock to be ahead, if that is more than was known.
+    pub(crate) fn observe(&self, principal: &Principal, now: Timestamp) -> Option<u64> {
+        let issued = principal.issued.filter(|issued| now < *issued)?;
+        // `iat` is in whole seconds: the fraction was cut off. Whole seconds, so that there are few observations.
+        let ahead = (issued.since(now) + ONE_SECOND + ALMOST_A_SECOND).as_secs();
+        let is_more = || self.ahead(&principal.issuer, now).is_none_or(|known| known < ahead);
+        (ahead <= MAX_CLOCK_SKEW.as_secs() && is_more()).then_some(ahead)
+    }
+
+    /// Records until when the clock of `issuer` counts as `ahead` by this many seconds.
+    pub(crate) fn record(&self, issuer: &Arc<str>, ahead: u64, until: Timestamp, now: Timestamp) {
+        let ahead = ahead.min(MAX_CLOCK_SKEW.as_secs());
         let mut known = self.ahead.lock().ignore_poison();
-        let kept = known.entry(Arc::clone(&principal.issuer)).or_insert((ahead, now));
-        if ahead >= kept.0 || now.since(kept.1) > OBSERVATION_RETENTION {
-            *kept = (ahead, now);
+        let kept = known.entry(Arc::clone(issuer)).or_insert((ahead, until));
+        if kept.0 < ahead || kept.1 <= now {
+            *kept = (ahead, until);
+        } else if kept.0 == ahead {
+            kept.1 = until.max(kept.1);
         }
+    }
+
+    /// Returns the issuers whose clocks are known to be ahead, with the number of seconds, for what is known for
+    /// less long than `until`.
+    pub(crate) fn known_for_less_than(&self, until: Timestamp) -> Vec<(Arc<str>, u64)> {
+        let known = self.ahead.lock().ignore_poison();
+        let shorter = known.iter().filter(|(_, (_, end))| *end < until);
+        shorter.map(|(issuer, (ahead, _))| (Arc::clone(issuer), *ahead)).collect()
     }
 
     /// Records the time at which the gateway received the token of this `digest` from its issuer.
@@ -78,8 +93,8 @@ impl TokenAges {
         // An `iat` that no clock could show counts as absent.
         let dated = principal.issued.filter(|issued| issued.since(now) <= MAX_CLOCK_SKEW);
         let Some(issued) = dated else { return Coverage::Yes };
-        let ahead = self.ahead(&principal.issuer);
-        if issued < at.plus(ahead.unwrap_or_default()) {
+        let ahead = self.ahead(&principal.issuer, now);
+        if issued < at.plus_secs(ahead.unwrap_or_default()) {
             return Coverage::Yes;
         }
         if ahead.is_none() && now < issued && issued < at.plus(ASSUMED_CLOCK_SKEW) {
@@ -88,9 +103,10 @@ impl TokenAges {
         Coverage::No
     }
 
-    fn ahead(&self, issuer: &str) -> Option<Duration> {
+    /// Returns by how many seconds the clock of `issuer` is ahead, if that is known.
+    fn ahead(&self, issuer: &str, now: Timestamp) -> Option<u64> {
         let known = self.ahead.lock().ignore_poison();
-        known.get(issuer).map(|(ahead, _)| *ahead)
+        known.get(issuer).filter(|(_, until)| now < *until).map(|(ahead, _)| *ahead)
     }
 }
 
@@ -101,11 +117,10 @@ impl fmt::Debug for TokenAges {
 }
 
 const ONE_SECOND: Duration = Duration::from_secs(1);
+const ALMOST_A_SECOND: Duration = Duration::from_nanos(999_999_999);
 /// The assumed skew of an unobserved clock.
 const ASSUMED_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// The maximum skew of any clock: the largest configurable leeway.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-/// The time for which the largest skew counts before a smaller one replaces it.
-const OBSERVATION_RETENTION: Duration = Duration::from_secs(60 * 60);
 const MAX_RECEIVED_TOKENS: u64 = 100_000;
 const RECEIVED_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);

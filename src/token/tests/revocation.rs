@@ -198,6 +198,76 @@ async fn tokens_of_an_issuer_with_a_fast_clock_do_not_survive_a_revocation() {
 }
 
 #[tokio::test]
+async fn an_issuers_fast_clock_is_known_to_other_instances_and_later_processes() {
+    for skew in [3, 20, 90] {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = crate::disk::Directory::at(directory.path());
+        let here = Bench::new().await;
+        here.revocations.persist_in(&directory).unwrap();
+        let mut events = here.revocations.listen();
+        here.jwt(&here.token(json!({ "iat": NOW + skew }))).await.unwrap();
+        here.clock.advance(Duration::from_secs(2));
+        here.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
+        here.revocations.kept().await.unwrap();
+
+        let (other, later) = (Bench::new().await, Bench::new().await);
+        for instance in [&other, &later] {
+            // When no token that was issued before seems to come from the future.
+            instance.clock.advance(Duration::from_secs(skew + 4));
+        }
+        while let Ok(event) = events.try_recv() {
+            other.revocations.apply(event);
+        }
+        later.revocations.persist_in(&directory).unwrap();
+
+        for instance in [&other, &later] {
+            let old = instance.token(json!({ "iat": NOW + 1 + skew }));
+            assert_eq!(instance.jwt(&old).await.err(), Some(TokenError::Revoked), "{skew}");
+            let new = instance.token(json!({ "iat": NOW + 5 + 2 * skew }));
+            assert!(instance.jwt(&new).await.is_ok(), "{skew}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_clock_of_an_issuer_is_known_for_as_long_as_its_subjects_revocations() {
+    let bench = Bench::new().await;
+    let days = |days: u64| Duration::from_secs(days * 86_400);
+    let at = |at: u64| bench.token(json!({ "iat": at, "exp": NOW + days(9).as_secs() }));
+    bench.jwt(&at(NOW + 20)).await.unwrap();
+    bench.clock.advance(days(1) - Duration::from_secs(60));
+    let now = bench.clock.now();
+    bench
+        .revocations
+        .revoke(named(RevocationTarget::Subject("alice".into())), Some(now.plus(days(5))));
+
+    // A smaller skew, which a token shows that was on its way for longer.
+    bench.clock.advance(Duration::from_secs(7_200));
+    let again =
+        bench.token(json!({ "iat": bench.clock.now().as_secs() + 2, "exp": NOW + 777_600 }));
+    bench.jwt(&again).await.unwrap();
+    bench.clock.advance(days(4));
+
+    assert_eq!(bench.jwt(&at(now.as_secs() + 15)).await.err(), Some(TokenError::Revoked));
+}
+
+#[tokio::test]
+async fn a_token_that_may_be_as_old_as_a_revocation_is_refused_by_every_instance() {
+    let bench = Bench::new().await;
+    let mut events = bench.revocations.listen();
+    bench.revocations.revoke(named(RevocationTarget::Subject("alice".into())), None);
+    bench.clock.advance(Duration::from_secs(1));
+    let token = bench.token(json!({ "iat": NOW + 12 }));
+
+    assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
+
+    let whole = RevocationTarget::Token(token_digest(&token));
+    let is_told = core::iter::from_fn(|| events.try_recv().ok())
+        .any(|event| event.revocation.what == whole && !event.learned);
+    assert!(is_told, "another instance would take it after its `iat`");
+}
+
+#[tokio::test]
 async fn a_login_right_after_a_revocation_is_valid_with_a_fast_clock_as_well() {
     let bench = Bench::new().await;
     let token = |at: u64| bench.token(json!({ "iat": at + 20 }));
