@@ -27,6 +27,7 @@ use self::entry::RevocationEntry;
 use crate::base::clock::{Clock, Timestamp};
 use crate::redis::{Redis, Unavailable};
 use crate::session::RefreshEvents;
+use crate::token::revocation::publication::PublicationRequests;
 use crate::token::{Revocation, RevocationEvent, RevocationList};
 
 /// The exchange of this instance through one Redis, until dropped.
@@ -53,6 +54,7 @@ impl RevocationSync {
             connections: redis.connections(),
             connection: 0,
             events: revocations.listen(),
+            publication_requests: revocations.publication_requests(),
             resync: None,
             next_resync: Instant::now(),
             has_unpublished: false,
@@ -98,6 +100,7 @@ struct SyncTask {
     renewals: RefreshEvents,
     clock: Clock,
     events: broadcast::Receiver<RevocationEvent>,
+    publication_requests: PublicationRequests,
     revoked: StreamCursor,
     renewed: StreamCursor,
     /// The number of connections made to Redis, and that number at the last poll.
@@ -148,6 +151,11 @@ impl SyncTask {
                     // The receiver may have timed out, which is no error.
                     let _ = done.send(());
                 }
+                Some(done) = self.publication_requests.recv() => {
+                    let is_published = self.publish_new().await && !self.has_unpublished;
+                    // The receiver may have timed out, which is no error.
+                    let _ = done.send(is_published);
+                }
                 event = self.events.recv() => match event {
                     Ok(event) => self.publish(&event).await,
                     Err(RecvError::Lagged(_)) => self.next_resync = Instant::now(),
@@ -189,17 +197,24 @@ impl SyncTask {
         }
     }
 
-    /// Publishes all pending revocations now.
-    async fn publish_pending(&mut self) {
-        let mut is_missing = false;
+    /// Publishes the revocations made since the last one was; returns whether there are not more than can wait.
+    async fn publish_new(&mut self) -> bool {
+        let mut is_complete = true;
         loop {
             match self.events.try_recv() {
                 Ok(event) => self.publish(&event).await,
-                Err(TryRecvError::Lagged(_)) => is_missing = true,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                Err(TryRecvError::Lagged(_)) => {
+                    is_complete = false;
+                    self.next_resync = Instant::now();
+                }
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return is_complete,
             }
         }
-        if is_missing || self.has_unpublished {
+    }
+
+    /// Publishes all pending revocations now.
+    async fn publish_pending(&mut self) {
+        if !self.publish_new().await || self.has_unpublished {
             self.next_resync = Instant::now();
             self.poll().await;
         }

@@ -13,6 +13,7 @@ use crate::base::clock::Timestamp;
 use crate::base::media_type::essence;
 use crate::base::strict_json;
 use crate::gateway::{RetainedState, Snapshot};
+use crate::token::revocation::publication::NotLasting;
 use crate::token::{Revocation, RevocationTarget, unverified_expiry};
 
 /// A revocation request: at least one target.
@@ -155,13 +156,19 @@ impl RevokeRequest {
             forgotten,
             "Tokens revoked through the admin API."
         );
-        retained.revocations.kept().await.map_err(|_| RevokeError::NotKept)?;
+        let lasting = retained.revocations.lasting().await;
+        if let Err(NotLasting::NotWritten(_)) = lasting {
+            return Err(RevokeError::NotKept);
+        }
         let mut done = json!({
             "revoked": by,
             "issuers": if issuers.is_empty() { "all".into() } else { json!(issuers) },
             "forgotten": forgotten,
         });
-        if !retained.revocations.is_kept() && !snapshot.is_shared() {
+        if let Err(NotLasting::NotPublished) = lasting {
+            done["lasts"] =
+                "until this process ends, or Redis is back: there is no `server.state_dir`".into();
+        } else if !retained.revocations.is_kept() && !snapshot.is_shared() {
             done["lasts"] =
                 "until a restart: there is neither `server.state_dir` nor `redis`".into();
         }

@@ -82,7 +82,7 @@ impl Sessions {
                 .map(RevocationTarget::Subject)
                 .map_or(0, |what| ending.revoke(&namespace, what, at)),
         };
-        if ended_sessions.saved().await.is_err() {
+        if ended_sessions.lasting().await.is_err() {
             // The issuer may send the token again.
             ended_sessions.restore_logout_token(by, &id);
             return Err(LogoutTokenError::NotSaved);
@@ -124,7 +124,7 @@ enum LogoutTokenError {
     LookupFailed,
     #[error("logout token already used (jti replay)")]
     Replayed,
-    #[error("cannot save the logout on disk; send the token again")]
+    #[error("cannot save the logout; send the token again")]
     NotSaved,
 }
 

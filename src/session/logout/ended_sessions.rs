@@ -19,6 +19,7 @@ use moka::sync::Cache;
 
 use crate::base::clock::Timestamp;
 use crate::disk::WriteFailed;
+use crate::token::revocation::publication::NotLasting;
 use crate::token::{Principal, Revocation, RevocationList, RevocationTarget};
 
 /// The sessions that have ended before their time; bounded.
@@ -161,6 +162,16 @@ impl EndedSessions {
             });
         }
         self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until the end of this process undoes no entry so far.
+    pub(crate) async fn lasting(&self) -> Result<(), NotLasting> {
+        self.revocations.lasting().await
+    }
+
+    /// Whether entries are kept over a restart.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.revocations.is_kept()
     }
 
     /// Waits until all entries so far are saved on disk.

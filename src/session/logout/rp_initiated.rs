@@ -102,7 +102,7 @@ impl Sessions {
                 Err(_) => {}
             }
         }
-        if !presented.is_empty() && self.retained.ended.saved().await.is_err() {
+        if !presented.is_empty() && self.retained.ended.lasting().await.is_err() {
             return Err(LogoutError::NotSaved);
         }
         let mut cookies = self.clear(presented.held());
@@ -155,7 +155,8 @@ impl Sessions {
             pending += usize::from(self.end_later(*id, address).await);
         }
         let is_pending = pending > 0 && pending == ids.len();
-        PendingLogout { is_pending, is_saved: self.retained.ended.saved().await.is_ok() }
+        let ended = &self.retained.ended;
+        PendingLogout { is_pending, is_saved: ended.is_kept() && ended.saved().await.is_ok() }
     }
 
     /// Whether the session is one that another instance can open and end, and this one cannot: the operator has not given it

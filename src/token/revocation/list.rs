@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use tokio::sync::broadcast;
 
 use super::journal::{EndedRecord, Ends, UsedLogoutTokens};
+use super::publication::{NotLasting, PublicationRequests, Publisher};
 use super::token_ages::{Coverage, TokenAges};
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::lock::IgnorePoison;
@@ -50,6 +51,8 @@ struct Inner {
     token_ages: TokenAges,
     /// The journal for the next process, with a state directory.
     journal: OnceLock<Ends>,
+    /// The task that publishes revocations to other instances.
+    publisher: Publisher,
     caches: Mutex<Vec<Weak<dyn RevocationListener>>>,
     events: broadcast::Sender<RevocationEvent>,
 }
@@ -72,6 +75,7 @@ impl RevocationList {
             used_logout_tokens: UsedLogoutTokens::new(),
             token_ages: TokenAges::new(),
             journal: OnceLock::new(),
+            publisher: Publisher::default(),
             caches: Mutex::default(),
             events: broadcast::Sender::new(FEED_CAPACITY),
         }))
@@ -100,8 +104,7 @@ impl RevocationList {
         self.0.journal.get().is_some()
     }
 
-    /// Waits until all revocations so far are on disk, with a state directory. To be awaited before a response
-    /// confirms a revocation.
+    /// Waits until all revocations so far are on disk, with a state directory.
     ///
     /// # Errors
     ///
@@ -111,6 +114,24 @@ impl RevocationList {
             Some(journal) => journal.wait().await,
             None => Ok(()),
         }
+    }
+
+    /// Waits until no revocation so far is undone by the end of this process: on disk with a state directory, at Redis
+    /// without one, if there is one. To be awaited before a response confirms a revocation.
+    ///
+    /// # Errors
+    ///
+    /// `NotLasting` if this process alone knows a revocation.
+    pub(crate) async fn lasting(&self) -> Result<(), NotLasting> {
+        if self.is_kept() {
+            return Ok(self.kept().await?);
+        }
+        if self.0.publisher.has_published().await { Ok(()) } else { Err(NotLasting::NotPublished) }
+    }
+
+    /// Returns the requests that the task which publishes revocations answers from now on.
+    pub(crate) fn publication_requests(&self) -> PublicationRequests {
+        self.0.publisher.replace()
     }
 
     fn keep(&self, ended: impl FnOnce() -> EndedRecord) {

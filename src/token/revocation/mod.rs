@@ -4,4 +4,5 @@ pub(crate) mod event;
 pub mod fields;
 pub(crate) mod journal;
 pub mod list;
+pub(crate) mod publication;
 pub(crate) mod token_ages;

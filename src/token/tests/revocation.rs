@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Bench, NOW};
 use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::tests::mock_issuer::{Answer, INTROSPECT};
+use crate::token::revocation::publication::NotLasting;
 use crate::token::{
     Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, TokenUse,
     ValidationRules, Verifier, token_digest,
@@ -235,7 +236,7 @@ async fn the_clock_of_an_issuer_is_known_for_as_long_as_its_subjects_revocations
     let days = |days: u64| Duration::from_secs(days * 86_400);
     let at = |at: u64| bench.token(json!({ "iat": at, "exp": NOW + days(9).as_secs() }));
     bench.jwt(&at(NOW + 20)).await.unwrap();
-    bench.clock.advance(days(1) - Duration::from_secs(60));
+    bench.clock.advance(Duration::from_secs(86_340));
     let now = bench.clock.now();
     bench
         .revocations
@@ -265,6 +266,31 @@ async fn a_token_that_may_be_as_old_as_a_revocation_is_refused_by_every_instance
     let is_told = core::iter::from_fn(|| events.try_recv().ok())
         .any(|event| event.revocation.what == whole && !event.learned);
     assert!(is_told, "another instance would take it after its `iat`");
+}
+
+#[tokio::test]
+async fn without_a_state_directory_a_revocation_lasts_once_it_is_published() {
+    let bench = Bench::new().await;
+    let list = bench.revocations.clone();
+    assert_eq!(list.lasting().await, Ok(()), "there is no other instance to tell");
+
+    let mut requests = list.publication_requests();
+    for (is_published, expected) in [(true, Ok(())), (false, Err(NotLasting::NotPublished))] {
+        let answer = async {
+            let done = requests.recv().await.unwrap();
+            done.send(is_published).unwrap();
+        };
+        let (lasting, ()) = tokio::join!(list.lasting(), answer);
+        assert_eq!(lasting, expected);
+    }
+
+    drop(requests);
+    assert_eq!(list.lasting().await, Ok(()), "Redis was taken out of the configuration");
+    let directory = tempfile::tempdir().unwrap();
+    let mut requests = list.publication_requests();
+    list.persist_in(&crate::disk::Directory::at(directory.path())).unwrap();
+    assert_eq!(list.lasting().await, Ok(()));
+    assert!(requests.try_recv().is_err(), "the directory is enough");
 }
 
 #[tokio::test]

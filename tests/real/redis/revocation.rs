@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::super::gateway::Gateway;
 use super::super::support::eventually;
-use super::{Fleet, Redis, SEALED, SERVER};
+use super::{Fleet, Redis, SEALED, SERVER, cookies_of};
 
 #[tokio::test]
 async fn a_logout_at_one_instance_ends_cookie_and_token_at_the_other() {
@@ -143,6 +143,31 @@ async fn revocations_during_an_outage_of_redis_are_published_afterwards() {
         let answer = fleet.http.get(format!("{}/api", late.url)).bearer_auth(token).send().await;
         assert_eq!(answer.expect("an answer").status(), StatusCode::UNAUTHORIZED);
     }
+}
+
+#[tokio::test]
+async fn without_a_state_directory_nothing_ends_for_good_while_redis_is_silent() {
+    let Some(mut fleet) = Fleet::with_tokens_of(LONG, "not lasting", SEALED).await else { return };
+    let (cookie, token) = (fleet.log_in(0).await, fleet.bobs_token());
+    fleet.redis.fall_silent();
+
+    for _ in 0..2 {
+        let logout = fleet.post(0, "/auth/logout", &cookie).await;
+        assert_eq!(logout.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(cookies_of(&logout), "", "a second request has to find the session");
+    }
+    let done = fleet.revoke(0, "sub", &claim(&token, "sub")).await;
+    assert!(done["lasts"].as_str().is_some_and(|lasts| lasts.contains("Redis")), "{done}");
+    fleet.redis.speak_again();
+
+    eventually(SOON, async || match fleet.post(0, "/auth/logout", &cookie).await.status() {
+        StatusCode::OK => Ok(()),
+        status => Err(status.to_string()),
+    })
+    .await;
+    fleet.gateways[0].kill();
+    fleet.refuses_soon(async || fleet.get(1, "/app", &cookie).await).await;
+    fleet.refuses_soon(async || fleet.with_token(1, "/api", &token).await).await;
 }
 
 #[tokio::test]
@@ -305,10 +330,11 @@ impl Fleet {
     }
 
     /// Revokes through the admin listener of one instance.
-    async fn revoke(&self, gateway: usize, by: &str, named: &str) {
+    async fn revoke(&self, gateway: usize, by: &str, named: &str) -> Value {
         let url = format!("{}/-/revoke", self.gateways[gateway].admin);
         let answer = self.http.post(url).form(&[(by, named)]).send().await.expect("an answer");
         assert_eq!(answer.status(), StatusCode::OK, "{by}");
+        answer.json().await.expect("JSON")
     }
 
     /// Waits until the response is 401, and stays so.
