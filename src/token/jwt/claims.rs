@@ -231,12 +231,24 @@ impl Claims {
         events.is_some_and(|events| events.contains_key(LOGOUT_EVENT)) || self.says_use(&OTHER_USES)
     }
 
-    /// Whether the token has marks of an ID token and does not say that it is for access, where `audience_claim` is set:
-    /// the accepted audiences are clients there, to which the server's ID tokens are addressed.
+    /// Whether the token has marks of an ID token and does not say that it is for access, where the server's ID tokens
+    /// may be meant for an accepted audience without being meant for the gateway: with `audience_claim`, where those
+    /// are clients, and where the token is also meant for the client that it was issued to, and that is not accepted.
     fn may_be_id_token(&self, rules: &ValidationRules) -> bool {
-        !rules.audience_claim.is_empty()
+        (!rules.audience_claim.is_empty() || self.is_for_another_client(rules))
             && ID_TOKEN_CLAIMS.iter().any(|name| self.all.contains_key(*name))
             && !self.says_use(&ACCESS_USES)
+    }
+
+    /// Whether `aud` names the client in `azp`, as that of every ID token does (OpenID Connect Core §2), and that is no
+    /// accepted audience. Zitadel's ID tokens name the project beside it.
+    fn is_for_another_client(&self, rules: &ValidationRules) -> bool {
+        let Audience::OneOf(accepted) = &rules.audience else { return false };
+        let client = self.all.get("azp").and_then(Value::as_str);
+        client.is_some_and(|client| {
+            let mut named = self.audience.iter().flatten();
+            named.any(|name| **name == *client) && !accepted.iter().any(|name| **name == *client)
+        })
     }
 
     /// Whether one of [`USE_CLAIMS`] is one of `uses`, in any case.

@@ -225,6 +225,25 @@ fn an_id_token_is_refused_where_clients_are_the_audience() {
 }
 
 #[test]
+fn an_id_token_for_its_client_and_for_an_accepted_audience_is_no_access_token() {
+    for mark in ["nonce", "at_hash", "c_hash"] {
+        let id_token = with(json!({ "azp": "web", "aud": ["web", "api"], mark: "x" }));
+
+        assert_eq!(check_by(&rules(), &id_token), Err(TokenError::Type), "{mark}");
+    }
+    for accepted in [
+        // For the accepted client itself, where an operator takes its ID tokens.
+        json!({ "azp": "api", "aud": ["web", "api"], "at_hash": "x" }),
+        // Google's for a server: `azp` is the application on the device.
+        json!({ "azp": "web", "aud": "api", "at_hash": "x" }),
+        json!({ "azp": "web", "aud": ["web", "api"] }),
+        json!({ "azp": "web", "aud": ["web", "api"], "nonce": "x", "typ": "Bearer" }),
+    ] {
+        assert_eq!(check_by(&rules(), &with(accepted.clone())), Ok(()), "{accepted}");
+    }
+}
+
+#[test]
 fn an_introspection_response_has_scopes_and_client_under_their_registered_names() {
     let read = |scope_claim: &str, form| {
         let rules = ValidationRules {
