@@ -195,6 +195,12 @@ async fn no_outage_ends_a_session_but_a_dead_refresh_token_does() {
         (401, r#"{"error":"invalid_client"}"#),
         (400, r#"{"error":"temporarily_unavailable"}"#),
         (400, "invalid_grant"),
+        (400, r#"{"error":"rate_limit_exceeded"}"#),
+        (200, r#"{"error":"ratelimited"}"#),
+        (422, r#"{"error":"Unprocessable Entity"}"#),
+        (422, "{}"),
+        (404, r#"{"error":"not_found"}"#),
+        (408, r#"{"error":"request_timeout"}"#),
         (200, "{}"),
         (200, "<html>"),
         (200, r#"{"access_token":"a\nb","token_type":"Bearer"}"#),
@@ -219,6 +225,36 @@ async fn no_outage_ends_a_session_but_a_dead_refresh_token_does() {
     assert_eq!(gate.ask(&mut browser).await.unwrap_err().reason, SessionErrorReason::Expired);
     assert_eq!(browser, Browser::default());
     assert_eq!(gate.present(&before).await.unwrap_err().reason, SessionErrorReason::Expired);
+}
+
+#[tokio::test]
+async fn a_refresh_that_is_refused_with_another_status_leads_to_the_login() {
+    for (status, error) in [
+        (402, "account_disabled"),
+        (404, "invalid_refresh_token"),
+        (409, "token_reused"),
+        (410, "gone"),
+        (418, "interaction_required"),
+        (422, "unprocessable"),
+    ] {
+        let gate = Gate::start();
+        let mut browser = gate.alice().await;
+        gate.advance(700);
+        let fault = Fault::Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            content_type: "application/json",
+            body: format!(r#"{{"error":"{error}"}}"#).into(),
+        };
+        gate.issuer.inject(Endpoint::Token, fault, 1);
+
+        let reason = gate.ask(&mut browser).await.unwrap_err().reason;
+
+        assert_eq!(
+            (reason, browser),
+            (SessionErrorReason::Expired, Browser::default()),
+            "{status} {error}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -92,7 +92,7 @@ fn is_refusal(why: &UnusableResponse, purpose: Purpose) -> bool {
 /// Whether a response with status 4xx says that a refresh token is of no use any more.
 ///
 /// Servers have many words for that besides `invalid_grant`: `interaction_required`, `login_required`,
-/// `invalid_request`, `access_denied`, a plain 400. Each time the same request would fail, and a login, which ends
+/// `invalid_request`, `access_denied`, a plain 400; and other statuses, such as 410 or 422. Each time the same request would fail, and a login, which ends
 /// the failure or shows its cause, is the only remedy. The other statuses and words come from a server that refuses
 /// the gateway, or from a proxy while the server is away: they end no session.
 fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
@@ -108,13 +108,26 @@ fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
         (StatusCode::FORBIDDEN, Some(error)) => {
             !SERVERS.contains(&error) && !error.eq_ignore_ascii_case("forbidden")
         }
-        // A wrong client secret (RFC 6749 §5.2), which servers report as `unauthorized_client` and `access_denied` too.
-        (StatusCode::UNAUTHORIZED, Some(error)) => OF_THE_USER.contains(&error),
         (StatusCode::UNAUTHORIZED, None) => {
             !response.headers.contains_key(WWW_AUTHENTICATE) && is_empty_or_json()
         }
         (StatusCode::BAD_REQUEST, None) => is_empty_or_json(),
-        _ => false,
+        // A wrong client secret (RFC 6749 §5.2), which servers report as `unauthorized_client` and `access_denied` too; and
+        // the statuses of a path or proxy that does not take the request, whatever it carries.
+        (
+            StatusCode::UNAUTHORIZED
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            | StatusCode::PAYLOAD_TOO_LARGE,
+            Some(error),
+        ) => OF_THE_USER.contains(&error),
+        // A code of OAuth, not the words of a framework.
+        (_, Some(error)) => {
+            let is_code = error.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            is_code && !SERVERS.contains(&error)
+        }
+        (_, None) => false,
     }
 }
 
@@ -128,8 +141,8 @@ const OF_THE_USER: [&str; 5] = [
 ];
 
 /// Error codes of a server that has not looked at what was redeemed, or that refuses the client (RFC 6749 §5.2,
-/// RFC 8628 §3.5, RFC 9449 §8). The last one is GitHub's word for a wrong client secret.
-pub(in crate::issuer) const SERVERS: [&str; 8] = [
+/// RFC 8628 §3.5, RFC 9449 §8); GitHub's word for a wrong client secret; and words of servers with too much to do.
+pub(in crate::issuer) const SERVERS: [&str; 14] = [
     "invalid_client",
     "unauthorized_client",
     "unsupported_grant_type",
@@ -138,6 +151,12 @@ pub(in crate::issuer) const SERVERS: [&str; 8] = [
     "server_error",
     "use_dpop_nonce",
     "incorrect_client_credentials",
+    "internal_error",
+    "internal_failure",
+    "rate_limit_exceeded",
+    "rate_limited",
+    "ratelimited",
+    "too_many_requests",
 ];
 
 /// Whether an error code is about the client, its request or the server, whatever the user has typed (RFC 6749 §5.2,

@@ -8,6 +8,7 @@
 use super::unusable_key::UnusableKey;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::borrow::Cow;
 
 use crate::base::digest::sha256;
 use aws_lc_rs::hmac;
@@ -48,7 +49,9 @@ impl Key {
     /// `UnusableKey` if it cannot verify signatures. A
     /// symmetric key is always refused: every reader of the JWK set could sign.
     /// Members that are `null` or empty count as absent, as some servers write all they know.
+    /// Numbers that are padded, as RFC 7515 §2 has them not, count as without.
     pub fn from_jwk(members: &Map<String, Value>) -> Result<Self, UnusableKey> {
+        let members = &*unpadded(members);
         let text = |name| match present(members, name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -284,6 +287,22 @@ pub(crate) fn present<'m>(members: &'m Map<String, Value>, name: &str) -> Option
     })
 }
 
+/// Cuts the padding off base64url members.
+fn unpadded(members: &Map<String, Value>) -> Cow<'_, Map<String, Value>> {
+    let is_padded = |value: &Value| value.as_str().is_some_and(|text| text.ends_with('='));
+    let numbers = ["n", "e", "x", "y"];
+    if !numbers.iter().any(|name| members.get(*name).is_some_and(is_padded)) {
+        return Cow::Borrowed(members);
+    }
+    let mut members = members.clone();
+    for name in numbers {
+        if let Some(Value::String(text)) = members.get_mut(name) {
+            text.truncate(text.trim_end_matches('=').len());
+        }
+    }
+    Cow::Owned(members)
+}
+
 /// A digest of the key's numbers: those of its thumbprint, an RSA key's without leading zeros.
 fn material(members: &Map<String, Value>) -> [u8; 32] {
     let text = |name| members.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -357,6 +376,16 @@ mod tests {
             assert_eq!(key.may_sign_for(Some(version_1)), may_sign, "{issuer}");
             assert_eq!(key.may_sign_for(None), issuer.is_null(), "{issuer}");
         }
+    }
+
+    #[test]
+    fn a_key_with_padded_numbers_is_the_same_key() {
+        let padded = |name: &str, number: &str| ec_jwk(json!({ name: format!("{number}=") }));
+        let bare = key(&ec_jwk(json!({}))).unwrap();
+
+        let key = key(&padded("x", EC_X)).unwrap();
+
+        assert_eq!((key.thumbprint(), &key.material), (bare.thumbprint(), &bare.material));
     }
 
     #[test]
