@@ -86,6 +86,34 @@ async fn a_login_needs_only_the_id_token() {
 }
 
 #[tokio::test]
+async fn an_access_token_that_the_gateway_cannot_read_refuses_the_login_only_if_it_is_for_the_gateway()
+ {
+    for (audience, expected) in [
+        (json!([]), StatusCode::SEE_OTHER),
+        (json!("elsewhere"), StatusCode::SEE_OTHER),
+        (json!([API, "elsewhere"]), StatusCode::BAD_GATEWAY),
+    ] {
+        let gate = Gate::with(code);
+        let mut browser = Browser::default();
+        let claims = json!({
+            "iss": gate.issuer.url(), "sub": "alice", "aud": audience, "exp": 1_800_000_600, "iat": 1_800_000_000,
+        });
+        let token = gate.issuer.sign(Algorithm::Es256, json!({ "typ": "at+jwt" }), claims);
+        // As by a key that only another service has.
+        let (signed, _) = token.rsplit_once('.').unwrap();
+        let token = format!("{signed}.{}", "A".repeat(86));
+
+        let response = gate.log_in_with(&mut browser, json!({ "access_token": token })).await;
+
+        assert_eq!(response.status(), expected, "{audience}");
+        if expected == StatusCode::SEE_OTHER {
+            let user = gate.ask(&mut browser).await.unwrap();
+            assert_eq!(user.principal.claims["email"], "alice@example.com");
+        }
+    }
+}
+
+#[tokio::test]
 async fn scopes_that_only_the_browser_has_asked_for_are_not_granted() {
     let gate = Gate::with(code);
     let mut browser = Browser::default();

@@ -225,7 +225,20 @@ impl Sessions {
             Some(iss) if self.issuer.settings().is_named(iss) => {}
             None if !self.issuer.metadata().sends_iss => {}
             // A response of another issuer, or one without the `iss` that this issuer announces (RFC 9207 §2.4).
-            _ => return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::Mismatch)),
+            received => {
+                let session = &*self.settings.name;
+                let expected = &*self.issuer.settings().issuer;
+                // It came with the `state` of a login of this browser: no stranger has made it up.
+                let received: String =
+                    received.iter().flat_map(|iss| iss.chars()).take(MAX_ISS_CHARS).collect();
+                tracing::warn!(
+                    session,
+                    expected,
+                    received,
+                    "Refused a callback by its `iss`; the login failed. The issuer announces `iss` in callbacks, or calls itself otherwise there."
+                );
+                return Err(CallbackError::Failed(LoginResult::Mismatch, Problem::ForeignIssuer));
+            }
         }
         let code = match (&callback.code, &callback.error) {
             (Some(code), None) => Secret::from(&**code),
@@ -492,6 +505,8 @@ const MAX_RESTARTS: u8 = 2;
 const MAX_TRANSIENT_RESTARTS: u8 = 1;
 /// The number of completed logins without a session after which the user sees an error page.
 const MAX_ROUNDS: u8 = 2;
+/// Characters of a callback's `iss` in the log.
+const MAX_ISS_CHARS: usize = 200;
 /// A code that arrives within this time after the login has begun is taken for fresh. Servers keep codes for a minute
 /// at the least.
 const FRESH_CODE: Duration = Duration::from_secs(60);

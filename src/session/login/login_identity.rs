@@ -200,6 +200,38 @@ impl Sessions {
         })
     }
 
+    /// Whether an access token that the gateway refuses because of `error` is meant for another service: by the error
+    /// itself, or by one that only says that the gateway cannot read it, where nothing says that it is to.
+    pub(super) fn is_for_another_service(&self, token: &Secret<String>, error: TokenError) -> bool {
+        match error {
+            TokenError::Audience | TokenError::Issuer | TokenError::Inactive => true,
+            TokenError::Algorithm
+            | TokenError::UnknownKey
+            | TokenError::Signature
+            | TokenError::Claim
+            | TokenError::Type
+            | TokenError::Malformed => !self.is_addressed(token),
+            _ => false,
+        }
+    }
+
+    /// Whether the `aud` of an access token names an accepted audience.
+    fn is_addressed(&self, token: &Secret<String>) -> bool {
+        let claims = self.claims_of_issuer(token).unwrap_or_default();
+        let named = match claims.get("aud") {
+            Some(Value::String(name)) => vec![&**name],
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
+        verifiers.unwrap_or_default().iter().any(|verifier| match &verifier.rules().audience {
+            Audience::Any => false,
+            Audience::OneOf(accepted) => {
+                accepted.iter().any(|accepted| named.contains(&&**accepted))
+            }
+        })
+    }
+
     /// Whether the gateway cannot verify this access token by any means: it is no JWT of the session's issuer, which the
     /// gateway cannot introspect tokens at.
     pub(super) fn is_unverifiable(&self, token: &Secret<String>) -> bool {

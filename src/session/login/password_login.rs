@@ -195,11 +195,11 @@ impl Sessions {
             return Err(Problem::Unusable);
         }
         let mut verified = self.verify(&loaded, None).await;
-        // The token is for another audience after all; the ID token has identified the user.
-        if let Err(error @ (TokenError::Audience | TokenError::Issuer | TokenError::Inactive)) =
-            &verified
+        // The token is for another service after all; the ID token has identified the user.
+        if let Err(error) = &verified
             && has_identity
             && self.settings.identity_source() == Identity::Auto
+            && self.is_for_another_service(&loaded.state.access_token, *error)
         {
             tracing::info!(session, %error, "The access token of a login is not for this gateway; the ID token alone identifies its user.");
             let state = SessionState { is_opaque: true, ..loaded.state.clone() };

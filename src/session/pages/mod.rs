@@ -155,6 +155,8 @@ pub(super) enum Problem {
     Declined,
     /// The callback belongs to no login of this browser.
     Mismatch,
+    /// The callback does not come from the issuer, by its `iss`.
+    ForeignIssuer,
     /// The issuer refused the code that it had just issued.
     Refused,
     /// Two logins in a row, and the browser sends no session cookie.
@@ -189,6 +191,10 @@ impl Problem {
             Self::Denied => "You were not logged in because access was not allowed.",
             Self::Declined => "The authorization server did not complete the login.",
             Self::Mismatch => "This login was not begun in this browser, or it took too long.",
+            Self::ForeignIssuer => {
+                "The answer to this login does not say that it comes from the authorization server of this site. \
+                 Please tell the people who run it."
+            }
             Self::Refused => {
                 "The authorization server did not accept the code that it issued for this login. \
                  Logging in again may not help: please tell the people who run this site."
@@ -228,6 +234,7 @@ impl Problem {
             | Self::LacksAuthTime
             | Self::TooLarge
             | Self::Declined
+            | Self::ForeignIssuer
             | Self::Refused
             | Self::LoopEnded => StatusCode::BAD_GATEWAY,
         }
@@ -246,6 +253,7 @@ impl Problem {
             Self::Denied => "login-denied",
             Self::Declined => "login-declined",
             Self::Mismatch => "login-mismatch",
+            Self::ForeignIssuer => "login-foreign-issuer",
             Self::Refused => "login-code-refused",
             Self::StepUp => "login-insufficient",
             Self::LoopWithoutCookie | Self::LoopForeignCookie | Self::LoopEnded => "login-loop",
