@@ -10,7 +10,7 @@ use crate::config::file::File;
 use crate::config::file::issuers::{self as file, RevocationCheck};
 use crate::config::route::Route;
 use crate::issuer::{Discovery, IntrospectionAuthorization};
-use crate::session::Flow;
+use crate::session::{Flow, Identity};
 
 impl Check<'_> {
     /// Checks every issuer against the routes that use it.
@@ -111,14 +111,26 @@ impl Used {
             signed_answers: false,
         };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
+        let sessions = || file.sessions.get().into_iter().flat_map(|map| map.value.iter());
+        // Those whose rules compare what an access token of this issuer says.
+        let is_own_session = |name: &str| {
+            sessions().any(|(key, session)| {
+                key.value == name
+                    && session.issuer.get().is_some_and(|at| at.value == issuer)
+                    && session.identity.get().is_none_or(|at| at.value.0 != Identity::IdToken)
+            })
+        };
         let methods = routes.iter().flat_map(|route| route.auth.methods());
         for auth_method in methods {
             let signed = auth_method.forward_token == ForwardToken::Signed;
             let requires_scopes =
                 !auth_method.scopes.is_empty() || !auth_method.any_scope.is_empty();
             let credential = &auth_method.credential;
-            if among(credential.jwt_issuers()) {
-                used.jwt = true;
+            used.jwt |= among(credential.jwt_issuers());
+            if among(credential.jwt_issuers())
+                || credential.password_issuer().is_some_and(|name| &**name == issuer)
+                || credential.session().is_some_and(|name| is_own_session(name))
+            {
                 used.scopes |= requires_scopes;
                 used.clients |= !auth_method.clients.is_empty();
             }
@@ -128,8 +140,7 @@ impl Used {
             }
             used.grants |= credential.password_issuer().is_some_and(|name| &**name == issuer);
         }
-        let sessions = file.sessions.get().into_iter().flat_map(|map| map.value.iter());
-        for (_, session) in sessions {
+        for (_, session) in sessions() {
             if session.issuer.get().is_some_and(|at| at.value == issuer) {
                 used.grants = true;
                 used.authorization |= session.flow.get().is_some_and(|at| at.value.0 == Flow::Code);

@@ -19,12 +19,15 @@ impl Check<'_> {
         if let Some((message, help)) = address.mismatch().filter(|_| keys.discovery.is_absent()) {
             self.fault(Code::C110, issuer.at, message, help);
         }
+        // A session takes its access token for another service's without this, and the ID token has no scopes.
+        if (used.jwt || used.scopes) && address.is_cognito() && keys.audience_claim.is_absent() {
+            let message =
+                "access tokens of Cognito have no `aud`: `client_id` says whom they were issued to";
+            let help =
+                "write audience_claim: client_id, and the ids of your app clients under audience";
+            self.fault(Code::C110, issuer.at, message, help);
+        }
         if used.jwt {
-            if address.is_cognito() && keys.audience_claim.is_absent() {
-                let message = "access tokens of Cognito have no `aud`: `client_id` says whom they were issued to";
-                let help = "write audience_claim: client_id, and the ids of your app clients under audience";
-                self.fault(Code::C110, issuer.at, message, help);
-            }
             if address.is_kubernetes() && keys.jwks_file.is_absent() && keys.ca_file.is_absent() {
                 let message = "a cluster publishes these keys under its own authority, and to those with a token only";
                 let help = "write jwks_file: the output of `kubectl get --raw /openid/v1/jwks`";
@@ -158,7 +161,7 @@ impl<'a> Address<'a> {
         self.host == "sts.windows.net"
     }
 
-    fn is_cognito(&self) -> bool {
+    pub(super) fn is_cognito(&self) -> bool {
         self.host.starts_with("cognito-idp.")
             && self.is_within(&["amazonaws.com", "amazonaws.com.cn"])
     }
@@ -200,6 +203,15 @@ impl<'a> Address<'a> {
                 "token.actions.githubusercontent.com" => Some("GitHub Actions"),
                 _ => None,
             }
+        }
+    }
+
+    /// Returns the product, if its tokens are for machines or come from its own library: it has no page for logins.
+    pub(super) fn product_without_logins(&self) -> Option<&'static str> {
+        match self.host {
+            "securetoken.google.com" => Some("Firebase"),
+            "token.actions.githubusercontent.com" => Some("GitHub Actions"),
+            _ => self.is_kubernetes().then_some("Kubernetes"),
         }
     }
 

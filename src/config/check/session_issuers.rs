@@ -10,12 +10,13 @@ use crate::base::scopes::Scopes;
 use crate::config::Issuer;
 use crate::config::auth::AuthMethod;
 use crate::config::de::field::Spanned;
-use crate::config::fault::Code;
+use crate::config::fault::{Code, Position};
 use crate::config::file::issuers as issuer_file;
 use crate::config::file::{File, sessions as file};
 use crate::config::route::Route;
 use crate::issuer::Discovery;
 use crate::session::{Flow, Identity, Settings};
+use crate::token::Audience;
 
 impl Check<'_> {
     /// Warns of what the issuer of each session does not do, and of requirements of routes that it never meets.
@@ -47,8 +48,10 @@ impl Check<'_> {
             let address = Address::of(&issuer.settings.issuer);
             if let (Flow::Code, Some(written)) = (session.flow, written) {
                 self.tenants_of_session(name, written, issuer, address.as_ref());
+                self.foreign_audience(keys, session, issuer);
                 if let Some(address) = &address {
                     self.logins_at(keys, written, address);
+                    self.logouts_at(keys, written, address);
                 }
             }
             let is_opaque = match session.identity_source() {
@@ -202,6 +205,43 @@ impl Check<'_> {
         self.fault(Code::C110, name.at, message, help);
     }
 
+    /// Warns of a session that requests access tokens for an audience which the gateway does not accept: it would refuse
+    /// each of its logins.
+    fn foreign_audience(&mut self, keys: &file::Session, session: &Settings, issuer: &Issuer) {
+        let Audience::OneOf(accepted) = &issuer.rules.audience else { return };
+        if session.identity_source() == Identity::IdToken {
+            return;
+        }
+        for (audience, at) in requested_audiences(keys, session) {
+            if audience.is_empty() || accepted.iter().any(|accepted| **accepted == *audience) {
+                continue;
+            }
+            let message = format!(
+                "the session requests access tokens for `{audience}`, which is no `audience` of the issuer: no login succeeds"
+            );
+            let help = "write it under `audience` of the issuer, or identity: id_token if its tokens are for other services";
+            self.fault(Code::C110, at, message, help);
+        }
+    }
+
+    /// Warns of a logout that a known server refuses.
+    fn logouts_at(
+        &mut self,
+        keys: &file::Session,
+        written: &issuer_file::Issuer,
+        address: &Address<'_>,
+    ) {
+        let is_written = written.endpoints.get().is_some_and(|own| !own.end_session.is_absent());
+        if !address.is_cognito() || is_written || !keys.end_session.or(true) {
+            return;
+        }
+        if let Some(at) = keys.issuer.get() {
+            let message = "Cognito ends a login at an address with `logout_uri` alone, which its metadata do not say: users see an error after a logout";
+            let help = "write endpoints: { end_session: \"https://<domain>/logout?logout_uri=<where users come back to>\" } at the issuer, or end_session: false";
+            self.fault(Code::C110, at.at, message, help);
+        }
+    }
+
     /// Warns of what a known server does not do at a login.
     fn logins_at(
         &mut self,
@@ -213,6 +253,10 @@ impl Check<'_> {
         for at in scopes {
             let scope = at.value.0.0.as_str();
             let (message, help) = match (address.host, scope) {
+                (_, "offline_access") if address.is_cognito() => (
+                    "Cognito knows no scope `offline_access`, and refuses the login",
+                    "take it out: Cognito issues refresh tokens without",
+                ),
                 ("accounts.google.com", "offline_access") => (
                     "Google knows no scope `offline_access`, and refuses the login",
                     "take it out, and write authorize_parameters: { access_type: offline, prompt: consent }",
@@ -225,6 +269,15 @@ impl Check<'_> {
             };
             self.fault(Code::C110, at.at, message, help);
         }
+        if let Some(product) = address.product_without_logins()
+            && written.endpoints.get().is_none_or(|own| own.authorization.is_absent())
+            && let Some(at) = keys.issuer.get()
+        {
+            let message =
+                format!("{product} has no authorization endpoint: users cannot log in there");
+            let help = "name an issuer where people log in";
+            self.fault(Code::C110, at.at, message, help);
+        }
         if address.host == "github.com"
             && written.endpoints.get().is_none_or(|own| own.authorization.is_absent())
             && let Some(at) = written.issuer.get()
@@ -234,6 +287,19 @@ impl Check<'_> {
             self.fault(Code::C110, at.at, message, help);
         }
     }
+}
+
+/// Returns the audience that a session requests by parameters of its own, with the position of the parameter.
+fn requested_audiences<'f>(
+    keys: &'f file::Session,
+    session: &'f Settings,
+) -> impl Iterator<Item = (&'f str, Position)> {
+    let parameters = keys.authorize_parameters.get().into_iter().flat_map(|map| map.value.iter());
+    let own = parameters
+        .filter(|(name, _)| matches!(name.value.as_str(), "audience" | "resource"))
+        .map(|(_, value)| (value.value.as_str(), value.at));
+    let resource = session.resource.as_ref().zip(keys.resource.get());
+    own.chain(resource.map(|(resource, at)| (resource.as_str(), at.at)))
 }
 
 /// Claims with a user's permissions that servers put into access tokens alone: Auth0's, Entra ID's and Okta's, Keycloak's,

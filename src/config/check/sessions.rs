@@ -100,6 +100,9 @@ impl Check<'_> {
         let csrf = self.csrf(keys);
         let after_login = self.session_path(&keys.after_login, "/");
         let after_logout = self.session_path(&keys.after_logout, "/");
+        let no_pages = [&paths.callback, &paths.logout, &paths.refresh, &paths.back_channel_logout];
+        self.no_page(&keys.after_login, no_pages.into_iter().chain([&paths.login]));
+        self.no_page(&keys.after_logout, no_pages.into_iter());
         let return_to = self.return_to(&keys.return_to);
         let refresh_before = self.time(&keys.refresh_before, seconds(60), MAX_DURATION);
         let style = keys.style.get().and_then(|path| self.style(path));
@@ -226,16 +229,16 @@ impl Check<'_> {
     fn session_paths(&mut self, name: &Spanned<String>, set: &Field<file::Paths>) -> Paths {
         let absent = file::Paths::default();
         let keys = set.get().map_or(&absent, |at| &at.value);
-        let base = self.session_path(&keys.base, "/auth");
+        let base = self.own_path(&keys.base, "/auth");
         let default = Paths::under(base.trim_end_matches('/'));
         let paths = Paths {
-            login: self.session_path(&keys.login, &default.login),
-            callback: self.session_path(&keys.callback, &default.callback),
-            logout: self.session_path(&keys.logout, &default.logout),
-            status: self.session_path(&keys.status, &default.status),
-            refresh: self.session_path(&keys.refresh, &default.refresh),
+            login: self.own_path(&keys.login, &default.login),
+            callback: self.own_path(&keys.callback, &default.callback),
+            logout: self.own_path(&keys.logout, &default.logout),
+            status: self.own_path(&keys.status, &default.status),
+            refresh: self.own_path(&keys.refresh, &default.refresh),
             back_channel_logout: self
-                .session_path(&keys.back_channel_logout, &default.back_channel_logout),
+                .own_path(&keys.back_channel_logout, &default.back_channel_logout),
         };
         let own = [
             &paths.login,
@@ -253,6 +256,28 @@ impl Check<'_> {
             }
         }
         paths
+    }
+
+    /// Refuses an address after a login or logout at which the gateway does something, and shows no page: another login
+    /// after each, without end.
+    fn no_page<'p>(&mut self, set: &Field<String>, mut own: impl Iterator<Item = &'p Arc<str>>) {
+        if let Some(at) = set.get()
+            && own.any(|path| **path == *at.value)
+        {
+            let message = format!("{} is a path of the session itself, and no page", at.shown());
+            self.fault(Code::C106, at.at, message, "write a page of the site, such as /");
+        }
+    }
+
+    /// Returns a path at which the gateway serves a session.
+    fn own_path(&mut self, set: &Field<String>, default: &str) -> Arc<str> {
+        if let Some(at) = set.get().filter(|at| at.value.contains(';')) {
+            let wrong =
+                "can match nothing: a service could read another path, without what follows `;`";
+            self.wrong(at, InvalidValue::new(wrong, "write it without `;`"));
+            return default.into();
+        }
+        self.session_path(set, default)
     }
 
     fn session_path(&mut self, set: &Field<String>, default: &str) -> Arc<str> {

@@ -81,7 +81,7 @@ impl Check<'_> {
     }
 
     /// Warns of scopes that the gateway does not request where it obtains the token itself: an issuer may grant more, but
-    /// few do (RFC 6749 §3.3).
+    /// few do (RFC 6749 §3.3). Not where roles count as scopes, which are requested by no name of theirs.
     fn unrequested_scopes(
         &mut self,
         file: &File,
@@ -94,7 +94,7 @@ impl Check<'_> {
         };
         let all = inner.scopes.or_else(outer.map(|outer| &outer.scopes));
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
-        let is_lacking = |scope: &&str| !requested.contains(scope);
+        let is_lacking = |scope: &&str| !requested.iter().any(|asked| grants(asked, scope));
         let lacking = auth_method.scopes.iter().find(is_lacking);
         let none_of = auth_method
             .any_scope
@@ -176,6 +176,17 @@ fn own_client<'f>(file: &'f File, credential: &Credential) -> Option<&'f str> {
 /// Returns the scopes that the gateway requests for callers with this credential, and the key that lists them; `None`
 /// where the client chooses them, or the issuer.
 fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'static str)> {
+    let name = match credential {
+        Credential::Session(name) => session(file, name)?.issuer.get()?.value.as_str(),
+        Credential::Basic(name) => name,
+        Credential::Token { .. } => return None,
+    };
+    let claims = issuer(file, name)?.scope_claim.get();
+    let names_roles =
+        |at: &Spanned<String>| !matches!(at.value.as_str(), "scope" | "scp") || at.value.is_empty();
+    if claims.is_some_and(|list| list.items.iter().any(names_roles)) {
+        return None;
+    }
     match credential {
         Credential::Basic(name) => {
             let grant = issuer(file, name)?.password_grant.get()?;
@@ -191,6 +202,14 @@ fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'s
         }
         Credential::Token { .. } => None,
     }
+}
+
+/// Whether a request for the scope `asked` may be granted as `scope`: Entra ID's tokens leave out the name of the API, which
+/// requests have (`api://orders/Orders.Read`, and `api://orders/.default` for all that it has).
+fn grants(asked: &str, scope: &str) -> bool {
+    let api = asked.strip_suffix(scope);
+    api.is_some_and(|api| api.is_empty() || api.ends_with(['/', ':']))
+        || asked.ends_with("/.default")
 }
 
 /// Returns the keys of the session called `name`.

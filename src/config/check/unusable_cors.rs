@@ -5,6 +5,7 @@ use http::header::AUTHORIZATION;
 
 use super::Check;
 use crate::config::auth::{AuthMethod, Credential, TokenBinding, TokenSource};
+use crate::config::de::field::Field;
 use crate::config::fault::Code;
 use crate::config::file::routes as file;
 use crate::config::route::{Cors, Route};
@@ -16,6 +17,7 @@ impl Check<'_> {
         let Some(id) = keys.id.get() else { return };
         let Some(route) = routes.iter().find(|route| *route.id == *id.value) else { return };
         let Some(policy) = &route.cors else { return };
+        self.fields_beside_cors(keys);
         if route.auth.is_optional() {
             return;
         }
@@ -43,6 +45,24 @@ impl Check<'_> {
                 );
                 let help = "take it out, or have pages send the token in a field";
                 self.fault(Code::C110, method.at, message, help);
+            }
+        }
+    }
+
+    /// Warns of a route's own `Access-Control-*` fields, which pages get whatever the policy says.
+    fn fields_beside_cors(&mut self, keys: &file::Route) {
+        let response = keys.headers.get().and_then(|headers| headers.response.get());
+        let edits = response.into_iter().flat_map(|edits| [&edits.set, &edits.add]);
+        let edited = edits.filter_map(Field::get).flat_map(|map| map.value.iter());
+        let fixed = keys.respond.get().and_then(|respond| respond.headers.get());
+        let fixed = fixed.into_iter().flat_map(|map| map.value.iter());
+        for name in edited.map(|(name, _)| name).chain(fixed.map(|(name, _)| name)) {
+            if name.value.to_ascii_lowercase().starts_with("access-control-") {
+                let message = format!(
+                    "{} beside `cors` is what every page gets, whatever its origin",
+                    name.shown()
+                );
+                self.fault(Code::C110, name.at, message, "take it out: `cors` writes these fields");
             }
         }
     }

@@ -34,9 +34,7 @@ impl Secrecy {
     pub(crate) fn below(self, key: &str) -> Self {
         match self {
             // `{ file: … }` and `{ env: … }` name the source of a secret.
-            Self::Secret if suggestion::closest(key, ["file", "env"].into_iter()).is_some() => {
-                Self::Open
-            }
+            Self::Secret if matches!(key, "file" | "env") => Self::Open,
             Self::Names => typed_key::below_token_from(key).map_or(Self::Secret, Self::Typed),
             Self::Secret | Self::Typed(_) => Self::Secret,
             _ if key == TOKEN_PLACE => Self::Names,
