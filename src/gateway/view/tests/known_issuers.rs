@@ -420,6 +420,37 @@ fn blocks(product: &str) -> Vec<&'static str> {
     parts.filter_map(|part| part.split_once("```")).map(|(block, _)| block).collect()
 }
 
+#[test]
+fn a_login_at_each_product_is_configured_without_a_warning() {
+    let files = tempfile::tempdir().unwrap();
+    fs::set_permissions(files.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    for (name, content) in [("web-secret", SECRET), ("session-key", SESSION_KEY)] {
+        fs::write(files.path().join(name), content).unwrap();
+        let owner_only = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(files.path().join(name), owner_only).unwrap();
+    }
+    let (_, section) = PAGE.split_once("\n## A login at each product\n").unwrap();
+    let section = &section[..section.find("\n## ").unwrap()];
+    let logins: Vec<_> = section.split("\n**").skip(1).collect();
+    assert_eq!(logins.len(), 8);
+    for login in logins {
+        let (product, rest) = login.split_once(".**").unwrap();
+        let (_, rest) = rest.split_once("```yaml\n").unwrap();
+        let (block, _) = rest.split_once("```").unwrap();
+        let has_issuer = block.starts_with("issuers:");
+        let issuers =
+            if has_issuer { "" } else { blocks(product)[0].split_once("routes:").unwrap().0 };
+        let routes = "routes: [{ id: shop, path: /**, upstream: api, auth: { session: web } }]";
+        let text = format!("{FRAME}server: {{ state_dir: . }}\n{issuers}{block}{routes}\n");
+
+        let now = Timestamp::from_secs(NOW);
+        let read = config::load_text("f", &text, files.path(), &Environment::default(), now);
+
+        let (_, faults) = read.unwrap_or_else(|faults| panic!("{text}: {faults:?}"));
+        assert!(faults.is_empty(), "{text}: {faults:?}");
+    }
+}
+
 fn set_of_one(key: Value) -> Value {
     json!({ "keys": [key] })
 }
@@ -433,4 +464,5 @@ const FRAME: &str = "version: 1
 listen: 127.0.0.1:8080
 upstreams: { api: { targets: [http://127.0.0.1:8081] } }
 ";
+const SESSION_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 const SECRET: &str = "a secret of more than thirty-two bytes";
