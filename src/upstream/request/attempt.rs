@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Response};
-use http_body::Body as _;
 
+use super::attempt_result::{Answered, Failed, MAX_HELD_BYTES};
 use super::extra_headers::OutgoingRequest;
 use super::long_lived_response::is_endless;
 use super::send_options::SendOptions;
-use super::tunnel::Tunnel;
 use crate::base::body::Body;
 use crate::base::header_fields::fields_bytes;
 use crate::base::read_ahead::read_ahead;
@@ -27,14 +26,14 @@ use crate::upstream::connections::pooled_body::{Held, PooledBody};
 use crate::upstream::connections::tls_connectors::Offer;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::health::content_outcome::ContentOutcome;
-use crate::upstream::health::endpoint_health::{EndpointState, Outcome};
+use crate::upstream::health::endpoint_health::EndpointState;
 use crate::upstream::http1::{self, BodyKind, Connection};
 use crate::upstream::http2::{self, Acquired, PoolSettings};
 use crate::upstream::settings::HostHeader;
 
 impl Upstream {
     /// Makes one attempt at `endpoint`, or at another address of its target, begun at the uptime `began`.
-    pub(in crate::upstream) async fn attempt(
+    pub(super) async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
         request: &OutgoingRequest<'_>,
@@ -210,7 +209,7 @@ impl Upstream {
 
     /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
     /// be replaced by that of another endpoint.
-    pub(in crate::upstream) async fn hold(
+    pub(super) async fn hold(
         &self,
         mut answered: Answered,
         limit: Duration,
@@ -505,98 +504,6 @@ async fn run_http2(
     reply
 }
 
-/// The result of an attempt with a response.
-pub(in crate::upstream) struct Answered {
-    pub(in crate::upstream) response: Response<Body>,
-    pub(in crate::upstream) tunnel: Option<Box<Tunnel>>,
-    pub(in crate::upstream) endpoint: Arc<Endpoint>,
-    /// The uptime of the response head, or of the end of a response that was waited for.
-    pub(in crate::upstream) at: Duration,
-    /// Whether the endpoint waited for the client, which had sent nothing for a while.
-    pub(in crate::upstream) early: bool,
-    /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
-    pub(in crate::upstream) is_failed_call: bool,
-}
-
-impl Answered {
-    /// Returns the outcome of an attempt whose response is good, or shows a failure.
-    pub(in crate::upstream) fn outcome(&self, is_good: bool) -> Outcome {
-        let body = self.response.body();
-        match is_good {
-            false => Outcome::Failed,
-            true if body.is_buffered() || body.is_end_stream() => Outcome::AnsweredWhole,
-            true => Outcome::Answered,
-        }
-    }
-
-    /// Whether the rest of a response that may be small is still to come.
-    pub(in crate::upstream) fn may_be_small(&self) -> bool {
-        let body = self.response.body();
-        let may_be_small = match body.size_hint().exact() {
-            Some(size) => size <= MAX_HELD_BYTES as u64,
-            None => !is_endless(self.response.headers()),
-        };
-        may_be_small && !body.is_buffered() && self.tunnel.is_none()
-    }
-
-    /// Returns how long the rest of such a response is waited for, in the time that is `left` for the response.
-    pub(in crate::upstream) fn max_hold(&self, left: Duration) -> Duration {
-        let has_length = self.response.body().size_hint().exact().is_some();
-        if has_length { left } else { left.min(MAX_HOLD_OF_UNKNOWN_LENGTH) }
-    }
-}
-
-/// The result of an attempt without a response.
-pub(in crate::upstream) struct Failed {
-    pub(in crate::upstream) error: http1::SendError,
-    pub(in crate::upstream) endpoint: Arc<Endpoint>,
-    /// The cause of a failure to connect, which was recorded already.
-    pub(in crate::upstream) cause: Option<String>,
-    /// Whether the metrics have counted the failure.
-    pub(in crate::upstream) counted: bool,
-    /// Whether a connection of many requests was lost: a new one may work.
-    pub(in crate::upstream) connection_lost: bool,
-    /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
-    pub(in crate::upstream) in_vain: bool,
-    /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
-    pub(in crate::upstream) alone_in_vain: bool,
-    /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
-    /// whose connection another request has reported as lost, or one with a large head that is refused.
-    pub(in crate::upstream) blameless: bool,
-}
-
-impl Failed {
-    const fn of(error: http1::SendError, endpoint: Arc<Endpoint>, cause: Option<String>) -> Self {
-        Self {
-            error,
-            endpoint,
-            cause,
-            counted: false,
-            connection_lost: false,
-            in_vain: false,
-            alone_in_vain: false,
-            blameless: false,
-        }
-    }
-
-    /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
-    /// waited for its client, for a place or for a connection.
-    pub(in crate::upstream) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
-        let error = http1::SendError {
-            failure: UpstreamError::Deadline { silent: false },
-            sent: true,
-            stale: false,
-            early: false,
-            anew: None,
-        };
-        Self::of(error, endpoint, None)
-    }
-}
-
-/// The size up to which the rest of a response is waited for before its head is passed on.
-const MAX_HELD_BYTES: usize = 64 * 1024;
-/// How long the content of unknown length is waited for, which may be a stream whose client waits for its beginning.
-const MAX_HOLD_OF_UNKNOWN_LENGTH: Duration = Duration::from_millis(25);
 /// The size of a head from which a request shares no connection in HTTP/2: nginx accepts fields of up to 8 KiB, others heads of
 /// up to 16 KiB.
 const LARGE_HEAD_BYTES: usize = 8 * 1024;

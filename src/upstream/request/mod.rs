@@ -1,6 +1,7 @@
 //! One request at an upstream: its attempts, content, interim responses and tunnel.
 
-pub(super) mod attempt;
+mod attempt;
+mod attempt_result;
 pub(super) mod extra_headers;
 pub(super) mod interim_responses;
 pub(super) mod long_lived_response;

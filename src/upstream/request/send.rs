@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::{Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
-use super::attempt::Failed;
+use super::attempt_result::Failed;
 use super::extra_headers::OutgoingRequest;
 use super::send_options::{RequestContent, SendOptions};
 use super::tunnel::Tunnel;

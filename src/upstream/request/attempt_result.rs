@@ -1,0 +1,112 @@
+//! The result of one attempt: a response, or a failure with what it means for further attempts.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use http::Response;
+use http_body::Body as _;
+
+use super::long_lived_response::is_endless;
+use super::tunnel::Tunnel;
+use crate::base::body::Body;
+use crate::upstream::balancing::endpoint::Endpoint;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::health::endpoint_health::Outcome;
+use crate::upstream::http1;
+
+/// The result of an attempt with a response.
+pub(super) struct Answered {
+    pub(super) response: Response<Body>,
+    pub(super) tunnel: Option<Box<Tunnel>>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The uptime of the response head, or of the end of a response that was waited for.
+    pub(super) at: Duration,
+    /// Whether the endpoint waited for the client, which had sent nothing for a while.
+    pub(super) early: bool,
+    /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
+    pub(super) is_failed_call: bool,
+}
+
+impl Answered {
+    /// Returns the outcome of an attempt whose response is good, or shows a failure.
+    pub(super) fn outcome(&self, is_good: bool) -> Outcome {
+        let body = self.response.body();
+        match is_good {
+            false => Outcome::Failed,
+            true if body.is_buffered() || body.is_end_stream() => Outcome::AnsweredWhole,
+            true => Outcome::Answered,
+        }
+    }
+
+    /// Whether the rest of a response that may be small is still to come.
+    pub(super) fn may_be_small(&self) -> bool {
+        let body = self.response.body();
+        let may_be_small = match body.size_hint().exact() {
+            Some(size) => size <= MAX_HELD_BYTES as u64,
+            None => !is_endless(self.response.headers()),
+        };
+        may_be_small && !body.is_buffered() && self.tunnel.is_none()
+    }
+
+    /// Returns how long the rest of such a response is waited for, in the time that is `left` for the response.
+    pub(super) fn max_hold(&self, left: Duration) -> Duration {
+        let has_length = self.response.body().size_hint().exact().is_some();
+        if has_length { left } else { left.min(MAX_HOLD_OF_UNKNOWN_LENGTH) }
+    }
+}
+
+/// The result of an attempt without a response.
+pub(super) struct Failed {
+    pub(super) error: http1::SendError,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The cause of a failure to connect, which was recorded already.
+    pub(super) cause: Option<String>,
+    /// Whether the metrics have counted the failure.
+    pub(super) counted: bool,
+    /// Whether a connection of many requests was lost: a new one may work.
+    pub(super) connection_lost: bool,
+    /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
+    pub(super) in_vain: bool,
+    /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
+    pub(super) alone_in_vain: bool,
+    /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
+    /// whose connection another request has reported as lost, or one with a large head that is refused.
+    pub(super) blameless: bool,
+}
+
+impl Failed {
+    pub(super) const fn of(
+        error: http1::SendError,
+        endpoint: Arc<Endpoint>,
+        cause: Option<String>,
+    ) -> Self {
+        Self {
+            error,
+            endpoint,
+            cause,
+            counted: false,
+            connection_lost: false,
+            in_vain: false,
+            alone_in_vain: false,
+            blameless: false,
+        }
+    }
+
+    /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
+    /// waited for its client, for a place or for a connection.
+    pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
+        let error = http1::SendError {
+            failure: UpstreamError::Deadline { silent: false },
+            sent: true,
+            stale: false,
+            early: false,
+            anew: None,
+        };
+        Self::of(error, endpoint, None)
+    }
+}
+
+/// The size up to which the rest of a response is waited for before its head is passed on.
+pub(super) const MAX_HELD_BYTES: usize = 64 * 1024;
+/// How long the content of unknown length is waited for, which may be a stream whose client waits for its beginning.
+const MAX_HOLD_OF_UNKNOWN_LENGTH: Duration = Duration::from_millis(25);
