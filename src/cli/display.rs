@@ -210,7 +210,7 @@ pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
 /// this gateway alone.
 pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
     let limit::Store::Redis { on_error, exact } = settings.store else { return Vec::new() };
-    let most = limit::overrun_bound(settings, 1);
+    let (most, each) = (limit::overrun_bound(settings, 1), limit::least_overrun(settings));
     let unavailable = match on_error {
         OnStoreError::Local => "each gateway gives out its share: up to the limit once more",
         OnStoreError::Allow => "no request is refused: no bound",
@@ -220,8 +220,10 @@ pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
     vec![
         format!("shared through Redis{asks}, and not exceeded while it responds"),
         format!(
-            "if it loses data or begins to fail, or a gateway is killed: up to {most} more, or 17 per gateway if that is more"
+            "if it loses data or begins to fail, or a gateway is killed: up to {most} more, or {each} per gateway if that is more"
         ),
+        "if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero"
+            .to_owned(),
         format!("while it does not respond within {STORE_WAIT}, {unavailable}"),
     ]
 }

@@ -314,7 +314,13 @@ pub fn overrun_bound(settings: &Settings, gateways: u64) -> u64 {
     let plans = settings.plans.iter().flat_map(|plans| &plans.values).map(|plan| &plan.kind);
     let kinds = plans.chain([&settings.kind]);
     let shapes = kinds.map(|kind| Algorithm::new(kind).shape(0, false, false));
-    shapes.map(|shape| shared::overrun_bound(&shape, gateways)).fold(0, u64::max)
+    let least_cost = settings.least_cost();
+    shapes.map(|shape| shared::overrun_bound(&shape, gateways, least_cost)).fold(0, u64::max)
+}
+
+/// Returns the least by which each gateway adds to [`overrun_bound`], however many there are.
+pub fn least_overrun(settings: &Settings) -> u64 {
+    shared::least_overrun(settings.least_cost())
 }
 
 /// Whether a limit of `methods` counts a request: HEAD costs an upstream as much as GET (RFC 9110 §9.3.2).

@@ -40,7 +40,7 @@ pub use counters::limit_counters::Now;
 pub use counters::persistence::StateError;
 pub use counters::registry::LimitRegistry;
 pub use key::LimitKeySource;
-pub use limiter::{Limiter, overrun_bound};
+pub use limiter::{Limiter, least_overrun, overrun_bound};
 pub use plans::{ClientPlans, Plan, Plans};
 pub use report::{Reset, ResetTarget};
 pub use request::content_charge::ContentCharge;

@@ -100,6 +100,14 @@ impl Settings {
         }
     }
 
+    /// Returns the cost of the smallest request; of one whose response tells its cost, what is charged until then.
+    pub(super) const fn least_cost(&self) -> u64 {
+        match self.kind {
+            Kind::Concurrency(_) => 1,
+            Kind::Rate(_) | Kind::Quota(_) => self.cost.of(0),
+        }
+    }
+
     /// Returns the id under which counters outlive a reload: another name, kind, window or key starts at zero. Another
     /// number does not: what was used stays used.
     pub fn id(&self) -> LimitId {

@@ -88,7 +88,8 @@ impl ContentCharge {
             let limiter = &one.limiter;
             one.credit(limiter.cost(0));
             if let (Some(shared), Some(lease)) = (&limiter.shared, &one.lease) {
-                shared.refund(lease.slot, limiter.cost(0), lease.generation);
+                let (now, exact) = (shared.now(moment), limiter.settings().store.is_exact());
+                shared.refund(lease.slot, now, limiter.cost(0), lease.generation, exact);
                 continue;
             }
             let now = limiter.counts.time(moment);

@@ -12,7 +12,7 @@
 --
 -- ARGV: the gateway's id, "all" or "each", the gateway's time if this server does not tell its own; then per key the
 -- fields of `Message`. Returns the time, and per key: status, generation, until, total, granted, wait.
-local BASE, FIELDS, MAX_OWED_WINDOWS = 1700000000000000, 19, 400
+local BASE, FIELDS, MAX_OWED_WINDOWS = 1700000000000000, 20, 400
 local me, all = ARGV[1], ARGV[2] == 'all'
 local clock = redis.pcall('TIME')
 local now = clock.err and tonumber(ARGV[3]) or clock[1] * 1000000 + clock[2] - BASE
@@ -32,7 +32,7 @@ local function read(i)
     limit = number(5), one = number(6), two = number(7), three = number(8),
     used = number(9), pending = number(10), mine = number(11), target = number(12), shares = number(13),
     gen = number(14), seen = number(15), seen_total = number(16), lifetime = number(17),
-    excess = number(18), excess_limit = number(19),
+    excess = number(18), excess_limit = number(19), cost = number(20),
   }
 end
 
@@ -222,8 +222,10 @@ local response = {math.floor(now)}
 for i, it in ipairs(items) do
   local granted = it.fits and (admitted or not all)
   if granted then
-    local extra = it.target - (it.g + it.need - it.used - it.pending)
-    extra = math.max(0, math.min(extra, math.floor((it.room - it.need) / it.shares)))
+    -- A lease that does not cover a request keeps others from what is left.
+    local free = it.g + it.need - it.used - it.pending
+    local extra = math.min(it.target - free, math.floor((it.room - it.need) / it.shares))
+    extra = math.max(0, extra - (free + extra) % it.cost)
     local add = it.need + extra
     if add > 0 then
       it.g, it.t, it.f, it.changed = it.g + add, it.t + add, it.f + add, true
@@ -231,9 +233,11 @@ for i, it in ipairs(items) do
     end
   end
   local kept = it.used + it.pending
-  if it.lower and it.seq > it.last and it.g > kept then
-    local cut = it.g - kept
-    it.g, it.t, it.f, it.changed = kept, it.t - cut, math.max(0, it.f - cut), true
+  -- The place of a refused request is given back with the rest.
+  local keeps = kept + (it.ask and -it.cost or it.target)
+  if it.lower and not (it.ask and it.fits) and it.seq > it.last and it.g > keeps then
+    local cut = it.g - keeps
+    it.g, it.t, it.f, it.changed = keeps, it.t - cut, math.max(0, it.f - cut), true
     if it.kind == 'g' then it.u = it.u - cut * it.two end
   end
   -- An older message reports nothing that is not known.

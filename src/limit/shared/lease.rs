@@ -33,6 +33,8 @@ pub(in crate::limit) struct Lease {
     excess_limit: u64,
     /// The cost of requests that wait for the store.
     pub(super) pending: u64,
+    /// The cost of the last request that asked the store; zero before that.
+    request_cost: u64,
     /// The generation of the counter; zero before the first response.
     generation: u64,
     /// The end of the window, or the theoretical arrival time.
@@ -242,9 +244,18 @@ impl Lease {
         }
     }
 
-    /// Holds the place of a request that asks the store.
+    /// Holds the place of a request that waits for the store.
     pub(super) fn reserve(&mut self, cost: u64) {
         self.pending = self.pending.saturating_add(cost);
+    }
+
+    /// Holds the place of a request that asks the store; returns the purpose of its message, by which grants that do not
+    /// cover the request are given back if it is refused.
+    pub(super) fn reserve_asking(&mut self, cost: u64, dry_run: bool) -> MessagePurpose {
+        let lower = self.free(0) > 0;
+        self.reserve(cost);
+        self.request_cost = cost;
+        MessagePurpose { ask: true, dry_run, lower, ..MessagePurpose::default() }
     }
 
     /// Gives the place of a request back.
@@ -265,7 +276,7 @@ impl Lease {
     /// Whether the lease should be renewed before it is used up.
     pub(super) fn is_low(&self, now: u64) -> bool {
         !self.renewing
-            && self.target >= MIN_RENEWED_LEASE
+            && self.target >= self.cost_unit().saturating_mul(MIN_RENEWED_LEASE)
             && self.free(now) <= self.target / 4
             && self.refused_until <= now
     }
@@ -282,7 +293,7 @@ impl Lease {
         self.pending == 0 && self.used == self.granted && !self.is_in_flight()
     }
 
-    /// Returns the message about this counter, and counts it.
+    /// Returns the message about this counter, and counts it; the desired lease is none if `exact`.
     pub(super) fn message(
         &mut self,
         key: &Arc<str>,
@@ -293,13 +304,19 @@ impl Lease {
     ) -> Message {
         self.seq += 1;
         let granted = self.granted;
+        let target = if exact { 0 } else { self.desired(&shape, gateways) };
         if purpose.lower {
-            // From now on no request uses it, and no older response brings it back.
-            self.granted = granted.min(self.used.saturating_add(self.pending));
-            self.seen_seq = self.seq;
-            self.expires = false;
+            // From now on no request uses what is given back, and no older response brings it back.
+            let kept = self.used.saturating_add(self.pending);
+            let kept = if purpose.ask {
+                kept.saturating_sub(self.request_cost)
+            } else {
+                kept.saturating_add(target)
+            };
+            self.granted = granted.min(kept);
+            self.seen_seq = self.seq - u64::from(purpose.ask);
+            self.expires &= purpose.ask || target > 0;
         }
-        let target = if exact || purpose.lower { 0 } else { self.target.max(1) };
         Message {
             key: Arc::clone(key),
             shape,
@@ -316,7 +333,20 @@ impl Lease {
             total: self.total,
             excess: self.excess,
             excess_limit: self.excess_limit,
+            cost: self.cost_unit(),
         }
+    }
+
+    /// Returns the desired lease: as many requests as the largest covers, which may be none.
+    fn desired(&self, shape: &Shape, gateways: u64) -> u64 {
+        let unit = self.cost_unit();
+        let target = self.target.max(unit).min(max_lease(shape, gateways));
+        target - target % unit
+    }
+
+    /// Returns the units that one request costs, at least 1.
+    fn cost_unit(&self) -> u64 {
+        self.request_cost.max(1)
     }
 
     /// Takes over a response to `message`; one that is older than the last one is ignored.
@@ -383,7 +413,8 @@ impl Lease {
             SHORT_LEASE_MICROS..LONG_LEASE_MICROS => self.target,
             _ => self.target / 2,
         };
-        self.target = target.clamp(FIRST_LEASE.min(most), most);
+        let first = self.cost_unit().saturating_mul(FIRST_LEASE);
+        self.target = target.clamp(first.min(most), most);
     }
 
     /// Records that the store may have lost earlier messages.
@@ -481,8 +512,9 @@ impl Lease {
 /// A lease is at most this part of each gateway's share of the remaining amount, so that it shrinks to single requests
 /// at the end.
 const PARTS_OF_A_SHARE: u64 = 4;
+/// The requests that the first lease covers, if leases may be that large.
 const FIRST_LEASE: u64 = 4;
-/// Smaller leases are not renewed ahead.
+/// Leases of fewer requests are not renewed ahead.
 const MIN_RENEWED_LEASE: u64 = 8;
 /// A lease that was used up within this time doubles its grant.
 const SHORT_LEASE_MICROS: u64 = 200_000;

@@ -31,7 +31,7 @@ mod store_time;
 mod tests;
 
 pub(super) use self::lease::{ChargedLease, Lease, LeaseSlot};
-pub(super) use self::lease_size::overrun_bound;
+pub(super) use self::lease_size::{least_overrun, overrun_bound};
 pub(super) use self::pending_request::{StoreAnswer, Ticket, ask};
 pub(super) use self::protocol::Shape;
 pub(super) use self::shared_limit::{FirstAnswer, SharedLimit, TicketRequest};

@@ -68,7 +68,8 @@ pub(super) struct MessagePurpose {
     pub(super) ask: bool,
     /// The limit is a dry run: where it refuses, other limits of the request grant all the same.
     pub(super) dry_run: bool,
-    /// Grants beyond what is used and pending are given back.
+    /// Grants beyond what is used, pending and desired are given back; with `ask`, if the request is refused, also what it
+    /// would have used of them.
     pub(super) lower: bool,
     /// The gateway forgets the counter: its field is removed.
     pub(super) close: bool,
@@ -77,6 +78,8 @@ pub(super) struct MessagePurpose {
 }
 
 impl MessagePurpose {
+    /// The amount by which a lease is larger than desired is given back.
+    pub(super) const RETURN: Self = Self { close: false, ..Self::LAST };
     /// The last message about a lease: what it has not used is given back.
     pub(super) const LAST: Self =
         Self { ask: false, dry_run: false, lower: true, close: true, reset: false };
@@ -115,6 +118,8 @@ pub(super) struct Message {
     pub(super) excess: u64,
     /// The limit of the last request that cost more than was granted.
     pub(super) excess_limit: u64,
+    /// The cost of the request that asks, or of the last one that did, above zero: a lease is a multiple of it.
+    pub(super) cost: u64,
 }
 
 impl Message {
@@ -137,6 +142,7 @@ impl Message {
             total: 0,
             excess: 0,
             excess_limit: 0,
+            cost: 1,
         }
     }
 
@@ -195,7 +201,7 @@ impl Message {
         ] {
             put(number.to_string());
         }
-        for number in [self.shape.lease_lifetime(), self.excess, self.excess_limit] {
+        for number in [self.shape.lease_lifetime(), self.excess, self.excess_limit, self.cost] {
             put(number.to_string());
         }
     }

@@ -82,7 +82,7 @@ impl SharedRequest<'_> {
             ticket.take(lease);
         }
         let shape = limiter.shape(plan, now);
-        match shared.fall_back(lease, &shape, moment, cost) {
+        match shared.fall_back(lease, &shape, moment, (cost, limiter.settings().least_cost())) {
             Ok(own_until) => SharedCourse::Alone(own_until),
             // Counted all the same, for the time after the outage.
             Err(_) if on_error == OnStoreError::Allow => SharedCourse::Alone(0),
@@ -104,7 +104,8 @@ impl SharedRequest<'_> {
         let settings = limiter.settings();
         let (exact, dry_run) = (settings.store.is_exact(), settings.dry_run);
         let shape = limiter.shape(self.plan, now);
-        let request = TicketRequest { key, shape, cost, exact, dry_run };
+        let least_cost = settings.least_cost();
+        let request = TicketRequest { key, shape, cost, least_cost, exact, dry_run };
         match course {
             SharedCourse::Ask => Some(Ticket::asking(shared, lease, slot, place, request)),
             SharedCourse::Charge => Some(Ticket::holding(shared, lease, slot, place, request)),

@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU32;
 use std::sync::Arc;
 
 use super::lease::{Lease, LeaseSlot, Standing};
-use super::lease_size::overrun_bound;
+use super::lease_size::{max_lease, overrun_bound};
 use super::lease_table::LeaseTable;
 use super::protocol::{Message, MessagePurpose, Shape};
 use super::store_state::{LeaseId, MessageReason, StoreState};
@@ -42,6 +42,8 @@ pub(in crate::limit) struct TicketRequest<K> {
     pub(in crate::limit) key: K,
     pub(in crate::limit) shape: Shape,
     pub(in crate::limit) cost: u64,
+    /// The cost of the smallest request.
+    pub(in crate::limit) least_cost: u64,
     pub(in crate::limit) exact: bool,
     /// Whether a refusal by this limit refuses no other.
     pub(in crate::limit) dry_run: bool,
@@ -104,7 +106,7 @@ impl SharedLimit {
         if let Some((id, message)) =
             self.message(LeaseSlot::Own(key), &mut lease, MessagePurpose::LAST, false)
         {
-            self.state.close(id, message);
+            self.state.send(id, message);
         }
     }
 
@@ -148,7 +150,8 @@ impl SharedLimit {
         }
     }
 
-    /// Decides a request without the store, by this gateway's share; see [`Lease::fall_back`].
+    /// Decides a request of this `cost` without the store, by this gateway's share, of a limit whose smallest request costs
+    /// `least_cost`; see [`Lease::fall_back`].
     ///
     /// # Errors
     ///
@@ -158,9 +161,9 @@ impl SharedLimit {
         lease: &mut Lease,
         shape: &Shape,
         moment: Now,
-        cost: u64,
+        (cost, least_cost): (u64, u64),
     ) -> Result<u64, u64> {
-        let outage = self.state.outage(moment);
+        let outage = self.state.outage(moment, least_cost);
         lease.shape = Some(*shape);
         lease.fall_back(shape, self.now(moment), cost, outage, || self.leases.fresh_nonce())
     }
@@ -201,7 +204,24 @@ impl SharedLimit {
                 self.tell_once(lease, slot, MessageReason::Report);
             }
         }
-        lease.refund(reserved.saturating_sub(cost));
+        self.give_back((lease, slot), now, reserved.saturating_sub(cost), exact);
+    }
+
+    /// Gives back what a request was charged: it becomes part of the lease, and the store gets what is more than a lease
+    /// may be, or cannot be used here.
+    fn give_back(&self, (lease, slot): (&mut Lease, LeaseSlot), now: u64, cost: u64, exact: bool) {
+        lease.refund(cost);
+        let Some(shape) = lease.shape.filter(|_| cost > 0 && self.state.is_usable()) else {
+            return;
+        };
+        let has_expired = lease.free(now) == 0;
+        let is_lease = !exact && !has_expired;
+        let largest = if is_lease { max_lease(&shape, self.state.gateways()) } else { 0 };
+        if lease.free(0) > largest
+            && let Some((id, message)) = self.message(slot, lease, MessagePurpose::RETURN, is_lease)
+        {
+            self.state.send(id, message);
+        }
     }
 
     /// Holds a place for a request that asks the store, and returns its message.
@@ -210,13 +230,12 @@ impl SharedLimit {
         lease: &mut Lease,
         request: TicketRequest<impl FnOnce() -> Arc<str>>,
     ) -> Message {
-        let TicketRequest { key, shape, cost, exact, dry_run } = request;
-        lease.reserve(cost);
+        let TicketRequest { key, shape, cost, least_cost, exact, dry_run } = request;
+        let purpose = lease.reserve_asking(cost, dry_run);
         lease.shape = Some(shape);
         let key = lease.name(key);
         let gateways = self.state.gateways();
-        self.metrics.bound(overrun_bound(&shape, gateways));
-        let purpose = MessagePurpose { ask: true, dry_run, ..MessagePurpose::default() };
+        self.metrics.bound(overrun_bound(&shape, gateways, least_cost));
         lease.message(&key, shape, purpose, gateways, exact)
     }
 
@@ -279,11 +298,18 @@ impl SharedLimit {
     }
 
     /// Gives back what a request was charged in that `generation` of its counter, if that still counts.
-    pub(in crate::limit) fn refund(&self, slot: LeaseSlot, cost: u64, generation: u64) {
+    pub(in crate::limit) fn refund(
+        &self,
+        slot: LeaseSlot,
+        now: u64,
+        cost: u64,
+        generation: u64,
+        exact: bool,
+    ) {
         // Without a lease the use was reported to the store, and its window is over or idle.
         let _ = self.leases.existing(slot, |lease| {
             if lease.counts_in(generation) {
-                lease.refund(cost);
+                self.give_back((lease, slot), now, cost, exact);
             }
         });
     }

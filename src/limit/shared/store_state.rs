@@ -25,10 +25,10 @@ pub(super) enum Job {
         messages: Vec<Message>,
         respond: oneshot::Sender<Option<Vec<Decided>>>,
     },
-    /// Send a message about this lease, for which no request waits.
+    /// Send a message about what this lease is by then, for which no request waits.
     Tell(LeaseId, MessageReason),
-    /// Send the last message about a lease that has made room.
-    Close(LeaseId, Message),
+    /// Send this message about a lease, for which no request waits.
+    Send(LeaseId, Message),
 }
 
 /// The reason for a message about a lease.
@@ -107,13 +107,13 @@ impl StoreState {
         self.retired.store(retired, Relaxed);
     }
 
-    /// Returns the circumstances of a decision without the store.
-    pub(in crate::limit) fn outage(&self, moment: Now) -> Outage {
+    /// Returns the circumstances of a decision without the store, by a limit whose smallest request costs `least_cost`.
+    pub(in crate::limit) fn outage(&self, moment: Now, least_cost: u64) -> Outage {
         let lasted = match self.failing_since.load(Relaxed) {
             0 => 0,
             since => (micros(moment) + 1).saturating_sub(since),
         };
-        Outage { lasted, gateways: self.gateways() }
+        Outage { lasted, gateways: self.gateways(), least_cost }
     }
 
     /// Records whether the connection is usable at `moment`.
@@ -159,10 +159,10 @@ impl StoreState {
         let _ = self.jobs.send(Job::Tell(lease, reason));
     }
 
-    /// Sends the last message about a lease that has made room.
-    pub(super) fn close(&self, lease: LeaseId, message: Message) {
+    /// Sends this message about a lease soon.
+    pub(super) fn send(&self, lease: LeaseId, message: Message) {
         // As above: a lease that is not returned ends by itself.
-        let _ = self.jobs.send(Job::Close(lease, message));
+        let _ = self.jobs.send(Job::Send(lease, message));
     }
 
     /// Asks the store, for at most a few milliseconds. `None` if it did not respond in time: it may still decide.

@@ -197,7 +197,7 @@ async fn run(mut store: Arc<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>)
 impl Core {
     /// Takes `job` and all that wait after it.
     fn work(self: &Arc<Self>, job: Job, jobs: &mut mpsc::UnboundedReceiver<Job>) {
-        let (mut tells, mut closed) = (HashMap::new(), Vec::new());
+        let (mut tells, mut messages) = (HashMap::new(), Vec::new());
         let mut next = Some(job);
         while let Some(job) = next {
             match job {
@@ -205,12 +205,13 @@ impl Core {
                 Job::Tell(lease, reason) => {
                     tells.insert(lease, reason);
                 }
-                Job::Close(lease, message) => closed.push((lease, message)),
+                Job::Send(lease, message) => messages.push((lease, message)),
             }
             next = jobs.try_recv().ok();
         }
-        closed.extend(tells.into_iter().filter_map(|(lease, reason)| self.message(lease, reason)));
-        self.tell(closed);
+        messages
+            .extend(tells.into_iter().filter_map(|(lease, reason)| self.message(lease, reason)));
+        self.tell(messages);
     }
 
     fn ask(
@@ -295,7 +296,7 @@ impl Core {
     /// Forgets the limits that no configuration and no request uses, once the store knows all about them; if the store
     /// itself is retired and has been unavailable for a minute, also those of which it does not.
     fn forget_unused(&self, is_retired: bool) {
-        let outage = self.state.outage(Now::of(&self.clock));
+        let outage = self.state.outage(Now::of(&self.clock), 1);
         let is_lost = is_retired && outage.lasted > LOST_MICROS;
         let mut limits = self.limits.lock().ignore_poison();
         limits.retain(|_, limit| Arc::strong_count(limit) > 1 || !(is_lost || limit.is_settled()));

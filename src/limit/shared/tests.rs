@@ -1,6 +1,7 @@
 //! Several gateways and one store, against a model in plain arithmetic: numbers of admitted requests per window.
 
 mod bodies;
+mod costs;
 mod fleet;
 mod many_keys;
 mod plans;
@@ -26,7 +27,7 @@ use super::protocol::Shape;
 use super::store_epoch::to_epoch_nanos;
 use crate::base::clock::{Clock, Timestamp};
 use crate::limit::{
-    Decision, Kind, LimitExceeded, LimitKeySource, LimitRegistry, LimitState, Limiter, Now,
+    Cost, Decision, Kind, LimitExceeded, LimitKeySource, LimitRegistry, LimitState, Limiter, Now,
     OnStoreError, Quota, Rate, RouteLimits, Settings, SpikeArrest, Stage, Store, Unit, Window,
     Zone,
 };
@@ -98,7 +99,7 @@ async fn in_an_outage_each_gateway_admits_its_share_and_reports_it_afterwards() 
 
     assert!((30..=46).contains(&during), "{during}");
     // The stated bound of two gateways: what each may admit before it knows what the other has.
-    let bound = 60 + 2 * usize::try_from(first_share(60, 2)).expect("small");
+    let bound = 60 + 2 * usize::try_from(first_share(60, 2, 1)).expect("small");
     assert!(20 + during + after <= bound, "{during} {after}");
 }
 
@@ -369,7 +370,7 @@ fn admit_at_most_the_bound(
         // The use of a killed gateway is known to the store alone, but for a lease; so is that of each gateway after
         // a time in which none could report it.
         let forgotten = if disturbed > 0 { killed * count } else { killed * lease };
-        let bound = count + forgotten + hung * 3 * lease + disturbed * overrun_bound(&shape, 3);
+        let bound = count + forgotten + hung * 3 * lease + disturbed * overrun_bound(&shape, 3, 1);
         for (window, admitted) in by_window {
             prop_assert!(
                 admitted <= bound,

@@ -134,7 +134,7 @@ families! {
     LIMIT_LEASES_UNUSED = Gauge "northgate_limit_leases_unused" ["limit"]
         "Granted and not used yet, over all keys: what other gateways would lack for some seconds if this one were killed.";
     LIMIT_OVERRUN_BOUND = Gauge "northgate_limit_overrun_bound" ["limit"]
-        "The most that one key may exceed its limit if the shared store loses its data or begins to fail, or all gateways are killed: a lease and a first share per gateway. A longer outage may add the limit once more.";
+        "The most that one key may exceed its limit if the shared store loses its data or begins to fail, or all gateways are killed: a lease and a first share per gateway. A longer outage, and lost data of keys that no gateway has touched since its start or for ten minutes, may add the limit once more.";
     STATE_WRITES = Counter "northgate_state_writes_total" ["result"]
         "Writes of quotas to server.state_dir.";
     STATE_WRITABLE = Gauge "northgate_state_writable" []

@@ -406,7 +406,7 @@ fn decide(redis: &Redis, message: Message) -> Reply {
     let Message { seq, limit, used, pending, granted, excess, window } = message;
     let hour = 3_600_000_000_u64;
     let before = [limit, 0, hour, hour, used, pending, granted, 0, 1];
-    let after = [window.generation, window.until, window.total, 0, excess, 10];
+    let after = [window.generation, window.until, window.total, 0, excess, 10, 1];
     let numbers = before.iter().chain(&after).map(ToString::to_string);
     let named = ["w".to_owned(), "1".to_owned(), seq.to_string(), "ad".to_owned()];
     let args: Vec<String> = named.into_iter().chain(numbers).collect();

@@ -11,6 +11,8 @@ pub(in crate::limit) struct Outage {
     pub(in crate::limit::shared) lasted: u64,
     /// The number of gateways that share the store.
     pub(in crate::limit::shared) gateways: u64,
+    /// The cost of the limit's smallest request.
+    pub(in crate::limit::shared) least_cost: u64,
 }
 
 impl Lease {
@@ -82,14 +84,15 @@ impl Lease {
     fn share(&self, limit: u64, outage: Outage) -> u64 {
         let gateways = outage.gateways.max(1);
         let share = match self.generation {
-            0 => (limit / gateways).max(1),
+            0 => (limit / gateways).max(outage.least_cost),
             _ => limit.saturating_sub(self.total) / gateways,
         };
         if gateways == 1 && self.generation != 0 {
             return share;
         }
         let doublings = u32::try_from(outage.lasted / DOUBLING_MICROS).unwrap_or(u32::MAX).min(40);
-        share.min(first_share(limit, gateways).saturating_mul(1 << doublings))
+        let first = first_share(limit, gateways, outage.least_cost);
+        share.min(first.saturating_mul(1 << doublings))
     }
 
     /// Begins a window if none lasts, so that the next charge is reported to the store as use of that window.

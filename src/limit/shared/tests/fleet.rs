@@ -162,6 +162,23 @@ impl Fleet {
         outcome.is_ok().then_some(state)
     }
 
+    /// Begins a request with a body of `size` bytes, and stops if it asks the store after authorization.
+    pub(super) fn decide_sized(&self, gateway: usize, size: u64) -> Decision {
+        let mut state = LimitState::default();
+        self.at(gateway, Some(size), |route, subject, moment| {
+            route.decide(Stage::AfterAuthorization, subject, moment, &mut state)
+        })
+    }
+
+    /// Ends a request with a body of `size` bytes whose question the store has answered, or not; whether it passes.
+    pub(super) fn settle_sized(&self, gateway: usize, size: u64, question: Question) -> bool {
+        let mut state = LimitState::default();
+        let outcome = self.at(gateway, Some(size), |route, subject, moment| {
+            route.settle(Stage::AfterAuthorization, subject, moment, &mut state, question)
+        });
+        outcome.is_ok()
+    }
+
     /// Passes `decide` the route, the request and the time of a gateway.
     fn at<R>(
         &self,

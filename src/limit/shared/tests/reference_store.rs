@@ -305,8 +305,9 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
     let kept = item.used + message.pending;
     if granted {
         let rest = (item.room - i128::from(item.need)).max(0) as u64 / message.shares.max(1);
-        let wanted = (message.target + kept).saturating_sub(grant.amount + item.need);
-        let add = item.need + wanted.min(rest);
+        let free = (grant.amount + item.need).saturating_sub(kept);
+        let extra = message.target.saturating_sub(free).min(rest);
+        let add = item.need + extra.saturating_sub((free + extra) % message.cost);
         if add > 0 {
             grant.amount += add;
             item.counter.total += add;
@@ -317,9 +318,12 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
             }
         }
     }
-    if message.purpose.lower && message.seq > grant.seq && grant.amount > kept {
-        let cut = grant.amount - kept;
-        grant.amount = kept;
+    let keeps =
+        if message.purpose.ask { kept.saturating_sub(message.cost) } else { kept + message.target };
+    let lowers = message.purpose.lower && !(message.purpose.ask && item.fits);
+    if lowers && message.seq > grant.seq && grant.amount > keeps {
+        let cut = grant.amount - keeps;
+        grant.amount = keeps;
         item.counter.total -= cut;
         item.counter.floor = item.counter.floor.saturating_sub(cut);
         item.changed = true;

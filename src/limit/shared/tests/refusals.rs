@@ -1,7 +1,6 @@
 //! Refusals of shared limits: how long they are remembered, and how they are told.
 
 use super::*;
-use crate::limit::Cost;
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_is_remembered_only_until_another_gateway_may_have_returned_its_lease() {
