@@ -180,6 +180,7 @@ pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
         let then = match on_missing {
             OnMissing::Ip => "counts by its address instead",
             OnMissing::Shared => "counts together with all others without",
+            OnMissing::Reject if *dry_run => "would be refused with 400",
             OnMissing::Reject => "is refused with 400",
             OnMissing::Skip => "is not counted",
         };

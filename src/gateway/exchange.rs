@@ -532,6 +532,12 @@ impl Exchange {
         let principal = self.principal.as_deref();
         let path = raw_target::escaped(log_data.uri.as_ref().map_or("", Uri::path));
         let query = log_data.uri.as_ref().and_then(Uri::query).map(raw_target::escaped);
+        let dry_run_of_content = || {
+            let name = self.route.as_ref()?.limits.name_of(self.received.dry_run()?);
+            Some((name, LimitResult::DryRun))
+        };
+        let limited_by = self.limited_by.as_ref().map(|(name, result)| (&**name, *result));
+        let limited_by = limited_by.or_else(dry_run_of_content);
         self.shared.log.record(&AccessLogEntry {
             time: self.shared.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
@@ -558,8 +564,8 @@ impl Exchange {
             issuer: principal.map(|principal| &*principal.issuer),
             subject: principal.and_then(|principal| principal.subject.as_deref()),
             client_id: principal.and_then(|principal| principal.client.as_deref()),
-            limit: self.limited_by.as_ref().map(|(name, _)| &**name),
-            limit_result: self.limited_by.as_ref().map(|(_, result)| *result),
+            limit: limited_by.map(|(name, _)| name),
+            limit_result: limited_by.map(|(_, result)| result),
             error: self.error,
             cause: self.outcome.cause.as_deref(),
             user_agent: log_data.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),

@@ -161,15 +161,16 @@ impl RouteLimits {
         standing.dry_run.take().map(|place| self.name_of(place))
     }
 
-    /// Whether a limit reads the cost of a request from the response's content.
-    pub fn reads_responses(&self) -> bool {
-        self.reads_responses
-    }
-
-    fn name_of(&self, place: u16) -> &str {
+    /// Returns the name of the limit with this index, for the log.
+    pub fn name_of(&self, place: u16) -> &str {
         let mut checks = self.early.iter().chain(&self.late);
         let named = checks.find(|check| check.place == usize::from(place));
         named.map_or("", |check| &check.limiter.settings().name)
+    }
+
+    /// Whether a limit reads the cost of a request from the response's content.
+    pub fn reads_responses(&self) -> bool {
+        self.reads_responses
     }
 }
 

@@ -50,6 +50,8 @@ impl BodyLimits {
 pub struct BodyProgress {
     bytes: Cell<u64>,
     fault: Cell<Option<Fault>>,
+    /// The index of the first limit that would have ended the content, were it no dry run.
+    dry_run: Cell<Option<u16>>,
     /// The exchange, if its response ended before the content.
     finished_exchange: RefCell<Option<Box<dyn Any>>>,
 }
@@ -130,6 +132,11 @@ impl BodyProgress {
     /// Returns the bytes received so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
+    }
+
+    /// Returns the index among the route's limits of the first that would have ended the content, were it no dry run.
+    pub fn dry_run(&self) -> Option<u16> {
+        self.dry_run.get()
     }
 
     /// Whether the gateway aborted the content.
@@ -293,6 +300,7 @@ impl LimitedBody {
         if let Some(charging) = &mut self.charging
             && let Some(charged) = ready!(charging.poll_waiting(cx))
         {
+            self.received.dry_run.set(charging.charge.dry_run());
             return Poll::Ready(Some(charged.map_err(|exceeded| self.exceeded(exceeded))));
         }
         match Pin::new(&mut self.body).poll_frame(cx) {
@@ -313,7 +321,9 @@ impl LimitedBody {
                 let Some(charging) = &mut self.charging else {
                     return Poll::Ready(Some(Ok(frame)));
                 };
-                match charging.begin(frame) {
+                let begun = charging.begin(frame);
+                self.received.dry_run.set(charging.charge.dry_run());
+                match begun {
                     Ok(Some(frame)) => Poll::Ready(Some(Ok(frame))),
                     Ok(None) => self.poll(cx),
                     Err(exceeded) => Poll::Ready(Some(Err(self.exceeded(exceeded)))),

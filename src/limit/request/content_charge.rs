@@ -20,13 +20,15 @@ pub struct ContentCharge {
     metered: Vec<ChargedLimit>,
     /// The bytes charged so far.
     bytes: u64,
+    /// The indexes of the limits that would have refused a part, were they no dry runs.
+    dry_run: Vec<u16>,
 }
 
 impl ContentCharge {
     /// Creates the charge of a request that these limits have admitted as empty.
     pub(in crate::limit) fn new(mut metered: Vec<ChargedLimit>) -> Self {
         metered.sort_unstable_by_key(|metered| Arc::as_ptr(&metered.limiter.counts).addr());
-        Self { metered, bytes: 0 }
+        Self { metered, bytes: 0, dry_run: Vec::new() }
     }
 
     /// Charges `bytes` more, to all limits or to none, by what this gateway knows. A refusal is the limit that is
@@ -56,7 +58,8 @@ impl ContentCharge {
 
     fn growth(&self, bytes: u64, moment: Now) -> Growth {
         let (before, size) = (self.bytes, self.bytes.saturating_add(bytes));
-        Growth { before, size, moment, asks: false, was_asked: false, tickets: Vec::new() }
+        let (tickets, dry_run) = (Vec::new(), Vec::new());
+        Growth { before, size, moment, asks: false, was_asked: false, tickets, dry_run }
     }
 
     fn charge(&mut self, growth: &mut Growth) -> Result<(), LimitExceeded> {
@@ -65,11 +68,33 @@ impl ContentCharge {
         if self.metered.iter().filter(enforced).any(|one| one.limiter.never_fits(one.plan, size)) {
             return Err(LimitExceeded::TooLarge);
         }
-        growth.charge(&self.metered).map_err(LimitExceeded::Limited)?;
+        let charged = growth.charge(&self.metered).map_err(LimitExceeded::Limited);
+        if charged.is_err() || !growth.asks {
+            self.note_dry_runs(&growth.dry_run);
+        }
+        charged?;
         if !growth.asks {
             self.bytes = size;
         }
         Ok(())
+    }
+
+    /// Records the limits that would have refused the request, each once.
+    fn note_dry_runs(&mut self, places: &[u16]) {
+        for place in places {
+            if self.dry_run.contains(place) {
+                continue;
+            }
+            self.dry_run.push(*place);
+            for limit in self.metered.iter().filter(|limit| limit.place == usize::from(*place)) {
+                limit.metrics.decided(LimitResult::DryRun);
+            }
+        }
+    }
+
+    /// Returns the index of the first limit that would have refused the content so far, were it no dry run.
+    pub fn dry_run(&self) -> Option<u16> {
+        self.dry_run.iter().copied().min()
     }
 
     /// Whether a limit counts bytes.
@@ -112,6 +137,8 @@ struct Growth {
     /// Whether the store was asked.
     was_asked: bool,
     tickets: Vec<Ticket>,
+    /// The indexes of the dry runs that would have refused the growth.
+    dry_run: Vec<u16>,
 }
 
 impl Growth {
@@ -132,7 +159,10 @@ impl Growth {
             let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
                 Ok(charged) => charged,
                 // A dry run counts what would have been admitted.
-                Err(_) if limiter.settings().dry_run => *cell,
+                Err(_) if limiter.settings().dry_run => {
+                    self.dry_run.push(first.place as u16);
+                    *cell
+                }
                 Err(wait) => {
                     first.metrics.decided(LimitResult::Limited);
                     let balance = || limiter.left_by_refused(first.plan, *cell, now, wait);
@@ -172,6 +202,7 @@ impl Growth {
             if let SharedCourse::Refuse(result, wait) = course {
                 // A dry run counts what would have been admitted.
                 if limiter.settings().dry_run {
+                    self.dry_run.push(place as u16);
                     return self.charge(others);
                 }
                 first.metrics.decided(result);

@@ -98,6 +98,9 @@ impl<'a, 's> Evaluation<'a, 's> {
         let key = match limiter.key(self.subject) {
             Ok(key) => key,
             Err(NoKey::Skip) => return self.ask(others, refused),
+            Err(NoKey::Reject) if limiter.settings().dry_run => {
+                return self.pass_dry_run(check, others, refused);
+            }
             Err(NoKey::Reject) => return Some(LimitExceeded::KeyMissing),
         };
         let size = self.subject.request_size.unwrap_or(0);

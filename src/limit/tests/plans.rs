@@ -117,6 +117,42 @@ fn a_dry_run_counts_and_reports_and_refuses_nothing() {
 }
 
 #[test]
+fn a_dry_run_refuses_in_no_way_and_reports_each() {
+    let dry = |settings: Settings| Settings { dry_run: true, ..settings };
+    let bytes =
+        Settings { cost: Cost::RequestSize(NonZeroU64::MIN), ..quota("spike", 100, Unit::Day) };
+    let keyless = by(quota("spike", 10, Unit::Day), [KeyPart::Client]);
+    let reject = Settings { on_missing: OnMissing::Reject, ..keyless };
+    let large = Caller { request_size: Some(101), ..Caller::default() };
+    let planless = Settings { name: "spike".into(), ..by_plan(false) };
+    for (settings, caller) in
+        [(reject, Caller::default()), (bytes.clone(), large), (planless, Caller::default())]
+    {
+        let desk = Desk::default();
+        let route = desk.route(vec![dry(settings), quota("other", 10, Unit::Day)]);
+
+        let (admitted, mut standing) = desk.check(&route, &caller);
+
+        assert_eq!(admitted, Ok(()));
+        assert_eq!(route.take_dry_run(&mut standing), Some("spike"));
+        assert!(desk.metrics.render().contains(&decisions("dry_run", 1)));
+        assert!(fields(&route, &standing).0.contains("r=9"), "the other counts");
+    }
+
+    let desk = Desk::default();
+    let route = desk.route(vec![dry(bytes)]);
+    let in_parts = Caller { request_size: None, ..Caller::default() };
+    let (_, mut standing) = desk.check(&route, &in_parts);
+    let mut content = standing.content_charge().expect("bytes are counted");
+    assert_eq!((desk.charge(&mut content, 100), content.dry_run()), (Ok(()), None));
+    for _ in 0..3 {
+        assert_eq!((desk.charge(&mut content, 10), content.dry_run()), (Ok(()), Some(0)));
+    }
+
+    assert!(desk.metrics.render().contains(&decisions("dry_run", 1)), "once for a request");
+}
+
+#[test]
 fn jitter_spreads_the_return_of_refused_clients() {
     let desk = Desk::default();
     let mut limit = quota("daily", 1, Unit::Day);

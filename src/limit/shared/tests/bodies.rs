@@ -3,7 +3,7 @@
 use core::num::NonZeroU64;
 
 use super::*;
-use crate::limit::{ContentCharge, Cost};
+use crate::limit::ContentCharge;
 
 #[tokio::test(start_paused = true)]
 async fn content_that_arrives_in_parts_ends_with_the_shared_quota() {
@@ -63,6 +63,25 @@ impl Fleet {
                 content.settle(bytes, moment, question).is_ok()
             }
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn content_in_parts_that_a_dry_run_would_have_ended_is_reported_once() {
+    for exact in [true, false] {
+        let mut settings = bytes(100, exact, OnStoreError::Local, Window::Flexi);
+        settings.dry_run = true;
+        let mut fleet = Fleet::new(1, settings);
+        let mut state = fleet.begin_sized(0, None).await.expect("a dry run");
+        let mut content = state.content_charge().expect("bytes are counted");
+
+        for _ in 0..4 {
+            assert!(fleet.charge(&mut content, 60).await);
+        }
+
+        assert_eq!(content.dry_run(), Some(0));
+        let seen = fleet.gateways[0].metrics.render();
+        assert!(seen.contains("result=\"dry_run\"} 1\n"), "{seen}");
     }
 }
 
