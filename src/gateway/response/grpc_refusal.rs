@@ -57,8 +57,11 @@ fn content(variant: Variant, status: Status, message: &'static str) -> Body {
 /// Returns the status of a call for a refusal. Where the mapping of HTTP statuses in the specification says only
 /// "unavailable" or "unknown", the more exact status is used.
 fn status(rejection: &Rejection) -> Status {
-    if *rejection == Rejection::Upstream(UpstreamError::Client) {
-        return Status::Cancelled;
+    match rejection {
+        Rejection::Upstream(UpstreamError::Client) => return Status::Cancelled,
+        // Whatever the status of the limit: clients repeat what is unavailable at once.
+        Rejection::Limited(_) => return Status::ResourceExhausted,
+        _ => {}
     }
     match rejection.status() {
         StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR | StatusCode::LOOP_DETECTED => {
@@ -75,8 +78,6 @@ fn status(rejection: &Rejection) -> Status {
         | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Status::ResourceExhausted,
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Status::DeadlineExceeded,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => Status::Unavailable,
-        // A limit may have any status of its own.
-        _ if matches!(rejection, Rejection::Limited(_)) => Status::ResourceExhausted,
         _ => Status::Unknown,
     }
 }

@@ -269,9 +269,11 @@ fn every_refusal_is_a_status_of_the_call() {
         "upstreams:\n  service: {{ targets: [\"{}\"], http2: always }}\n  \
          gone: {{ targets: [\"http://127.0.0.1:1\"], http2: always }}\n  \
          broken: {{ targets: [\"{silent}\"], http2: always }}\n\
-         limits:\n  few: {{ rate: 1/hour, burst: 1, by: ip }}\n\
+         limits:\n  few: {{ rate: 1/hour, burst: 1, by: ip }}\n  \
+         none: {{ rate: 1/hour, burst: 1, by: ip, response: {{ status: 503 }} }}\n\
          routes:\n  - {{ id: open, path: /open/**, upstream: service, auth: none }}\n  \
          - {{ id: limited, path: /limited, upstream: service, auth: none, limits: [few] }}\n  \
+         - {{ id: late, path: /late, upstream: service, auth: none, limits: [none] }}\n  \
          - {{ id: small, path: /small, upstream: service, auth: none, max_body_size: 3B }}\n  \
          - {{ id: gone, path: /gone, upstream: gone, auth: none }}\n  \
          - {{ id: broken, path: /broken, upstream: broken, auth: none }}\n",
@@ -280,11 +282,13 @@ fn every_refusal_is_a_status_of_the_call() {
     let gateway = Gateway::start("", &rest);
 
     Http2Client::run(&gateway, async |client| {
-        let limited = client.unary("/limited", &[], "x").await;
-        assert_eq!(limited.code, Some(0));
+        for path in ["/limited", "/late"] {
+            assert_eq!(client.unary(path, &[], "x").await.code, Some(0));
+        }
         for (path, code, message) in [
             ("/unknown", 12, "Not found"),
             ("/limited", 8, "Too many requests"),
+            ("/late", 8, "Too many requests"),
             ("/small", 8, "The request content is too large"),
             ("/gone", 14, "The upstream server failed"),
             ("/broken", 14, "The upstream server failed"),
@@ -295,7 +299,7 @@ fn every_refusal_is_a_status_of_the_call() {
             assert_eq!(refused.head["content-type"], "application/grpc", "{path}");
             assert_eq!(refused.head["grpc-message"], message, "{path}");
             assert!(refused.content.is_empty() && refused.trailers.is_none(), "{path}");
-            assert_eq!(refused.head.contains_key("retry-after"), path == "/limited", "{path}");
+            assert_eq!(refused.head.contains_key("retry-after"), message == "Too many requests");
         }
     });
 
