@@ -41,7 +41,7 @@ pub(super) struct ResetRequest {
 pub(super) enum ResetError {
     #[error("{0}")]
     Content(RevokeError),
-    #[error("a value is empty, or not a string, number or boolean")]
+    #[error("a value is empty, null, or of a type that its part does not have")]
     Value,
     #[error(
         "unknown field `{0}`: allowed are limit, issuer, key, and the parts of keys, such as client, ip and header:x-tenant"
@@ -125,8 +125,9 @@ impl ResetRequest {
             || name.starts_with("claim:");
         let is_value = match &value {
             Value::String(text) => !text.is_empty(),
-            Value::Number(_) | Value::Bool(_) => name.starts_with("claim:"),
-            _ => false,
+            Value::Null => false,
+            // As the token says it, whatever its type.
+            _ => name.starts_with("claim:"),
         };
         match (&*name, value) {
             _ if !is_value => return Err(ResetError::Value),
@@ -196,5 +197,29 @@ fn part_name(name: &str) -> String {
     match name.strip_prefix("header:") {
         Some(field) => format!("header:{}", field.to_ascii_lowercase()),
         None => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_key_has_any_value_that_its_claim_may_have() {
+        let parse = |part: &str, value: &Value| {
+            let fields = json!({ "limit": "orders", "key": { part: value } });
+            ResetRequest::parse(fields.as_object().cloned().unwrap_or_default())
+        };
+
+        for value in [json!("a"), json!(7), json!(false), json!(["a", "b"]), json!({ "id": 7 })] {
+            let parsed = parse("claim:org", &value).expect("a value of a claim");
+            assert_eq!(parsed.parts["claim:org"], value);
+        }
+        for (part, value) in
+            [("claim:org", json!(null)), ("claim:org", json!("")), ("client", json!(["a"]))]
+        {
+            let refused = parse(part, &value).map(|_| ());
+            assert!(matches!(refused, Err(ResetError::Value)), "{part} {value}");
+        }
     }
 }

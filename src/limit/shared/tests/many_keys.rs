@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::limit::{Question, Reset, ResetTarget};
+use crate::limit::{KeyPart, Question, Reset, ResetTarget};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
@@ -104,6 +104,23 @@ async fn a_reset_of_a_limit_begins_the_overflow_anew() {
 
     assert_eq!(reset, Reset::Partial(0));
     assert_eq!(fleet.admitted(0, 2, 12).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_claim_is_a_list_or_an_object_can_be_reset() {
+    for value in [serde_json::json!(["a", "b"]), serde_json::json!({ "id": 7 })] {
+        let by = Box::new([KeyPart::Claim("org".into())]);
+        let mut fleet = Fleet::new(1, Settings { by, ..quota(10, Window::Flexi) });
+        fleet.plan = value.clone();
+        assert_eq!(fleet.admitted(0, 1, 12).await, 10);
+
+        let parts = [("claim:org".to_owned(), value)].into_iter().collect();
+        let target = ResetTarget { parts, issuers: vec![Box::default()], routes: Vec::new() };
+        let reset = fleet.reset(0, &target).await;
+
+        assert_eq!(reset, Reset::Done(1));
+        assert_eq!(fleet.admitted(0, 1, 12).await, 10);
+    }
 }
 
 #[tokio::test(start_paused = true)]
