@@ -323,6 +323,7 @@ impl ConnectionManager {
     ) -> RedisResult<RedisResult<Heartbeat>> {
         let mut call = HEARTBEAT.prepare_invoke();
         call.key(&*self.members).arg(&*self.me).arg(MEMBER_TTL.as_millis() as u64);
+        call.arg(MEMBERS_TTL.as_millis() as u64);
         match timeout(time_limit, call.invoke_async::<Heartbeat>(connection)).await {
             Ok(Err(error)) if !is_answer(&error) => Err(error),
             Ok(response) => Ok(response),
@@ -363,7 +364,7 @@ static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| {
              names, kept, count = names .. ' ' .. name, kept .. ' ' .. name .. '=' .. seen, count + 1
            end
          end
-         redis.call('SET', KEYS[1], kept)
+         redis.call('SET', KEYS[1], kept, 'PX', ARGV[3])
          return {known, names}",
     )
 });
@@ -382,6 +383,9 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const RESTORE_TIME: Duration = Duration::from_secs(2);
 /// The lifetime of a gateway's id without heartbeats.
 const MEMBER_TTL: Duration = Duration::from_secs(10);
+/// The lifetime of the key of all ids without a gateway: the next one to start takes its absence for lost data, which costs a
+/// write of what is shared.
+const MEMBERS_TTL: Duration = Duration::from_secs(3600);
 /// The pause before the first attempt to reconnect; each further one is twice as long, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
 /// The longest pause between two attempts.
