@@ -193,6 +193,9 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
         }
         Rejection::BadRequest => "invalid host or path".to_owned(),
         Rejection::AmbiguousPath => "an upstream could read its path as another route's".to_owned(),
+        Rejection::AmbiguousField => {
+            "an upstream could read a header field as another route's: it is there twice, or in another spelling".to_owned()
+        }
         Rejection::NoRoute if here.is_empty() => "no route has this host and path".to_owned(),
         Rejection::NoRoute if here.iter().all(|one| one.match_headers.is_empty()) => {
             "the route is disabled".to_owned()

@@ -9,6 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName};
 
 use super::server::ForwardedHeaders;
+use crate::base::header_fields::begins_alike;
 
 /// The field names that only the gateway, or only the gateway and trusted proxies, may send to upstreams. A client's
 /// field is removed if it has one of these names, in any case and with any character in place of a `-`: upstreams that
@@ -42,7 +43,7 @@ impl NameFilter {
     }
 
     fn place(name: &[u8]) -> (usize, u64) {
-        // Other characters than letters and digits count as one, as in `begins`.
+        // Other characters than letters and digits count as one, as in `begins_alike`.
         let last = name.last().filter(|last| last.is_ascii_alphanumeric());
         let last = last.map_or(0, |&last| usize::from(last));
         let place = name.len() * 37 + last;
@@ -169,13 +170,18 @@ impl ReservedHeaders {
     /// Whether every peer's field of this name is removed, because the gateway writes it.
     pub fn is_own(&self, name: &HeaderName) -> bool {
         let name = name.as_str().as_bytes();
-        self.0.always.iter().any(|own| own.len() == name.len() && begins(name, own.as_bytes()))
+        self.0
+            .always
+            .iter()
+            .any(|own| own.len() == name.len() && begins_alike(name, own.as_bytes()))
     }
 
     /// Whether `name` is reserved, in any spelling, for a peer that is `trusted` or not.
     pub fn contains(&self, name: &HeaderName, trusted: bool) -> bool {
         let name = name.as_str().as_bytes();
-        let is = |reserved: &str| reserved.len() == name.len() && begins(name, reserved.as_bytes());
+        let is = |reserved: &str| {
+            reserved.len() == name.len() && begins_alike(name, reserved.as_bytes())
+        };
         let listed = || {
             self.0.always.iter().any(|reserved| is(reserved))
                 || !trusted && UNTRUSTED_ONLY.iter().any(|reserved| is(reserved))
@@ -193,12 +199,6 @@ pub(crate) fn remove_if(headers: &mut HeaderMap, removes: impl Fn(&HeaderName) -
     for name in taken {
         headers.remove(name);
     }
-}
-
-/// Whether upstreams that compare letters and digits only take the two names for one.
-pub fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
-    let (one, other) = (one.as_str().as_bytes(), other.as_str().as_bytes());
-    one.len() == other.len() && begins(one, other)
 }
 
 /// Whether the gateway itself sends the field to upstreams, with a value that is known before routing.
@@ -261,7 +261,7 @@ fn is_foreign_identity_header(name: &[u8]) -> bool {
         [b't', b'a', ..] => &["tailscale-user-"],
         _ => return false,
     };
-    families.iter().any(|family| begins(name, family.as_bytes()))
+    families.iter().any(|family| begins_alike(name, family.as_bytes()))
 }
 
 /// Whether the field belongs to a family that proxies use: all of `X-Forwarded-*`, and client certificates
@@ -277,27 +277,20 @@ fn is_in_reserved_family(name: &[u8]) -> bool {
         [b's', b's', ..] => &["ssl-client"],
         _ => return false,
     };
-    families.iter().any(|family| begins(name, family.as_bytes()))
+    families.iter().any(|family| begins_alike(name, family.as_bytes()))
 }
 
 /// Whether an upstream could mistake the field for the message's framing.
 fn is_framing_alias(name: &[u8]) -> bool {
     let is = |framing: &HeaderName| {
         let framing = framing.as_str().as_bytes();
-        name.len() == framing.len() && name != framing && begins(name, framing)
+        name.len() == framing.len() && name != framing && begins_alike(name, framing)
     };
     match name.len() {
         14 => is(&CONTENT_LENGTH),
         17 => is(&TRANSFER_ENCODING),
         _ => false,
     }
-}
-
-/// Whether a lower-case name begins with `with` for upstreams that compare letters and digits only.
-fn begins(name: &[u8], with: &[u8]) -> bool {
-    let same =
-        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
-    name.len() >= with.len() && name.iter().zip(with).all(same)
 }
 
 #[cfg(test)]

@@ -385,6 +385,7 @@ impl Exchange {
             rejection,
             Rejection::BadRequest
                 | Rejection::AmbiguousPath
+                | Rejection::AmbiguousField
                 | Rejection::TargetTooLong
                 | Rejection::UnknownCoding
                 | Rejection::BodyTimeout

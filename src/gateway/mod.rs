@@ -36,7 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use http::header::{CONNECTION, ORIGIN, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
@@ -56,7 +56,7 @@ use self::response::problem::{self, AuthChallenges, ResponseFormat};
 pub use self::response::rejection::{Challenge, Rejection};
 pub use self::retained_state::RetainedState;
 use self::routing::action::Action;
-use self::routing::match_route::Found;
+use self::routing::match_route::{Found, PreflightRoutes};
 use self::routing::route::Router;
 pub use self::service::ClientAddress;
 use crate::base::body::Body;
@@ -325,24 +325,30 @@ impl Snapshot {
 
 /// Responds to a preflight, which carries no credentials, for all routes that its request may take.
 fn preflight(
-    routes: &[&Arc<Route>],
+    routes: &PreflightRoutes<'_, Route>,
     head: &Parts,
     exchange: &mut Exchange,
 ) -> Result<Response<Body>, Rejection> {
-    let Some(first) = routes.first() else { return Err(Rejection::NoRoute) };
+    let Some(first) = routes.possible.first() else { return Err(Rejection::NoRoute) };
     exchange.preflight_for(first);
     if first.is_disabled() {
         return Err(Rejection::NoRoute);
     }
-    let cors: Vec<_> =
-        routes.iter().map(|route| route.cors.as_ref().filter(|_| !route.is_disabled())).collect();
-    Ok(cors::preflight(&cors, head.headers.get(ORIGIN)))
+    let possible: Option<Vec<_>> = routes.possible.iter().map(|route| route.grants()).collect();
+    let others = routes.others.iter().map(|(route, takes)| (route.grants(), *takes));
+    let others: Vec<_> = others.collect();
+    Ok(cors::preflight(&possible.unwrap_or_default(), &others, &head.headers))
 }
 
 impl Route {
     /// Whether the route is disabled: its policies are not applied then.
     const fn is_disabled(&self) -> bool {
         matches!(self.action, Action::Disabled)
+    }
+
+    /// Returns the CORS policy by which pages may send requests that the route serves.
+    fn grants(&self) -> Option<&Cors> {
+        self.cors.as_ref().filter(|_| !self.is_disabled())
     }
 
     /// Whether it serves the paths of a session: login, logout, status.

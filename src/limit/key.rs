@@ -14,6 +14,7 @@ use serde_json::Value;
 use siphasher::sip::SipHasher13;
 
 use super::settings::{KeyPart, OnMissing};
+use crate::base::header_fields::has_other_spelling;
 
 /// The properties of a request that limits may use.
 ///
@@ -119,6 +120,9 @@ pub(super) enum NoKey {
     Reject,
     /// Skip the limit.
     Skip,
+    /// Refuse the request: a header field is there twice, or in another spelling of its name. Upstreams differ in which
+    /// of the values is the key, so that a client whose key is used up could name another one beside it.
+    Ambiguous,
 }
 
 /// An unambiguous encoding of parts: tag, length and value of each.
@@ -133,7 +137,7 @@ impl<H: Hasher> Parts<H> {
         subject: &LimitKeySource<'_>,
     ) -> Result<(), NoKey> {
         for part in by {
-            if !self.part(part, subject) {
+            if !self.part(part, subject)? {
                 match on_missing {
                     OnMissing::Ip => self.ip(subject.ip),
                     OnMissing::Shared => self.tag(Tag::Missing, 0),
@@ -146,29 +150,32 @@ impl<H: Hasher> Parts<H> {
     }
 
     /// Writes one part; false if the request lacks it.
-    fn part(&mut self, part: &KeyPart, subject: &LimitKeySource<'_>) -> bool {
+    fn part(&mut self, part: &KeyPart, subject: &LimitKeySource<'_>) -> Result<bool, NoKey> {
         match part {
             KeyPart::Ip => self.ip(subject.ip),
             KeyPart::Route => self.text(Tag::Route, subject.route),
             KeyPart::Global => self.tag(Tag::Global, 0),
-            KeyPart::Client => return self.named(Tag::Client, subject.client, subject),
-            KeyPart::Subject => return self.named(Tag::Subject, subject.subject, subject),
-            KeyPart::Session => return self.named(Tag::Session, subject.session, subject),
+            KeyPart::Client => return Ok(self.named(Tag::Client, subject.client, subject)),
+            KeyPart::Subject => return Ok(self.named(Tag::Subject, subject.subject, subject)),
+            KeyPart::Session => return Ok(self.named(Tag::Session, subject.session, subject)),
             KeyPart::Header(name) => {
-                let mut values = 0;
-                for value in subject.headers.get_all(name) {
-                    self.bytes(Tag::HeaderValue, value.as_bytes());
-                    values += 1;
+                let mut values = subject.headers.get_all(name).iter();
+                let value = values.next();
+                if values.next().is_some() || has_other_spelling(subject.headers, name) {
+                    return Err(NoKey::Ambiguous);
                 }
-                self.tag(Tag::Header, values);
-                return values > 0;
+                if let Some(value) = value {
+                    self.bytes(Tag::HeaderValue, value.as_bytes());
+                }
+                self.tag(Tag::Header, value.iter().len() as u64);
+                return Ok(value.is_some());
             }
             KeyPart::Claim(path) => match (subject.claim)(path) {
-                None | Some(Value::Null) => return false,
+                None | Some(Value::Null) => return Ok(false),
                 Some(value) => self.value(value),
             },
         }
-        true
+        Ok(true)
     }
 
     /// Writes an IPv4 address, however it is written; of an IPv6 address the /64 of one subscriber.
@@ -339,15 +346,27 @@ mod tests {
     }
 
     #[test]
-    fn every_value_of_a_repeated_header_counts() {
+    fn a_field_with_several_readings_is_no_key() {
         let by = [KeyPart::Header(HeaderName::from_static("x-key"))];
-        let key = |values: &'static [&'static str]| {
-            of(&by, &Facts { header: values, ..Facts::default() })
-        };
+        for on_missing in [OnMissing::Ip, OnMissing::Shared, OnMissing::Skip, OnMissing::Reject] {
+            let key = |header: &'static [(&'static str, &'static str)]| {
+                key(&by, on_missing, &Facts { header, ..Facts::default() })
+            };
 
-        assert_eq!(key(&["a"]), key(&["a"]));
-        assert_ne!(key(&["a"]), key(&["a", "b"]));
-        assert_ne!(key(&["a", "b"]), key(&["ab"]));
+            assert!(key(&[("x-key", "a")]).is_ok());
+            assert_ne!(key(&[("x-key", "a")]), key(&[("x-key", "b")]));
+            assert_eq!(key(&[("x-keys", "a")]), key(&[]));
+            for fields in [
+                &[("x-key", "a"), ("x-key", "b")][..],
+                &[("x-key", "a"), ("x-key", "a")],
+                &[("x-key", "a"), ("x-key", "")],
+                &[("x-key", "a"), ("x_key", "b")],
+                &[("x_key", "a")],
+                &[("x.key", "a")],
+            ] {
+                assert_eq!(key(fields), Err(NoKey::Ambiguous), "{fields:?}");
+            }
+        }
     }
 
     #[test]
@@ -366,7 +385,7 @@ mod tests {
         issuer: Option<&'a str>,
         client: Option<&'a str>,
         subject: Option<&'a str>,
-        header: &'static [&'static str],
+        header: &'static [(&'static str, &'static str)],
         claims: Value,
     }
 
@@ -387,8 +406,8 @@ mod tests {
     impl Facts<'_> {
         fn with<R>(&self, ask: impl FnOnce(&LimitKeySource<'_>) -> R) -> R {
             let mut headers = HeaderMap::new();
-            for value in self.header {
-                headers.append("x-key", HeaderValue::from_static(value));
+            for (name, value) in self.header {
+                headers.append(*name, HeaderValue::from_static(value));
             }
             ask(&LimitKeySource {
                 ip: self.ip.parse().unwrap(),

@@ -509,7 +509,7 @@ impl Desk {
     fn ask(&self, route: &RouteLimits, caller: &Caller) -> Result<(), u16> {
         self.check(route, caller).0.map_err(|refusal| match refusal {
             LimitExceeded::Limited(limited) => limited.status.as_u16(),
-            LimitExceeded::KeyMissing => 400,
+            LimitExceeded::KeyMissing | LimitExceeded::KeyAmbiguous => 400,
             LimitExceeded::TooLarge => 413,
             LimitExceeded::NoPlan => 403,
         })

@@ -218,6 +218,8 @@ fn asked() -> impl Strategy<Value = Asked> {
     let field = prop::sample::select(vec![
         ("x-tenant", "a"),
         ("x-tenant", "b"),
+        ("x_tenant", "a"),
+        ("x-tenant", ""),
         ("x-forwarded-proto", "https"),
         ("remote-user", "root"),
         ("connection", "x-tenant"),

@@ -144,6 +144,12 @@ fn sizes_are_bounded_as_in_http_1() {
     let outcome = http2.outcome(1);
     assert!(refused(outcome), "{outcome:?}");
 
+    for length in [66_000, 90_000] {
+        let (value, mut http2) = ("a".repeat(length), Http2::connect(&gateway));
+        http2.head(1, &with(HEAD, &[("x-a", &value)]), true);
+        assert_eq!(http2.outcome(1), Outcome::Answered(431), "{length}");
+    }
+
     for length in [66_000, 100_000, 140_000] {
         let (path, mut http2) = (format!("/{}", "a".repeat(length)), Http2::connect(&gateway));
         let get = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", &*path)];

@@ -37,6 +37,30 @@ fn a_request_too_many_is_told_when_to_come_back() {
     assert_eq!(service.seen().len(), 3);
 }
 
+/// Services differ in which of the values they take for the client's key.
+#[test]
+fn a_used_up_key_stays_refused_beside_others() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "limits:\n  day: {{ quota: 2/day, by: header:X-Key }}\nupstreams:\n  service: {{ targets: [\"{}\"] }}\n\
+         routes:\n  - {{ id: a, path: /**, upstream: service, auth: none, limits: [day] }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("", &rest);
+    let status = |fields: &str| gateway.get("/", fields).status;
+    let key = "X-Key: 1\r\n";
+    assert_eq!([key; 3].map(status), [200, 200, 429]);
+
+    for other in ["X-Key: 2\r\n", "X-Key: 1\r\n", "X-Key:\r\n", "x_key: 3\r\n", "x.key: 3\r\n"] {
+        assert_eq!(status(&format!("{key}{other}")), 400, "{other}");
+        assert_eq!(status(&format!("{other}{key}")), 400, "{other}");
+    }
+    assert_eq!(status("x_key: 1\r\n"), 400);
+
+    assert_eq!(service.seen().len(), 2);
+    assert_eq!([status("X-Key: 2\r\n"), status("")], [200, 200]);
+}
+
 #[test]
 fn spike_arrest_by_address_precedes_token_verification() {
     let (gateway, service, _issuer) = limited("spike: { rate: 1/min, burst: 2, by: ip }", "spike");

@@ -60,6 +60,95 @@ fn a_route_is_chosen_by_the_fields_that_its_service_sees() {
     assert_eq!(status(&proxy, "/i/", "X-Auth-Scopes: admin\r\n"), 200);
 }
 
+/// Services differ in which of the values they use, and in the spellings that they know.
+#[test]
+fn a_field_that_is_read_in_two_ways_passes_by_no_route() {
+    let service = Upstream::polite();
+    let rest = format!(
+        "upstreams:\n  service: {{ targets: [\"{}\"] }}\nroutes:\n\
+         \x20 - {{ id: guard, path: /**, match_headers: {{ X-Action: wipe }}, respond: {{ status: 403 }}, auth: none }}\n\
+         \x20 - {{ id: open, path: /**, upstream: service, auth: none }}\n",
+        service.url()
+    );
+    let gateway = Gateway::start("", &rest);
+
+    for fields in [
+        &[("x-action", "wipe"), ("x-action", "a")][..],
+        &[("x-action", "a"), ("x-action", "wipe")],
+        &[("x-action", "wipe"), ("x-action", "")],
+        &[("x-action", "a"), ("x-action", "wipe"), ("x-action", "b")],
+        &[("x_action", "wipe")],
+        &[("x-action", "a"), ("x_action", "wipe")],
+    ] {
+        let lines = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let answer = answer_to(&gateway, "GET", "/", &lines.collect::<String>());
+        assert_eq!((answer.status, answer.problem().as_deref()), (400, Some("ambiguous-field")));
+        let mut http2 = Http2::connect(&gateway);
+        let get = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")];
+        http2.head(1, &[&get[..], fields].concat(), true);
+        assert_eq!(http2.outcome(1), Outcome::Answered(400), "{fields:?}");
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+    assert_eq!(answer_to(&gateway, "GET", "/", "X-Action: wipe\r\n").status, 403);
+    for fields in ["", "X-Action: a\r\n", "X-Action: a\r\nX-Action: b\r\n", "X-B: 1\r\nX-B: 2\r\n"]
+    {
+        assert_eq!(answer_to(&gateway, "GET", "/", fields).status, 200, "{fields}");
+    }
+}
+
+/// Browsers apply a cached grant to all later requests to the URL, whatever route these take.
+#[test]
+fn a_preflight_grants_nothing_that_another_route_of_the_url_refuses() {
+    let route = |id: &str, path: &str, taken: &str, cors: &str| {
+        format!(
+            "  - {{ id: {id}, path: {path}, {taken}respond: {{ status: 200 }}, auth: none, cors: {{ {cors} }} }}\n"
+        )
+    };
+    let both = "origins: [\"https://a.test\", \"https://b.test\"], headers: [x-a], ";
+    let rest = [
+        "routes:\n".to_owned(),
+        route("read", "/d", "", &format!("{both} methods: [GET, PUT, DELETE]")),
+        route(
+            "write",
+            "/d",
+            "methods: [DELETE], ",
+            "origins: [\"https://b.test\"], methods: [DELETE]",
+        ),
+        route("get", "/e", "methods: [GET], ", &format!("{both} methods: [GET, PUT]")),
+        route("put", "/e", "methods: [PUT], ", &format!("{both} methods: [PUT]")),
+        route("post", "/e", "methods: [POST], ", &format!("{both} methods: [POST]")),
+        route("plain", "/f", "", &format!("{both} methods: [GET, PUT]")),
+        route("tenant", "/f", "match_headers: { x-a: a }, ", &format!("{both} methods: [GET]")),
+        route("alone", "/g", "", &format!("{both} methods: [GET, PUT]")),
+    ];
+    let gateway = Gateway::start("", &rest.concat());
+    let granted = |path: &str, method: &str, names: &str| {
+        let fields = format!(
+            "Origin: https://a.test\r\nAccess-Control-Request-Method: {method}\r\n\
+             Access-Control-Request-Headers: {names}\r\n"
+        );
+        let answer = answer_to(&gateway, "OPTIONS", path, &fields);
+        let field = |name: &str| answer.field(name).unwrap_or_default().to_owned();
+        assert_eq!(field("access-control-allow-origin"), "https://a.test", "{path} {method}");
+        ["methods", "headers"]
+            .map(|list| field(&format!("access-control-allow-{list}")))
+            .into_iter()
+            .chain([field("access-control-max-age")])
+            .collect::<Vec<_>>()
+    };
+
+    // Another origin's route: for this one request.
+    assert_eq!(granted("/d", "GET", "x-a"), ["GET", "x-a", "0"]);
+    assert_eq!(granted("/d", "PUT", "x-b"), ["PUT", "", "0"]);
+    // The same grants but for the method.
+    assert_eq!(granted("/e", "GET", "x-a"), ["GET", "x-a", "600"]);
+    assert_eq!(granted("/e", "PUT", "x-a"), ["PUT", "x-a", "600"]);
+    // With the field, which may be set afterwards, it would be a route that does not allow PUT.
+    assert_eq!(granted("/f", "PUT", ""), ["PUT", "", "0"]);
+    assert_eq!(granted("/f", "GET", ""), ["GET", "x-a", "600"]);
+    assert_eq!(granted("/g", "GET", ""), ["GET, PUT", "x-a", "600"]);
+}
+
 #[test]
 fn a_preflight_is_granted_by_the_route_of_the_request_it_asks_about_alone() {
     let cors = |origin: &str, more: &str| {

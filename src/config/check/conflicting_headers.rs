@@ -8,11 +8,12 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, COOKIE, FORWARDED, VIA};
 
 use super::{Check, cookies};
+use crate::base::header_fields::are_alike;
 use crate::config::de::field::{Map, Spanned};
 use crate::config::fault::Code;
 use crate::config::file::value::KeywordOr;
 use crate::config::file::{File, routes as file};
-use crate::config::reserved_headers::{IDENTITY_TOKEN, ReservedHeaders, are_alike, is_hop_by_hop};
+use crate::config::reserved_headers::{IDENTITY_TOKEN, ReservedHeaders, is_hop_by_hop};
 use crate::config::route::{HeaderEdits, Route};
 use crate::config::server::Server;
 use crate::session::Settings;

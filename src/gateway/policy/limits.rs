@@ -45,6 +45,7 @@ impl Route {
     /// # Errors
     ///
     /// [`Rejection::Limited`] if a limit is exceeded, [`Rejection::BadRequest`] if the request lacks the key of one,
+    /// [`Rejection::AmbiguousField`] if it has a key in several readings,
     /// [`Rejection::Forbidden`] if its caller has no plan, [`Rejection::BodyTooLarge`] if its content never fits.
     pub(crate) async fn check_quotas(
         &self,
@@ -111,6 +112,7 @@ impl Route {
                 Rejection::Limited(limited)
             }
             LimitExceeded::KeyMissing => Rejection::BadRequest,
+            LimitExceeded::KeyAmbiguous => Rejection::AmbiguousField,
             LimitExceeded::TooLarge => Rejection::BodyTooLarge,
             LimitExceeded::NoPlan => Rejection::Forbidden,
         }

@@ -4,9 +4,10 @@ use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
+use crate::base::header_fields::are_alike;
 use crate::config::Config;
 use crate::config::auth::TokenSource;
-use crate::config::reserved_headers::{are_alike, remove_if};
+use crate::config::reserved_headers::remove_if;
 use crate::gateway::Rejection;
 use crate::session::{strip_cookies, token_cookie_may_be_used};
 

@@ -3,7 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::identity_headers::Statement;
-use crate::config::reserved_headers::{are_alike, remove_if};
+use crate::base::header_fields::are_alike;
+use crate::config::reserved_headers::remove_if;
 use crate::config::route::{HeaderEdits, Template, TemplatePart};
 use crate::gateway::exchange::Exchange;
 use crate::token::Principal;

@@ -157,6 +157,10 @@ impl StaleResponses {
             self.cache.invalidate(&key.target);
             return response;
         };
+        // An upstream may have read the field in the other spelling, and given a response that does not belong to `values`.
+        if names.iter().any(|name| request.has_other_spelling(name)) {
+            return response;
+        }
         let varies = names
             .into_iter()
             .map(|name| {
@@ -193,7 +197,9 @@ impl StaleResponses {
 
 impl Stored {
     fn is_for(&self, request: &OutgoingRequest<'_>) -> bool {
-        self.varies.iter().all(|(name, values)| request.values(name).eq(values.iter()))
+        self.varies.iter().all(|(name, values)| {
+            request.values(name).eq(values.iter()) && !request.has_other_spelling(name)
+        })
     }
 
     fn weight(&self) -> usize {
@@ -438,6 +444,19 @@ mod tests {
         assert!(get(&kept, &[("accept-language", "en")], NOW).is_some());
         assert!(get(&kept, &[("accept-language", "de")], NOW).is_none());
         assert!(get(&kept, &[], NOW).is_none());
+    }
+
+    #[test]
+    fn a_response_to_a_field_in_another_spelling_is_neither_stored_nor_used() {
+        let kept = Arc::new(responses());
+        let fields: &[(&str, &str)] = &[("x_tenant", "a")];
+        keep(&kept, fields, &[("vary", "X-Tenant")]);
+        assert!(get(&kept, &[], NOW).is_none());
+
+        keep(&kept, &[], &[("vary", "X-Tenant")]);
+
+        assert!(get(&kept, fields, NOW).is_none());
+        assert!(get(&kept, &[], NOW).is_some());
     }
 
     #[test]

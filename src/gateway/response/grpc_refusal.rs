@@ -175,6 +175,7 @@ mod tests {
         for (rejection, expected) in [
             (Rejection::BadRequest, 13),
             (Rejection::AmbiguousPath, 13),
+            (Rejection::AmbiguousField, 13),
             (Rejection::MalformedCredentials, 13),
             (Rejection::LoopDetected, 13),
             (Rejection::TargetTooLong, 3),

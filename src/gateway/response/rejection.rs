@@ -22,6 +22,9 @@ pub enum Rejection {
     BadRequest,
     /// Upstreams could read the path as that of another route.
     AmbiguousPath,
+    /// Upstreams could read a header field so that the request takes another route, or counts for another key of a limit:
+    /// the field is there twice, or in another spelling of its name.
+    AmbiguousField,
     /// The request target exceeds the limit, before or after rewriting (RFC 9110 §15.5.15).
     TargetTooLong,
     /// The content has a transfer coding besides `chunked` (RFC 9112 §6.1).
@@ -124,6 +127,7 @@ impl Rejection {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::BadRequest
             | Self::AmbiguousPath
+            | Self::AmbiguousField
             | Self::MalformedCredentials
             | Self::Upstream(UpstreamError::Client) => StatusCode::BAD_REQUEST,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
@@ -175,6 +179,7 @@ impl Rejection {
             Self::NoRoute => "no-route",
             Self::BadRequest => "bad-request",
             Self::AmbiguousPath => "ambiguous-path",
+            Self::AmbiguousField => "ambiguous-field",
             Self::TargetTooLong => "target-too-long",
             Self::UnknownCoding => "unknown-coding",
             Self::UnknownProtocol => "unknown-protocol",
@@ -218,6 +223,7 @@ impl Rejection {
             Self::NoRoute => "Not found",
             Self::BadRequest => "The request is ambiguous or malformed",
             Self::AmbiguousPath => "The path is ambiguous",
+            Self::AmbiguousField => "A header field is ambiguous",
             Self::TargetTooLong => "The request target is too long",
             Self::UnknownCoding => "The transfer coding is not supported",
             Self::UnknownProtocol => "The protocol of the tunnel is not supported",
@@ -282,6 +288,9 @@ impl Rejection {
                 Cow::Borrowed("the deadline of the call passed before it was forwarded")
             }
             Self::SessionTooLarge => Cow::Borrowed("the refreshed tokens do not fit into cookies"),
+            Self::AmbiguousField => Cow::Borrowed(
+                "a field of match_headers or of a limit is there twice, or in another spelling of its name",
+            ),
             _ => return None,
         })
     }
@@ -291,6 +300,7 @@ impl Rejection {
         match self {
             Self::NoRoute => Rejected::NoRoute,
             Self::BadRequest
+            | Self::AmbiguousField
             | Self::UnknownCoding
             | Self::UnknownProtocol
             | Self::Upstream(UpstreamError::Client) => Rejected::BadRequest,

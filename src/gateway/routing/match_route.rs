@@ -9,7 +9,8 @@ use std::sync::Arc;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Uri};
 
-use super::route::{Fields, Router};
+use super::fields::Fields;
+use super::route::Router;
 use crate::gateway::Rejection;
 use crate::gateway::policy::cors;
 use crate::gateway::proxy::rewrite;
@@ -44,8 +45,18 @@ pub(crate) fn read_path(target: &mut Uri) -> Result<PathReadings, Rejection> {
 pub(crate) enum Found<'r, R> {
     /// The route of the request.
     Route(&'r Arc<R>),
-    /// The routes that the request of a preflight may take, at least one of which has CORS.
-    Preflight(Vec<&'r Arc<R>>),
+    /// The routes of a preflight.
+    Preflight(PreflightRoutes<'r, R>),
+}
+
+/// The routes of the URL of a preflight.
+#[derive(Debug)]
+pub(crate) struct PreflightRoutes<'r, R> {
+    /// The routes that the announced request may take, at least one of which has CORS.
+    pub possible: Vec<&'r Arc<R>>,
+    /// The routes that other requests to the URL take, and whether each takes the announced method: browsers apply a cached
+    /// grant to them, too.
+    pub others: Vec<(&'r Arc<R>, bool)>,
 }
 
 impl<R> Found<'_, R> {
@@ -53,6 +64,7 @@ impl<R> Found<'_, R> {
         match (self, other) {
             (Self::Route(one), Self::Route(other)) => Arc::ptr_eq(one, other),
             (Self::Preflight(these), Self::Preflight(those)) => {
+                let (these, those) = (&these.possible, &those.possible);
                 these.len() == those.len()
                     && these.iter().zip(those).all(|(one, other)| Arc::ptr_eq(one, other))
             }
@@ -86,7 +98,13 @@ pub(crate) fn find<'r, R>(
         Some((method, may_have)) => {
             let possible = router.possible(host, path, &method, fields, may_have);
             if possible.iter().any(|route| answers_preflights(route)) {
-                return Ok(Found::Preflight(possible));
+                let is_other = |route: &Arc<R>| !possible.iter().any(|one| Arc::ptr_eq(one, route));
+                let entries = router.candidates(host, path, &method);
+                let others = entries
+                    .filter(|entry| is_other(&entry.route))
+                    .map(|entry| (&entry.route, entry.takes(&method)))
+                    .collect();
+                return Ok(Found::Preflight(PreflightRoutes { possible, others }));
             }
             router.find(host, path, &head.method, fields).map(Found::Route)
         }

@@ -248,7 +248,7 @@ impl<'c> RouteExplainer<'c> {
         )?;
         let (found, preflight) = match found {
             Found::Route(found) => (**found, false),
-            Found::Preflight(all) => (***all.first().ok_or(Rejection::NoRoute)?, true),
+            Found::Preflight(all) => (***all.possible.first().ok_or(Rejection::NoRoute)?, true),
         };
         match found {
             ExplainedDestination::Route(route) if !route.enabled => Err(Rejection::NoRoute),

@@ -102,6 +102,10 @@ impl<'a, 's> Evaluation<'a, 's> {
                 return self.pass_dry_run(check, others, refused);
             }
             Err(NoKey::Reject) => return Some(LimitExceeded::KeyMissing),
+            Err(NoKey::Ambiguous) if limiter.settings().dry_run => {
+                return self.pass_dry_run(check, others, refused);
+            }
+            Err(NoKey::Ambiguous) => return Some(LimitExceeded::KeyAmbiguous),
         };
         let size = self.subject.request_size.unwrap_or(0);
         let never = match limiter.plan(self.subject) {

@@ -14,6 +14,8 @@ pub enum LimitExceeded {
     Limited(Limited),
     /// A limit has no key for the request, and its `on_missing` is `reject`: 400.
     KeyMissing,
+    /// The request has the key in several readings: a header field is there twice, or in another spelling of its name.
+    KeyAmbiguous,
     /// The content costs more than a quota ever allows at once: 413, since no wait helps.
     TooLarge,
     /// The caller has no plan of a limit that has no default: 403.

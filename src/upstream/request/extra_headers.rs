@@ -8,6 +8,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::base::encoded_fields::{EncodedFields, write_field_line};
+use crate::base::header_fields::has_other_spelling;
 
 /// Fields that are appended when a head is written.
 ///
@@ -100,6 +101,11 @@ impl OutgoingRequest<'_> {
         name: &'s HeaderName,
     ) -> impl Iterator<Item = &'s HeaderValue> {
         self.head.headers.get_all(name).iter().chain(self.fields.values(name))
+    }
+
+    /// Whether there is a field whose name is another spelling of `name`.
+    pub(crate) fn has_other_spelling(&self, name: &HeaderName) -> bool {
+        has_other_spelling(&self.head.headers, name)
     }
 }
 
