@@ -160,6 +160,20 @@ const FIRST: u32 = 0x10_f700;
 /// The first byte of the carriers in UTF-8, and of few other characters.
 const LEAD: u8 = 0xf4;
 
+/// Whether a path has an overlong UTF-8 escape: a lenient upstream decodes it to another character (RFC 3629 §10).
+pub(crate) fn is_overlong(canonical: &str) -> bool {
+    let overlong = |escapes: &[u8]| {
+        matches!(
+            escapes,
+            [b'%', b'C', b'0' | b'1', b'%', b'8' | b'9' | b'A' | b'B', ..]
+                | [b'%', b'E', b'0', b'%', b'8' | b'9', ..]
+                | [b'%', b'F', b'0', b'%', b'8', ..]
+        )
+    };
+    let path = canonical.as_bytes();
+    memchr::memchr_iter(b'%', path).any(|at| overlong(path.get(at..).unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

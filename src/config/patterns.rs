@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::de::units::{FromScalar, InvalidValue};
 use super::route::{HostPattern, PathPattern, PathRewrite, Segment, Template, TemplatePart};
+use crate::base::raw_target::is_overlong;
 
 impl FromScalar for HostPattern {
     const WANTED: &'static str = "a host such as www.example.com or *.example.com";
@@ -166,6 +167,9 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
                 return Err(format!("write {escaped} for this segment"));
             }
         }
+    }
+    if is_overlong(segment) {
+        return Err("requests with overlong UTF-8 are refused: it can match nothing".into());
     }
     Ok(segment.into())
 }

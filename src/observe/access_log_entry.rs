@@ -211,9 +211,20 @@ impl Redact {
         true
     }
 
-    /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is.
+    /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is, and `auth[access_token]`, a member of
+    /// a structure to many frameworks, and `access.token`, which PHP takes for `access_token`.
     fn names(&self, name: &str) -> bool {
-        let ours = |name: &str| self.0.iter().any(|own| own.eq_ignore_ascii_case(name));
+        let is = |own: &str, name: &str| {
+            let same = |(a, b): (u8, u8)| {
+                a.eq_ignore_ascii_case(&b)
+                    || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+            };
+            own.len() == name.len() && own.bytes().zip(name.bytes()).all(same)
+        };
+        let ours = |name: &str| {
+            let members = name.split(['[', ']', '.']).chain([name]).map(str::trim);
+            members.into_iter().any(|name| self.0.iter().any(|own| is(own, name)))
+        };
         if name.contains(['%', '+']) {
             let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
             return decoded.is_some_and(|(name, _)| ours(&name));
@@ -495,6 +506,12 @@ mod tests {
         same("access%5Ftoken=s3cret", "access%5Ftoken=…");
         same("a=1;TOKEN=s3cret;b=2", "a=1;TOKEN=…;b=2");
         same("code=s3cret=&x", "code=…&x");
+        // Names of structures: PHP, Rails, Express; and what PHP takes for another name.
+        same("access_token[]=s3cret", "access_token[]=…");
+        same("access_token%5B0%5D=s3cret", "access_token%5B0%5D=…");
+        same("auth[access_token]=s3cret&a[b]=c", "auth[access_token]=…&a[b]=c");
+        same("auth.token=s3cret", "auth.token=…");
+        same("access.token=s3cret&+access+token=s3cret", "access.token=…&+access+token=…");
         same("token&token=&tokens=3", "token&token=…&tokens=3");
         same("", "");
     }

@@ -59,6 +59,7 @@ impl Check<'_> {
             }
             return None;
         };
+        self.not_empty("split", split);
         let names = defined_names(&file.upstreams);
         let mut shares = Vec::new();
         for (name, percent) in split.value.iter() {

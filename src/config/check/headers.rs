@@ -19,6 +19,9 @@ impl Check<'_> {
         &mut self,
         set: &Field<Map<KeywordOr<HeaderValue, file::Pattern>>>,
     ) -> Vec<HeaderMatch> {
+        if let Some(map) = set.get() {
+            self.not_empty("match_headers", map);
+        }
         let mut all: Vec<HeaderMatch> = Vec::new();
         for (at, value) in set.get().into_iter().flat_map(|map| map.value.iter()) {
             let Some(name) = self.parsed::<HeaderName>(at) else { continue };

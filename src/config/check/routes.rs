@@ -9,12 +9,12 @@ use super::headers::methods;
 use super::layers::Layers;
 use super::{Check, MAX_DURATION, auth, conflicting_headers, defined_names};
 use crate::config::auth::Auth;
-use crate::config::de::field::{Field, OneOrMany, Spanned};
+use crate::config::de::field::{Field, Map, OneOrMany, Spanned};
 use crate::config::de::units;
 use crate::config::de::units::Scalar;
 use crate::config::fault::{Code, Position};
 use crate::config::file::{File, routes as file};
-use crate::config::route::{Action, PathPattern, Rewrite, Route};
+use crate::config::route::{Action, PathPattern, Rewrite, Route, Segment};
 use crate::config::server::Server;
 use crate::limit;
 
@@ -295,7 +295,29 @@ impl Check<'_> {
 
     fn paths(&mut self, paths: &Spanned<OneOrMany<Scalar<PathPattern>>>) -> Vec<PathPattern> {
         self.told_once(&paths.items);
-        paths.items.iter().map(|path| path.value.0.clone()).collect()
+        let all: Vec<PathPattern> = paths.items.iter().map(|path| path.value.0.clone()).collect();
+        for (path, at) in all.iter().zip(&paths.items) {
+            let is_of_route =
+                |reading: &PathPattern| all.iter().any(|other| covers(other, reading));
+            if !without_parameters(path).iter().all(is_of_route) {
+                let message = format!(
+                    "no request reaches {}: services could read another path, without what follows `;`",
+                    at.shown()
+                );
+                let help = "write it without `;`, or give the route that path too";
+                self.fault(Code::C110, at.at, message, help);
+            }
+        }
+        all
+    }
+
+    /// Refuses an empty mapping, which is not read as "none".
+    pub(super) fn not_empty<T>(&mut self, name: &str, map: &Spanned<Map<T>>) {
+        if map.value.names().next().is_none() {
+            let help =
+                "an empty mapping is not read as \"none\": write at least one, or take the key out";
+            self.fault(Code::C105, map.at, format!("`{name}` is empty"), help);
+        }
     }
 
     fn route_auth(
@@ -339,4 +361,39 @@ impl Check<'_> {
 /// Returns the position of a key, if it is present.
 fn key<T>(set: &Field<T>) -> Option<Position> {
     set.get().map(|at| at.key_at)
+}
+
+/// Returns the paths that services read which cut parameters off (RFC 3986 §3.3): those of all segments, or of the last alone.
+fn without_parameters(path: &PathPattern) -> Vec<PathPattern> {
+    let cut = |segment: &Segment| match segment {
+        Segment::Literal(text) => {
+            Segment::Literal(text.split(';').next().unwrap_or_default().into())
+        }
+        parameter @ Segment::Parameter(_) => parameter.clone(),
+    };
+    let mut readings = Vec::new();
+    let mut last = path.clone();
+    if !path.rest
+        && let Some(segment) = last.segments.last_mut()
+    {
+        *segment = cut(segment);
+        readings.push(last);
+    }
+    readings
+        .push(PathPattern { segments: path.segments.iter().map(cut).collect(), rest: path.rest });
+    readings.retain(|reading| reading != path);
+    readings
+}
+
+/// Whether `pattern` matches every path that `path` does.
+fn covers(pattern: &PathPattern, path: &PathPattern) -> bool {
+    let lengths = (pattern.segments.len(), path.segments.len());
+    let has_length = if pattern.rest { lengths.0 <= lengths.1 } else { lengths.0 == lengths.1 };
+    has_length
+        && (pattern.rest || !path.rest)
+        && pattern.segments.iter().zip(&path.segments).all(|pair| match pair {
+            (Segment::Parameter(_), Segment::Literal(text)) => !text.is_empty(),
+            (Segment::Parameter(_), Segment::Parameter(_)) => true,
+            (literal, segment) => literal == segment,
+        })
 }

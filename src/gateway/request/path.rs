@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 
 use super::path_error::PathError;
-use crate::base::raw_target::{self, escape};
+use crate::base::raw_target::{self, escape, is_overlong};
 
 /// Whether a path has one reading and is written in canonical form. One pass over the bytes.
 pub(crate) fn is_plain(path: &str) -> bool {
@@ -119,20 +119,6 @@ fn dots(segment: &str) -> Option<Dots> {
         2 => Some(Dots::Parent),
         _ => None,
     }
-}
-
-/// Whether a path has an overlong UTF-8 escape: a lenient upstream decodes it to another character (RFC 3629 §10).
-fn is_overlong(canonical: &str) -> bool {
-    let overlong = |escapes: &[u8]| {
-        matches!(
-            escapes,
-            [b'%', b'C', b'0' | b'1', b'%', b'8' | b'9' | b'A' | b'B', ..]
-                | [b'%', b'E', b'0', b'%', b'8' | b'9', ..]
-                | [b'%', b'F', b'0', b'%', b'8', ..]
-        )
-    };
-    let path = canonical.as_bytes();
-    memchr::memchr_iter(b'%', path).any(|at| overlong(path.get(at..).unwrap_or_default()))
 }
 
 fn hex(digit: Option<u8>) -> Result<u8, PathError> {
