@@ -60,11 +60,11 @@ fn a_new_program_that_does_not_serve_changes_nothing() {
 
     fs::write(&path, "routes: [").expect("written");
     gateway.signal("-USR2");
-    let told = log.line("Could not upgrade");
+    let told = log.line("Could not start the new program");
     assert!(told.contains("exit status: 78"), "{told}");
     fs::remove_file(&program).expect("removed");
     gateway.signal("-USR2");
-    let told = log.line("Could not upgrade");
+    let told = log.line("Could not start the new program");
     assert!(told.contains("cannot start the new program"), "{told}");
 
     log.ignore();
