@@ -98,13 +98,10 @@ impl<'a, 's> Evaluation<'a, 's> {
         let key = match limiter.key(self.subject) {
             Ok(key) => key,
             Err(NoKey::Skip) => return self.ask(others, refused),
-            Err(NoKey::Reject) if limiter.settings().dry_run => {
+            Err(NoKey::Reject | NoKey::Ambiguous) if limiter.settings().dry_run => {
                 return self.pass_dry_run(check, others, refused);
             }
             Err(NoKey::Reject) => return Some(LimitExceeded::KeyMissing),
-            Err(NoKey::Ambiguous) if limiter.settings().dry_run => {
-                return self.pass_dry_run(check, others, refused);
-            }
             Err(NoKey::Ambiguous) => return Some(LimitExceeded::KeyAmbiguous),
         };
         let size = self.subject.request_size.unwrap_or(0);
