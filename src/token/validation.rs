@@ -100,6 +100,16 @@ pub enum Audience {
     Any,
 }
 
+impl Audience {
+    /// Whether `name` is one of the accepted audiences; where any is accepted, none is listed.
+    pub fn lists(&self, name: &str) -> bool {
+        match self {
+            Self::OneOf(accepted) => accepted.iter().any(|accepted| **accepted == *name),
+            Self::Any => false,
+        }
+    }
+}
+
 /// The kinds of tokens that a verifier accepts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum TokenUse {

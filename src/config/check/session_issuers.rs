@@ -208,12 +208,12 @@ impl Check<'_> {
     /// Warns of a session that requests access tokens for an audience which the gateway does not accept: it would refuse
     /// each of its logins.
     fn foreign_audience(&mut self, keys: &file::Session, session: &Settings, issuer: &Issuer) {
-        let Audience::OneOf(accepted) = &issuer.rules.audience else { return };
-        if session.identity_source() == Identity::IdToken {
+        let accepted = &issuer.rules.audience;
+        if *accepted == Audience::Any || session.identity_source() == Identity::IdToken {
             return;
         }
         for (audience, at) in requested_audiences(keys, session) {
-            if audience.is_empty() || accepted.iter().any(|accepted| **accepted == *audience) {
+            if audience.is_empty() || accepted.lists(audience) {
                 continue;
             }
             let message = format!(

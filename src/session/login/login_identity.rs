@@ -17,7 +17,7 @@ use crate::token::authentication_level::AuthenticationLevel;
 use crate::token::jwe::is_encrypted;
 use crate::token::jwt::id_token::RelyingParty;
 use crate::token::received_tokens::payload;
-use crate::token::{Audience, TokenError};
+use crate::token::{Audience, IssuerVerifier, TokenError};
 
 /// The user as a login has verified them, besides the access token.
 #[derive(Debug, Default)]
@@ -186,17 +186,12 @@ impl Sessions {
         }
         let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
         let Some(claims) = self.claims_of_issuer(token) else { return cannot_ask };
-        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
-        verifiers.unwrap_or_default().iter().all(|verifier| match &verifier.rules().audience {
-            Audience::Any => false,
-            Audience::OneOf(accepted) => match claims.get("aud") {
-                Some(Value::String(named)) => !accepted.iter().any(|name| **name == **named),
-                Some(Value::Array(named)) => {
-                    let is_named = |name: &Arc<str>| named.iter().any(|n| n == &**name);
-                    !named.is_empty() && !accepted.iter().any(is_named)
-                }
-                _ => false,
-            },
+        let named = named_audiences(&claims);
+        self.accepted_audiences().all(|accepted| {
+            *accepted != Audience::Any
+                && named
+                    .as_ref()
+                    .is_some_and(|named| !named.iter().any(|name| accepted.lists(name)))
         })
     }
 
@@ -218,18 +213,17 @@ impl Sessions {
     /// Whether the `aud` of an access token names an accepted audience.
     fn is_addressed(&self, token: &Secret<String>) -> bool {
         let claims = self.claims_of_issuer(token).unwrap_or_default();
-        let named = match claims.get("aud") {
-            Some(Value::String(name)) => vec![&**name],
-            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-            _ => Vec::new(),
-        };
-        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
-        verifiers.unwrap_or_default().iter().any(|verifier| match &verifier.rules().audience {
-            Audience::Any => false,
-            Audience::OneOf(accepted) => {
-                accepted.iter().any(|accepted| named.contains(&&**accepted))
-            }
-        })
+        let named = named_audiences(&claims).unwrap_or_default();
+        self.accepted_audiences().any(|accepted| named.iter().any(|name| accepted.lists(name)))
+    }
+
+    /// Returns the audiences that the verifiers of the access token accept.
+    fn accepted_audiences(&self) -> impl Iterator<Item = &Audience> {
+        self.issuer_verifiers().iter().map(|verifier| &verifier.rules().audience)
+    }
+
+    fn issuer_verifiers(&self) -> &[Arc<IssuerVerifier>] {
+        self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers()).unwrap_or_default()
     }
 
     /// Whether the gateway cannot verify this access token by any means: it is no JWT of the session's issuer, which the
@@ -242,8 +236,7 @@ impl Sessions {
     /// Returns the claims of an access token, unverified, bare or encrypted for the gateway; `None` if it is no JWT of the
     /// session's issuer.
     fn claims_of_issuer(&self, token: &Secret<String>) -> Option<Map<String, Value>> {
-        let verifiers = self.verifier.as_ref().map(|verifier| verifier.issuer_verifiers());
-        let mut verifiers = verifiers.unwrap_or_default().iter();
+        let mut verifiers = self.issuer_verifiers().iter();
         let inner = verifiers.find_map(|verifier| verifier.open(token.expose()));
         let claims = payload(inner.as_ref().unwrap_or(token))?;
         let iss = claims.get("iss").and_then(Value::as_str);
@@ -252,5 +245,16 @@ impl Sessions {
 
     pub(super) fn wants_id_token(&self) -> bool {
         self.settings.scopes.contains("openid")
+    }
+}
+
+/// Returns the audiences that `claims` name; `None` if there is no `aud`, or an empty one.
+fn named_audiences(claims: &Map<String, Value>) -> Option<Vec<&str>> {
+    match claims.get("aud")? {
+        Value::String(name) => Some(vec![&**name]),
+        Value::Array(names) if !names.is_empty() => {
+            Some(names.iter().filter_map(Value::as_str).collect())
+        }
+        _ => None,
     }
 }

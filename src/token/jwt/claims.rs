@@ -243,12 +243,12 @@ impl Claims {
     /// Whether `aud` names the client in `azp`, as that of every ID token does (OpenID Connect Core §2), and that is no
     /// accepted audience. Zitadel's ID tokens name the project beside it.
     fn is_for_another_client(&self, rules: &ValidationRules) -> bool {
-        let Audience::OneOf(accepted) = &rules.audience else { return false };
         let client = self.all.get("azp").and_then(Value::as_str);
-        client.is_some_and(|client| {
-            let mut named = self.audience.iter().flatten();
-            named.any(|name| **name == *client) && !accepted.iter().any(|name| **name == *client)
-        })
+        rules.audience != Audience::Any
+            && client.is_some_and(|client| {
+                let mut named = self.audience.iter().flatten();
+                named.any(|name| **name == *client) && !rules.audience.lists(client)
+            })
     }
 
     /// Whether one of [`USE_CLAIMS`] is one of `uses`, in any case.
@@ -280,13 +280,12 @@ fn check_audience(
     rules: &ValidationRules,
     or_none: bool,
 ) -> Result<(), TokenError> {
-    let Audience::OneOf(accepted) = &rules.audience else { return Ok(()) };
-    let meant = if named.is_empty() {
-        or_none
-    } else {
-        named.iter().any(|name| accepted.iter().any(|ours| **ours == **name))
+    let is_meant = match &rules.audience {
+        Audience::Any => true,
+        Audience::OneOf(_) if named.is_empty() => or_none,
+        accepted @ Audience::OneOf(_) => named.iter().any(|name| accepted.lists(name)),
     };
-    if meant { Ok(()) } else { Err(TokenError::Audience) }
+    if is_meant { Ok(()) } else { Err(TokenError::Audience) }
 }
 
 /// The scopes of the first claim that is present: a space-separated string, an array of strings, or an object
