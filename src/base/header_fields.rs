@@ -21,10 +21,11 @@ pub fn are_alike(one: &HeaderName, other: &HeaderName) -> bool {
         && begins_alike(one.as_str().as_bytes(), other.as_str().as_bytes())
 }
 
-/// Whether a lower-case name begins with `with` for upstreams that compare letters and digits only.
+/// Whether a name begins with `with` for upstreams that compare letters, in any case, and digits only.
 pub fn begins_alike(name: &[u8], with: &[u8]) -> bool {
-    let same =
-        |(&a, &b): (&u8, &u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    let same = |(a, b): (&u8, &u8)| {
+        a.eq_ignore_ascii_case(b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+    };
     name.len() >= with.len() && name.iter().zip(with).all(same)
 }
 

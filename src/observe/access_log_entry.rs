@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::io::Write as _;
 
 use crate::base::clock::Timestamp;
+use crate::base::header_fields::begins_alike;
 
 use super::metrics::{AuthLabel, AuthResult, LimitResult};
 
@@ -214,16 +215,16 @@ impl Redact {
     /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is, and `auth[access_token]`, a member of
     /// a structure to many frameworks, and `access.token`, which PHP takes for `access_token`.
     fn names(&self, name: &str) -> bool {
-        let is = |own: &str, name: &str| {
-            let same = |(a, b): (u8, u8)| {
-                a.eq_ignore_ascii_case(&b)
-                    || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+        let is_ours = |name: &str| {
+            let is = |own: &String| {
+                own.len() == name.len() && begins_alike(name.as_bytes(), own.as_bytes())
             };
-            own.len() == name.len() && own.bytes().zip(name.bytes()).all(same)
+            self.0.iter().any(is)
         };
         let ours = |name: &str| {
-            let members = name.split(['[', ']', '.']).chain([name]).map(str::trim);
-            members.into_iter().any(|name| self.0.iter().any(|own| is(own, name)))
+            let is_structure = name.contains(MEMBER_MARKS);
+            is_ours(name.trim())
+                || is_structure && name.split(MEMBER_MARKS).map(str::trim).any(is_ours)
         };
         if name.contains(['%', '+']) {
             let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
@@ -235,6 +236,8 @@ impl Redact {
 
 /// Marks of a query or fragment within a value: as they are, escaped, or escaped more than once.
 const INNER_QUERIES: [&str; 6] = ["?", "#", "%3F", "%3f", "%23", "%25"];
+/// The marks that divide the name of a structure from those of its members.
+const MEMBER_MARKS: [char; 3] = ['[', ']', '.'];
 /// Levels of escapes that are read within a value.
 const MAX_NESTED_QUERIES: usize = 5;
 
