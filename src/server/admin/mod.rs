@@ -7,6 +7,7 @@ mod limits;
 mod revoke;
 
 use core::any::Any;
+use core::fmt::Display;
 use core::net::{IpAddr, SocketAddr};
 use core::pin::pin;
 use core::time::Duration;
@@ -25,7 +26,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -34,7 +35,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use self::limits::ResetRequest;
+use self::limits::{ResetError, ResetRequest};
 use self::revoke::RevokeRequest;
 use crate::base::secret::Secret;
 use crate::config;
@@ -224,10 +225,7 @@ async fn revoke(State(admin): State<Arc<Admin>>, request: Request) -> Response {
         Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
         Err(error) => Err(error),
     };
-    match revoked {
-        Ok(done) => json(StatusCode::OK, &done),
-        Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
-    }
+    outcome(revoked, |error| error.status())
 }
 
 async fn limits(State(admin): State<Arc<Admin>>) -> Response {
@@ -250,9 +248,14 @@ async fn reset_limits(State(admin): State<Arc<Admin>>, request: Request) -> Resp
         Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
         Err(error) => Err(error),
     };
-    match reset {
+    outcome(reset, ResetError::status)
+}
+
+/// Returns what a request has done, or its error.
+fn outcome<E: Display>(outcome: Result<Value, E>, status: impl Fn(&E) -> StatusCode) -> Response {
+    match outcome {
         Ok(done) => json(StatusCode::OK, &done),
-        Err(error) => json(error.status(), &json!({ "error": error.to_string() })),
+        Err(error) => json(status(&error), &json!({ "error": error.to_string() })),
     }
 }
 
