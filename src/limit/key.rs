@@ -167,7 +167,7 @@ impl<H: Hasher> Parts<H> {
                 if let Some(value) = value {
                     self.bytes(Tag::HeaderValue, value.as_bytes());
                 }
-                self.tag(Tag::Header, value.iter().len() as u64);
+                self.tag(Tag::Header, u64::from(value.is_some()));
                 return Ok(value.is_some());
             }
             KeyPart::Claim(path) => match (subject.claim)(path) {

@@ -8,7 +8,6 @@
 //! no channel between them. In HTTP/2 (`http2`, with the `h2` crate) a connection is shared by many requests.
 
 mod balancing;
-mod client_pauses;
 mod connections;
 mod error;
 mod health;

@@ -227,7 +227,7 @@ fn max_stale_age(headers: &HeaderMap) -> Option<Duration> {
 fn may_be_stored(response: &Response<Body>) -> bool {
     let headers = response.headers();
     let is_small = response.body().size_hint().lower() <= MAX_STORED_BYTES as u64;
-    let is_whole_or_broken = response.extensions().get::<CloseDelimited>().is_none();
+    let has_visible_end = response.extensions().get::<CloseDelimited>().is_none();
     let forbids = |value: &HeaderValue| {
         value.to_str().map_or(true, |text| {
             text.split(',').any(|directive| {
@@ -238,7 +238,7 @@ fn may_be_stored(response: &Response<Body>) -> bool {
     };
     response.status() == StatusCode::OK
         && is_small
-        && is_whole_or_broken
+        && has_visible_end
         && !headers.contains_key(SET_COOKIE)
         && !headers.contains_key(CONTENT_RANGE)
         && !headers.get_all(CACHE_CONTROL).iter().any(forbids)

@@ -13,7 +13,7 @@ use http_body::{Frame, SizeHint};
 use super::idle_pool::IdlePool;
 use crate::base::body;
 use crate::upstream::balancing::endpoint::{Endpoint, EndpointPermit};
-use crate::upstream::client_pauses::ClientPauses;
+use crate::upstream::health::client_pauses::ClientPauses;
 use crate::upstream::health::passive_health::PassiveHealth;
 use crate::upstream::http1::{self, Connection, RemainingUpload};
 

@@ -15,7 +15,7 @@ use crate::base::grpc;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::observe::metrics::UpstreamFailure;
 use crate::upstream::balancing::endpoint::Endpoint;
-use crate::upstream::client_pauses::ClientPauses;
+use crate::upstream::health::client_pauses::ClientPauses;
 use crate::upstream::request::long_lived_response::is_endless;
 
 /// The recorder of the outcome of one response's content.

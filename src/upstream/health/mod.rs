@@ -1,6 +1,7 @@
 //! Health of endpoints: active checks, passive checks, circuit breaking.
 
 pub(super) mod circuit_breaker;
+pub(super) mod client_pauses;
 pub(super) mod content_outcome;
 pub(super) mod endpoint_health;
 pub(super) mod health_check;

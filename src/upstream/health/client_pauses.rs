@@ -7,7 +7,7 @@ use crate::base::watched_body::Polled;
 
 /// A recorder of the pauses between a frame of content and the client's wish for the next one.
 #[derive(Debug)]
-pub(super) struct ClientPauses {
+pub(in crate::upstream) struct ClientPauses {
     /// The uptime at which the client received the last frame; `None` while the upstream is waited for.
     received_at: Option<Duration>,
     is_long: bool,
@@ -15,12 +15,12 @@ pub(super) struct ClientPauses {
 
 impl ClientPauses {
     /// Creates a recorder for a response whose head was received at the uptime `now`.
-    pub(super) const fn new(now: Duration) -> Self {
+    pub(in crate::upstream) const fn new(now: Duration) -> Self {
         Self { received_at: Some(now), is_long: false }
     }
 
     /// Records a poll of the content at the uptime `now`, with its outcome.
-    pub(super) fn polled(&mut self, polled: &Polled, now: Duration) {
+    pub(in crate::upstream) fn polled(&mut self, polled: &Polled, now: Duration) {
         if let Some(at) = self.received_at.take() {
             self.is_long |= now.saturating_sub(at) >= MIN_PAUSE;
         }
@@ -30,7 +30,7 @@ impl ClientPauses {
     }
 
     /// Whether the upstream may have given up the response because the client paused.
-    pub(super) const fn may_have_cut(&self) -> bool {
+    pub(in crate::upstream) const fn may_have_cut(&self) -> bool {
         self.is_long
     }
 }
