@@ -202,7 +202,7 @@ async fn a_callback_of_another_issuer_is_refused() {
 
         let response = gate.come_back(&mut browser, &back).await;
 
-        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{iss:?}");
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{iss:?}");
         assert_eq!(gate.issuer.count(Endpoint::Token), asked, "the code was given away");
         let page = text(response).await;
         assert!(page.contains("the authorization server of this site"), "{page}");

@@ -224,6 +224,7 @@ impl Problem {
             Self::Credentials => StatusCode::UNAUTHORIZED,
             Self::Malformed
             | Self::Mismatch
+            | Self::ForeignIssuer
             | Self::LoopWithoutCookie
             | Self::LoopForeignCookie => StatusCode::BAD_REQUEST,
             Self::Denied | Self::StepUp => StatusCode::FORBIDDEN,
@@ -234,7 +235,6 @@ impl Problem {
             | Self::LacksAuthTime
             | Self::TooLarge
             | Self::Declined
-            | Self::ForeignIssuer
             | Self::Refused
             | Self::LoopEnded => StatusCode::BAD_GATEWAY,
         }

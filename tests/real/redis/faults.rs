@@ -184,8 +184,7 @@ async fn a_pending_logout_is_not_lost_with_its_instance() {
     let Some(mut fleet) = Fleet::with_tokens_of(LONG, "owed and killed", SERVER).await else {
         return;
     };
-    let text = format!("server: {{ state_dir: {} }}\n{}", state.path().display(), fleet.text);
-    fleet.gateways[1] = Gateway::start(&text).await;
+    fleet.keep_state_of(1, state.path()).await;
     let (cookie, other) = (fleet.log_in(0).await, fleet.log_in(0).await);
     fleet.redis.fall_silent();
     let logout = fleet.post(1, "/auth/logout", &cookie).await;
@@ -194,7 +193,7 @@ async fn a_pending_logout_is_not_lost_with_its_instance() {
     fleet.gateways[1].kill();
     fleet.redis.speak_again();
     assert_eq!(fleet.get(0, "/app", &cookie).await.status(), StatusCode::OK, "it is not told yet");
-    fleet.gateways[1] = Gateway::start(&text).await;
+    fleet.keep_state_of(1, state.path()).await;
 
     for gateway in [0, 1] {
         is_over(&fleet, gateway, &cookie).await;

@@ -8,6 +8,7 @@ mod sessions;
 mod topologies;
 mod unusable;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -73,6 +74,13 @@ impl Fleet {
         let fleet = Self { redis, issuer, gateways, slow, http, text, life, _echo: echo };
         fleet.is_there_again().await;
         Some(fleet)
+    }
+
+    /// Starts an instance anew with a state directory, without which it confirms no logout that Redis does not have.
+    async fn keep_state_of(&mut self, gateway: usize, directory: &Path) {
+        let text = format!("server: {{ state_dir: {} }}\n{}", directory.display(), self.text);
+        self.gateways[gateway] = Gateway::start(&text).await;
+        self.is_there_again().await;
     }
 
     /// Alice's cookie, new from the instance of that number.

@@ -36,7 +36,9 @@ async fn a_redis_that_stores_nothing_accepts_no_login_and_loses_no_logout() {
             vec![&["CONFIG", "SET", "save", ""][..]],
         ),
     ] {
-        let Some(fleet) = Fleet::with_tokens_of(LONG, code, SERVER).await else { return };
+        let Some(mut fleet) = Fleet::with_tokens_of(LONG, code, SERVER).await else { return };
+        let state = tempfile::tempdir().expect("a folder");
+        fleet.keep_state_of(0, state.path()).await;
         let (cookie, other) = (fleet.log_in(0).await, fleet.log_in(0).await);
         for cookie in [&cookie, &other] {
             assert_eq!(fleet.get(1, "/app", cookie).await.status(), StatusCode::OK);
@@ -80,7 +82,9 @@ async fn a_redis_that_stores_nothing_accepts_no_login_and_loses_no_logout() {
 
 #[tokio::test]
 async fn a_promoted_replica_gets_the_pending_writes() {
-    let Some(fleet) = Fleet::with_tokens_of(LONG, "failover", SERVER).await else { return };
+    let Some(mut fleet) = Fleet::with_tokens_of(LONG, "failover", SERVER).await else { return };
+    let state = tempfile::tempdir().expect("a folder");
+    fleet.keep_state_of(0, state.path()).await;
     let Some(mut primary) = Redis::begin("failover: the primary") else { return };
     let (cookie, ended) = (fleet.log_in(0).await, fleet.log_in(0).await);
     let port = primary.port.to_string();
