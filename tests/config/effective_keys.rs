@@ -149,7 +149,7 @@ issuers:
   main:
     issuer: https://auth.example.com
     audience: api
-    client: { id: gateway, auth: private_key_jwt, key: tls-key.pem, kid: one }
+    client: { id: gateway, auth: private_key_jwt, key: tls-key.pem, cert: tls.pem, kid: one }
     decryption: { keys: tls-key.pem, algorithms: [ECDH-ES] }
   other:
     issuer: https://other.example.com

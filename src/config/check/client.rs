@@ -46,7 +46,7 @@ impl Check<'_> {
         };
         let useless = [
             (&keys.key, matches!(proof, Proof::PrivateKeyJwt | Proof::Certificate), "key"),
-            (&keys.cert, proof == Proof::Certificate, "cert"),
+            (&keys.cert, matches!(proof, Proof::PrivateKeyJwt | Proof::Certificate), "cert"),
             (&keys.kid, proof == Proof::PrivateKeyJwt, "kid"),
         ];
         for (set, used, name) in useless {
@@ -83,11 +83,15 @@ impl Check<'_> {
             }
             return None;
         };
-        let key = self.private_key(path)?;
-        Some(ClientAuth::PrivateKeyJwt(match keys.kid.get() {
-            Some(kid) => Arc::new(SigningKey::clone(&key).with_kid(&kid.value)),
-            None => key,
-        }))
+        let mut key = SigningKey::clone(&*self.private_key(path)?);
+        if let Some(kid) = keys.kid.get() {
+            key = key.with_kid(&kid.value);
+        }
+        if let Some(cert) = keys.cert.get() {
+            let (identity, ..) = self.identity(cert, path)?;
+            key = key.with_certificate(&identity.chain[0]);
+        }
+        Some(ClientAuth::PrivateKeyJwt(Arc::new(key)))
     }
 
     /// Reads a PEM private key from a file.

@@ -103,7 +103,7 @@ pub(crate) struct Client {
     pub(crate) key: Field<String>,
     /// The `kid` that the server knows the key by, for `private_key_jwt`. Default none.
     pub(crate) kid: Field<String>,
-    /// The PEM chain of the key, for `tls_client_auth`.
+    /// The PEM chain of the key, for `tls_client_auth`; for `private_key_jwt` the certificate that names the key.
     pub(crate) cert: Field<String>,
 }
 

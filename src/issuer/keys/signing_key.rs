@@ -5,6 +5,7 @@ use core::fmt;
 use core::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaEncoding, RsaKeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -13,17 +14,27 @@ use serde_json::{Value, json};
 
 use super::algorithm::Algorithm;
 use super::jwk::{thumbprint, to_base64url};
+use crate::base::digest::sha256;
 use crate::base::secret::Secret;
 
 /// A private key that signs JWTs. `Debug` shows its algorithm only.
 ///
-/// Two are equal if their public keys and algorithms are. Clones are the same key.
+/// Two are equal if their public keys, algorithms and names are. Clones are the same key.
 #[derive(Clone)]
 pub struct SigningKey {
     pair: Arc<Pair>,
     algorithm: Algorithm,
     /// `kid` of the JWTs' header, if the server needs one.
     kid: Option<Box<str>>,
+    /// The thumbprints of the key's certificate, for servers that know keys by them.
+    certificate: Option<CertificateThumbprints>,
+}
+
+/// Thumbprints of a certificate, in base64url: `x5t` (RFC 7515 §4.1.7) and `x5t#S256` (§4.1.8).
+#[derive(Clone, Eq, Hash, PartialEq)]
+struct CertificateThumbprints {
+    sha1: Box<str>,
+    sha256: Box<str>,
 }
 
 enum Pair {
@@ -88,7 +99,7 @@ impl SigningKey {
         {
             return Err(InvalidKey::Unsupported);
         }
-        Ok(Self { pair: Arc::new(pair), algorithm, kid: None })
+        Ok(Self { pair: Arc::new(pair), algorithm, kid: None, certificate: None })
     }
 
     /// Returns the key with its thumbprint as `kid` (RFC 7638).
@@ -97,13 +108,25 @@ impl SigningKey {
         let jwk = self.public_jwk();
         let thumbprint = jwk.as_object().and_then(thumbprint);
         let kid = thumbprint.map(|thumbprint| to_base64url(&thumbprint).into());
-        Self { pair: Arc::clone(&self.pair), algorithm: self.algorithm, kid }
+        Self { kid, ..self.clone() }
     }
 
     /// Sets the `kid` in the header of signed JWTs.
     #[must_use]
     pub fn with_kid(mut self, kid: &str) -> Self {
         self.kid = Some(kid.into());
+        self
+    }
+
+    /// Names the key by its certificate, in DER, in the header of the JWTs that it signs for a server: by `x5t` and
+    /// `x5t#S256`, of which servers read the one or the other.
+    #[must_use]
+    pub fn with_certificate(mut self, der: &[u8]) -> Self {
+        let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, der);
+        self.certificate = Some(CertificateThumbprints {
+            sha1: to_base64url(sha1.as_ref()).into(),
+            sha256: to_base64url(&sha256(&[der])).into(),
+        });
         self
     }
 
@@ -190,6 +213,10 @@ impl SigningKey {
         let mut header = json!({ "alg": name, "typ": typ });
         if let Some(kid) = self.kid() {
             header["kid"] = kid.into();
+        }
+        if let Some(certificate) = &self.certificate {
+            header["x5t"] = (*certificate.sha1).into();
+            header["x5t#S256"] = (*certificate.sha256).into();
         }
         let encoded = |part: &Value| to_base64url(part.to_string().as_bytes());
         let signed = format!("{}.{}", encoded(&header), encoded(claims));
@@ -310,6 +337,7 @@ impl PartialEq for SigningKey {
     fn eq(&self, other: &Self) -> bool {
         self.algorithm == other.algorithm
             && self.kid == other.kid
+            && self.certificate == other.certificate
             && self.public() == other.public()
     }
 }
@@ -318,7 +346,7 @@ impl Eq for SigningKey {}
 
 impl Hash for SigningKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.algorithm, &self.kid, self.public()).hash(state);
+        (self.algorithm, &self.kid, &self.certificate, self.public()).hash(state);
     }
 }
 
@@ -347,6 +375,7 @@ const MIN_RSA_BYTES: usize = 256;
 mod tests {
     use super::super::jwk::Key;
     use super::*;
+    use crate::base::strict_json;
 
     #[test]
     fn the_key_determines_its_algorithm() {
@@ -381,6 +410,22 @@ mod tests {
             assert_eq!(public.verify(private.algorithm(), b"message", &signature), Ok(()));
             assert!(public.verify(private.algorithm(), b"massage", &signature).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_with_a_certificate_is_named_by_it_where_it_signs_for_a_server() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&pair).unwrap();
+        let key = SigningKey::from_pem(pair.serialize_pem().as_bytes()).unwrap();
+        let named = key.clone().with_certificate(certificate.der());
+
+        let token = named.sign_jwt_for(&[], "JWT", &json!({})).unwrap();
+
+        let header = strict_json::base64url(token.split('.').next().unwrap()).unwrap();
+        let header = strict_json::parse_object(&header).unwrap();
+        assert_eq!(header["x5t#S256"], to_base64url(&sha256(&[certificate.der()])));
+        assert_eq!(header["x5t"].as_str().map(str::len), Some(27), "20 bytes");
+        assert_ne!(named, key, "a reload takes a new certificate");
     }
 
     #[test]
