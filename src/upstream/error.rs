@@ -165,6 +165,11 @@ impl UpstreamError {
         )
     }
 
+    /// Whether the deadline of the caller ended the request.
+    pub(super) const fn is_deadline(self) -> bool {
+        matches!(self, Self::Deadline { .. })
+    }
+
     /// Returns the metric's label; `None` where no upstream was involved.
     pub(super) const fn reason(self) -> Option<UpstreamFailure> {
         Some(match self {

@@ -2,8 +2,10 @@
 
 mod attempt;
 mod attempt_result;
+mod endpoint_selection;
 pub(super) mod extra_headers;
 pub(super) mod interim_responses;
+pub(super) mod judgement;
 pub(super) mod long_lived_response;
 pub(super) mod send;
 pub(super) mod send_options;

@@ -3,12 +3,12 @@
 use core::time::Duration;
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
-use http::{Response, StatusCode};
+use bytes::Bytes;
+use http::Response;
 use tokio::time::{Instant, timeout_at};
 
-use super::attempt_result::Failed;
+use super::attempt_result::{Answered, Failed};
 use super::extra_headers::OutgoingRequest;
 use super::send_options::{RequestContent, SendOptions};
 use super::tunnel::Tunnel;
@@ -18,11 +18,9 @@ use crate::observe::metrics::UpstreamFailure;
 use crate::upstream::Upstream;
 use crate::upstream::balancing::attempted_endpoints::AttemptedEndpoints;
 use crate::upstream::balancing::endpoint::{Dial, Endpoint};
-use crate::upstream::balancing::load_balancer::Choice;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::health::circuit_breaker::CircuitState;
-use crate::upstream::health::endpoint_health::{EndpointState, Outcome};
-use crate::upstream::http1;
+use crate::upstream::settings::Retries;
 
 /// The head of an upstream's response, with data about the attempts.
 #[derive(Debug)]
@@ -82,286 +80,49 @@ impl Upstream {
         content: RequestContent,
         options: SendOptions<'_>,
     ) -> Result<UpstreamResponse, Box<SendFailure>> {
-        let retries = options.retries.unwrap_or(&self.settings.retries);
-        let method = &request.head.method;
-        let mut tried = AttemptedEndpoints::default();
-        let RequestContent { mut writer, whole } = content;
-        let anew = || whole.clone().map(|whole| Box::new(BodyWriter::new(whole.into())));
-        let mut now = options.began;
-        if let Some((settings, circuit)) = &self.circuit
-            && circuit.state() != CircuitState::Closed
-        {
-            let content = RequestContent { writer, whole };
-            let seconds = circuit.seconds_to_probe(settings, now);
-            let failure = UpstreamError::CircuitOpen { seconds };
-            return Err(Box::new(self.lost(SendFailure::unsent(
-                failure,
-                failure.cause(),
-                content,
-            ))));
+        if let Some(failure) = self.open_circuit(options.began) {
+            let failed = SendFailure::unsent(failure, failure.cause(), content);
+            return Err(Box::new(self.lost(failed)));
         }
-        let mut next = self.select(&tried, now, options.key);
         self.budget.requested();
-        if next.as_ref().is_some_and(|endpoint| *endpoint.dial() == Dial::Unresolved) {
-            next = Box::pin(self.select_resolved(options.key)).await;
-            now = self.clock.uptime();
-        }
-        if next.is_none() {
-            next = Box::pin(self.select_after_check(options.key)).await;
-        }
-        let Some(mut endpoint) = next else {
-            let content = RequestContent { writer, whole };
-            let failure = UpstreamError::NoEndpoint;
-            return Err(Box::new(self.lost(SendFailure::unsent(
-                failure,
-                self.unavailable(),
-                content,
-            ))));
+        let mut began = options.began;
+        let selected = match self.select(&AttemptedEndpoints::default(), began, options.key) {
+            Some(endpoint) if *endpoint.dial() != Dial::Unresolved => Some(endpoint),
+            unresolved => {
+                let selected = Box::pin(self.select_waiting(unresolved, options.key)).await;
+                began = self.clock.uptime();
+                selected
+            }
         };
+        let Some(mut endpoint) = selected else {
+            let failed =
+                SendFailure::unsent(UpstreamError::NoEndpoint, self.unavailable(), content);
+            return Err(Box::new(self.lost(failed)));
+        };
+        let RequestContent { mut writer, whole } = content;
+        let mut sending = Sending::new(self, request, whole, options);
         loop {
-            tried.add(&endpoint);
-            let began = now;
-            let mut outcome = match options.deadline {
-                None => self.attempt(&endpoint, request, writer, &options, &mut tried, now).await,
-                Some(deadline) => {
-                    let attempt =
-                        self.attempt(&endpoint, request, writer, &options, &mut tried, now);
-                    // Boxed: few requests have a deadline, and all carry this future.
-                    let outcome = Box::pin(timeout_at(deadline, attempt)).await;
-                    outcome.unwrap_or_else(|_| Err(Failed::overdue(Arc::clone(&endpoint))))
-                }
+            let next = match sending.attempt(&endpoint, writer, began).await {
+                Ok(answered) => sending.after_response(answered, began),
+                // Boxed: few attempts fail.
+                Err(failed) => Box::pin(sending.after_failure(failed, began)).await,
             };
-            let may_repeat = || {
-                let has_other = || self.endpoints.load().members.len() > 1;
-                whole.is_some()
-                    && method.is_idempotent()
-                    && (options.has_fallback
-                        || tried.permit_another(retries, method, false) && has_other())
-            };
-            if matches!(&outcome, Ok(answered) if answered.may_be_small())
-                && may_repeat()
-                && let Ok(answered) = outcome
-            {
-                let limit = answered.max_hold(options.within(Instant::now()));
-                outcome = Box::pin(self.hold(answered, limit)).await;
-            }
-            match outcome {
-                Ok(answered) => {
-                    now = answered.at;
-                    let status = answered.response.status();
-                    let blames = blames_endpoint(status) || answered.is_failed_call;
-                    let blamed = blames && !answered.early;
-                    if blamed && !answered.is_failed_call {
-                        answered.endpoint.health.failed(&format!("status {}", status.as_u16()));
-                    }
-                    if !blames || blamed {
-                        let outcome = answered.outcome(!blamed);
-                        self.passive.judge(&answered.endpoint, outcome, began, now);
-                    }
-                    if retries.on_status(status)
-                        && !options.is_over()
-                        && let Some(again) = anew()
-                        && let Some(other) = self.select(&tried, now, options.key)
-                        && tried.permit_another(retries, method, true)
-                        && self.has_budget(retries)
-                    {
-                        (writer, endpoint) = (again, other);
-                        continue;
-                    }
-                    if tried.count() > 1 {
-                        self.metrics.retried(!retries.on_status(status));
-                    }
-                    return Ok(UpstreamResponse {
-                        response: answered.response,
-                        tunnel: answered.tunnel,
-                        endpoint: answered.endpoint,
-                        attempts: tried.count(),
-                        waited: now.saturating_sub(options.began),
-                    });
+            match next {
+                Next::Attempt(again, other) => {
+                    (writer, endpoint) = (again, other);
+                    began = self.clock.uptime();
                 }
-                Err(Failed {
-                    error: http1::SendError { failure, .. }, endpoint, cause, ..
-                }) if matches!(failure, UpstreamError::Deadline { .. }) => {
-                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
-                    if failure == (UpstreamError::Deadline { silent: true }) {
-                        // The client chose the time: that takes out one of several endpoints, but opens no circuit.
-                        self.passive.failed(&endpoint, &cause, began);
-                    }
-                    let (endpoint, attempts) = (Some(endpoint), tried.count());
-                    let (sent, content) = (true, None);
-                    let failed = SendFailure { failure, endpoint, cause, attempts, sent, content };
-                    return Err(Box::new(self.lost(failed)));
-                }
-                Err(failed) => {
-                    let Failed { error, endpoint: at, cause, counted, .. } = failed;
-                    let Failed { connection_lost, in_vain, alone_in_vain, blameless, .. } = failed;
-                    now = self.clock.uptime();
-                    let http1::SendError { failure, sent, stale, early, anew: unsent } = error;
-                    let refused = failure == UpstreamError::Refused;
-                    let is_fault = (failure.is_endpoint_fault() || refused) && !stale && !early;
-                    let blames = is_fault && !blameless || in_vain;
-                    let is_recorded = cause.is_some();
-                    let cause = cause.map_or_else(|| failure.cause(), Cow::Owned);
-                    if is_recorded && blames {
-                        // The addresses that the attempt tried were recorded where they failed.
-                        self.passive.judge_circuit(&at, Outcome::Failed, began, now);
-                    } else if blames {
-                        at.health.failed(&cause);
-                        let is_lost = failure.is_lost_connection();
-                        if !counted {
-                            let outcome = if is_lost { Outcome::Lost } else { Outcome::Failed };
-                            self.passive.judge(&at, outcome, began, now);
-                        }
-                        if is_lost {
-                            // Its process may have ended: the control runtime finds out before another request does.
-                            at.suspect();
-                        }
-                    }
-                    let failed = |tried: &AttemptedEndpoints, content| {
-                        let (attempts, endpoint) = (tried.count(), Some(Arc::clone(&at)));
-                        let failed =
-                            SendFailure { failure, endpoint, cause, attempts, sent, content };
-                        Box::new(if counted { failed } else { self.lost(failed) })
-                    };
-                    let again = unsent.or_else(|| if sent { anew() } else { None });
-                    let Some(again) = again else { return Err(failed(&tried, None)) };
-                    // An idle connection that accepts nothing costs that connection, but not the request.
-                    let mut refunded = stale && !sent && tried.refund(alone_in_vain);
-                    let other = || self.select(&tried, now, options.key);
-                    // A new connection to the same endpoint may work where an idle one was closed, but not always.
-                    let other = if refunded && tried.refunds() < MAX_REFUNDS_IN_PLACE {
-                        None
-                    } else {
-                        other()
-                    };
-                    if failure == UpstreamError::Overflow
-                        && other.as_ref().is_some_and(|other| other.load() < other.capacity())
-                    {
-                        // Of an endpoint without a place, nothing was asked.
-                        refunded = tried.refund(false);
-                    }
-                    // So may another stream where one was refused without being processed, and another connection where
-                    // one was lost with many streams, whichever of them was the cause.
-                    let same = stale || refused || connection_lost;
-                    let mut target = other.or_else(|| same.then(|| Arc::clone(&at)));
-                    if target.is_none() && !sent {
-                        // All are out: one that is back by now can still take it.
-                        target = Box::pin(self.select_after_check(options.key)).await;
-                    }
-                    let retriable = stale
-                        || retries.on_failure(failure)
-                        || connection_lost && retries.on_failure(UpstreamError::Reset);
-                    // A dead endpoint takes no requests, and one that refuses has processed none: where another is well,
-                    // those that it had in flight are no further load for the upstream.
-                    let died = stale || at.health.was_lost_after(began);
-                    // Nor is a request that another one's response took along with their connection.
-                    let taken_along = connection_lost && blameless;
-                    let is_reset = failure.reason() == Some(UpstreamFailure::Reset);
-                    let moves = |target: &Arc<Endpoint>| {
-                        (!sent || is_reset && died)
-                            && !Arc::ptr_eq(target, &at)
-                            && target.health.is_available(now)
-                    };
-                    if let Some(target) = target
-                        && !options.is_over()
-                        && (refunded
-                            || retriable
-                                && tried.permit_another(retries, method, sent)
-                                && (taken_along || moves(&target) || self.has_budget(retries)))
-                    {
-                        if !stale && !counted {
-                            self.count(failure);
-                        }
-                        if connection_lost {
-                            tried.share_no_connection();
-                        }
-                        (writer, endpoint) = (again, target);
-                        continue;
-                    }
-                    let content = Some(RequestContent { writer: again, whole });
-                    return Err(failed(&tried, content));
-                }
+                Next::End(result) => return result,
             }
         }
     }
 
-    /// Returns the endpoint for the next attempt; `None` if all were attempted or are out.
-    fn select(
-        &self,
-        tried: &AttemptedEndpoints,
-        now: Duration,
-        key: Option<u64>,
-    ) -> Option<Arc<Endpoint>> {
-        let set = self.endpoints.load();
-        if let [only] = &*set.members
-            && tried.count() == 0
-            && only.endpoint.state(now, Duration::ZERO) == EndpointState::Healthy
-        {
-            return Some(Arc::clone(&only.endpoint));
-        }
-        // One turn for each request, however many attempts it has: else retries would decide who has the first.
-        let turn = match tried.count() {
-            0 => self.turn.fetch_add(1, Relaxed),
-            _ => self.turn.load(Relaxed),
-        };
-        let balance = self.settings.balance;
-        let choice = Choice { balance, turns: &set.turns, turn, key };
-        let view = set.view(&self.settings, now, |endpoint| tried.contains(endpoint));
-        let index = choice.among(set.members.len(), view)?;
-        Some(Arc::clone(&set.members[index].endpoint))
-    }
-
-    /// Selects an endpoint after the control runtime has tried anew to connect to those that are unreachable, if it does
-    /// so within [`CHECK_WAIT`]: no request is needed to find out, and none fails after a restart of the upstream.
-    async fn select_after_check(&self, key: Option<u64>) -> Option<Arc<Endpoint>> {
-        if self.settings.health_check.is_some() {
-            return None;
-        }
-        let set = self.endpoints.load_full();
-        let unreachable = set.members.iter().filter(|member| {
-            let state = member.endpoint.state(self.clock.uptime(), Duration::ZERO);
-            state == EndpointState::Unreachable
-        });
-        let deadline = tokio::time::Instant::now() + CHECK_WAIT;
-        // Enabled before the checks begin: none of them is missed.
-        let mut checked = core::pin::pin!(self.checked.notified());
-        checked.as_mut().enable();
-        let count = unreachable.map(|member| member.endpoint.report_refusal()).count();
-        for _ in 0..count {
-            tokio::time::timeout_at(deadline, checked.as_mut()).await.ok()?;
-            checked.set(self.checked.notified());
-            checked.as_mut().enable();
-            let now = self.clock.uptime();
-            if let Some(endpoint) = self.select(&AttemptedEndpoints::default(), now, key) {
-                return Some(endpoint);
-            }
-        }
-        None
-    }
-
-    /// Selects an endpoint after the first answer of name resolution, which is waited for up to `connect_timeout`.
-    async fn select_resolved(&self, key: Option<u64>) -> Option<Arc<Endpoint>> {
-        let mut resolved = core::pin::pin!(self.resolved.notified());
-        resolved.as_mut().enable();
-        let select = || self.select(&AttemptedEndpoints::default(), self.clock.uptime(), key);
-        let selected = select();
-        if selected.as_ref().is_some_and(|endpoint| *endpoint.dial() != Dial::Unresolved) {
-            return selected;
-        }
-        // Without an answer, the attempt at the unresolved endpoint fails with the cause.
-        let _ = tokio::time::timeout(self.settings.connect_timeout, resolved).await;
-        select()
-    }
-
-    /// Describes for the log why no endpoint is available.
-    fn unavailable(&self) -> Cow<'static, str> {
-        let out = self.endpoints();
-        let each = out.iter().take(MAX_DESCRIBED_ENDPOINTS).map(|(endpoint, state, _)| {
-            let cause = endpoint.last_failure();
-            let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
-            format!("{} is {}{cause}", endpoint.name(), state.word())
-        });
-        each.collect::<Vec<_>>().join("; ").into()
+    /// Returns the failure of a request that the circuit refuses.
+    fn open_circuit(&self, now: Duration) -> Option<UpstreamError> {
+        let (settings, circuit) = self.circuit.as_ref()?;
+        let is_closed = circuit.state() == CircuitState::Closed;
+        let seconds = || circuit.seconds_to_probe(settings, now);
+        (!is_closed).then(|| UpstreamError::CircuitOpen { seconds: seconds() })
     }
 
     /// Counts the failure of a request as the upstream's.
@@ -380,15 +141,210 @@ impl Upstream {
     }
 }
 
-/// Whether a status shows that the endpoint is unhealthy, and not only that the request is unsupported.
-pub(crate) fn blames_endpoint(status: StatusCode) -> bool {
-    let asked_for = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
-    status.is_server_error() && !asked_for.contains(&status)
+/// A request and the attempts that it has had.
+struct Sending<'a> {
+    upstream: &'a Upstream,
+    request: &'a OutgoingRequest<'a>,
+    /// The whole content, if it is in memory: a part that was sent can be sent again.
+    whole: Option<Bytes>,
+    options: SendOptions<'a>,
+    retries: &'a Retries,
+    tried: AttemptedEndpoints,
+}
+
+/// What follows an attempt.
+enum Next {
+    /// Another one, at this endpoint.
+    Attempt(Box<BodyWriter>, Arc<Endpoint>),
+    End(Result<UpstreamResponse, Box<SendFailure>>),
+}
+
+impl<'a> Sending<'a> {
+    fn new(
+        upstream: &'a Upstream,
+        request: &'a OutgoingRequest<'a>,
+        whole: Option<Bytes>,
+        options: SendOptions<'a>,
+    ) -> Self {
+        let retries = options.retries.unwrap_or(&upstream.settings.retries);
+        let tried = AttemptedEndpoints::default();
+        Self { upstream, request, whole, options, retries, tried }
+    }
+
+    /// Makes one attempt, which ends with the deadline of the request. A small response is waited for to its end where the
+    /// request could be repeated if it broke off.
+    async fn attempt(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        writer: Box<BodyWriter>,
+        began: Duration,
+    ) -> Result<Answered, Failed> {
+        self.tried.add(endpoint);
+        let Self { upstream, request, options, tried, .. } = self;
+        let answered = match options.deadline {
+            None => upstream.attempt(endpoint, request, writer, options, tried, began).await?,
+            Some(deadline) => {
+                let attempt = upstream.attempt(endpoint, request, writer, options, tried, began);
+                // Boxed: few requests have a deadline, and all carry this future.
+                let outcome = Box::pin(timeout_at(deadline, attempt)).await;
+                outcome.unwrap_or_else(|_| Err(Failed::overdue(Arc::clone(endpoint))))?
+            }
+        };
+        if !answered.may_be_small() || !self.may_repeat() {
+            return Ok(answered);
+        }
+        let limit = answered.max_hold(self.options.within(Instant::now()));
+        Box::pin(self.upstream.hold(answered, limit)).await
+    }
+
+    /// Whether the request may be sent once more after it was processed, here or to the fallback.
+    fn may_repeat(&self) -> bool {
+        let method = &self.request.head.method;
+        let has_other = || self.upstream.endpoints.load().members.len() > 1;
+        self.whole.is_some()
+            && method.is_idempotent()
+            && (self.options.has_fallback
+                || self.tried.permit_another(self.retries, method, false) && has_other())
+    }
+
+    /// Returns the content from its beginning; `None` if a part of it is lost.
+    fn content_again(&self) -> Option<Box<BodyWriter>> {
+        self.whole.clone().map(|whole| Box::new(BodyWriter::new(whole.into())))
+    }
+
+    /// Passes the response on, or has another endpoint asked for a better one.
+    fn after_response(&self, answered: Answered, began: Duration) -> Next {
+        let upstream = self.upstream;
+        upstream.judge_response(&answered, began);
+        let status = answered.response.status();
+        let asks_again = self.retries.on_status(status);
+        if asks_again
+            && !self.options.is_over()
+            && let Some(again) = self.content_again()
+            && let Some(other) = upstream.select(&self.tried, answered.at, self.options.key)
+            && self.tried.permit_another(self.retries, &self.request.head.method, true)
+            && upstream.has_budget(self.retries)
+        {
+            return Next::Attempt(again, other);
+        }
+        if self.tried.count() > 1 {
+            upstream.metrics.retried(!asks_again);
+        }
+        Next::End(Ok(UpstreamResponse {
+            response: answered.response,
+            tunnel: answered.tunnel,
+            endpoint: answered.endpoint,
+            attempts: self.tried.count(),
+            waited: answered.at.saturating_sub(self.options.began),
+        }))
+    }
+
+    /// Has another attempt made where one is permitted, and ends the request otherwise.
+    async fn after_failure(&mut self, mut failed: Failed, began: Duration) -> Next {
+        let upstream = self.upstream;
+        let cause = upstream.judge_failure(&mut failed, began);
+        let failure = failed.error.failure;
+        if failure.is_deadline() {
+            // No time is left for another attempt, here or elsewhere.
+            failed.error.sent = true;
+            return Next::End(Err(self.give_up(failed, cause, None)));
+        }
+        let repeated = || if failed.error.sent { self.content_again() } else { None };
+        let again = failed.error.anew.take().or_else(repeated);
+        let Some(again) = again else { return Next::End(Err(self.give_up(failed, cause, None))) };
+        let (target, refunded) = self.next_target(&failed).await;
+        if let Some(target) = target
+            && !self.options.is_over()
+            && (refunded || self.permits_retry(&failed, &target, began))
+        {
+            if !failed.error.stale && !failed.counted {
+                upstream.count(failure);
+            }
+            if failed.connection_lost {
+                self.tried.share_no_connection();
+            }
+            return Next::Attempt(again, target);
+        }
+        let content = RequestContent { writer: again, whole: self.whole.take() };
+        Next::End(Err(self.give_up(failed, cause, Some(content))))
+    }
+
+    /// Returns the endpoint of the attempt after a failed one, and whether that one does not count against the retries.
+    async fn next_target(&mut self, failed: &Failed) -> (Option<Arc<Endpoint>>, bool) {
+        let (upstream, key) = (self.upstream, self.options.key);
+        let Failed { error, endpoint: at, .. } = failed;
+        // An idle connection that accepts nothing costs that connection, but not the request.
+        let mut refunded = error.stale && !error.sent && self.tried.refund(failed.alone_in_vain);
+        // A new connection to the same endpoint may work where an idle one was closed, but not always.
+        let in_place = refunded && self.tried.refunds() < MAX_REFUNDS_IN_PLACE;
+        let now = upstream.clock.uptime();
+        let other = if in_place { None } else { upstream.select(&self.tried, now, key) };
+        if error.failure == UpstreamError::Overflow
+            && other.as_ref().is_some_and(|other| other.load() < other.capacity())
+        {
+            // Of an endpoint without a place, nothing was asked.
+            refunded = self.tried.refund(false);
+        }
+        // So may another stream where one was refused without being processed, and another connection where one was lost
+        // with many streams, whichever of them was the cause.
+        let same = error.stale || error.failure == UpstreamError::Refused || failed.connection_lost;
+        let mut target = other.or_else(|| same.then(|| Arc::clone(at)));
+        if target.is_none() && !error.sent {
+            // All are out: one that is back by now can still take it.
+            target = Box::pin(upstream.select_after_check(key)).await;
+        }
+        (target, refunded)
+    }
+
+    /// Whether the retries, the method and the budget permit an attempt at `target` after one that failed.
+    fn permits_retry(&self, failed: &Failed, target: &Arc<Endpoint>, began: Duration) -> bool {
+        let Failed { error, connection_lost, .. } = failed;
+        let (failure, sent) = (error.failure, error.sent);
+        let is_retriable = error.stale
+            || self.retries.on_failure(failure)
+            || *connection_lost && self.retries.on_failure(UpstreamError::Reset);
+        // A request that another one's response took along with their connection is no further load either.
+        let taken_along = *connection_lost && failed.blameless;
+        is_retriable
+            && self.tried.permit_another(self.retries, &self.request.head.method, sent)
+            && (taken_along
+                || is_no_further_load(failed, target, began, self.upstream.clock.uptime())
+                || self.upstream.has_budget(self.retries))
+    }
+
+    /// Returns the failure of the request after its last attempt.
+    fn give_up(
+        &self,
+        failed: Failed,
+        cause: Cow<'static, str>,
+        content: Option<RequestContent>,
+    ) -> Box<SendFailure> {
+        let Failed { error, endpoint, counted, .. } = failed;
+        let failure = SendFailure {
+            failure: error.failure,
+            endpoint: Some(endpoint),
+            cause,
+            attempts: self.tried.count(),
+            sent: error.sent,
+            content,
+        };
+        Box::new(if counted { failure } else { self.upstream.lost(failure) })
+    }
+}
+
+/// Whether the repetition of a request is no further load for the upstream: a dead endpoint takes no requests, and one that
+/// refuses has processed none, so that another endpoint that is well may take those that it had in flight.
+fn is_no_further_load(
+    failed: &Failed,
+    target: &Arc<Endpoint>,
+    began: Duration,
+    now: Duration,
+) -> bool {
+    let Failed { error, endpoint: at, .. } = failed;
+    let is_reset = error.failure.reason() == Some(UpstreamFailure::Reset);
+    let died = error.stale || at.health.was_lost_after(began);
+    (!error.sent || is_reset && died) && !Arc::ptr_eq(target, at) && target.health.is_available(now)
 }
 
 /// How often a request that nothing of was processed is sent to the same endpoint again before others are tried.
 const MAX_REFUNDS_IN_PLACE: u32 = 3;
-/// How long a request waits for the control runtime to connect to an upstream all of whose endpoints are unreachable.
-const CHECK_WAIT: Duration = Duration::from_millis(60);
-/// The maximum number of endpoints that the log describes.
-const MAX_DESCRIBED_ENDPOINTS: usize = 4;
