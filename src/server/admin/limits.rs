@@ -3,14 +3,11 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::Request;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
-use url::form_urlencoded;
 
-use super::revoke::{RevokeError, is_json};
-use crate::base::strict_json;
+use super::content::{ContentError, read_fields};
 use crate::gateway::{RetainedState, Snapshot};
 use crate::limit::{Limiter, Now, Reset, ResetTarget};
 
@@ -39,8 +36,8 @@ pub(super) struct ResetRequest {
 /// The reason for refusing a request.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum ResetError {
-    #[error("{0}")]
-    Content(RevokeError),
+    #[error(transparent)]
+    Content(#[from] ContentError),
     #[error("a value is empty, null, or of a type that its part does not have")]
     Value,
     #[error(
@@ -79,21 +76,7 @@ impl ResetError {
 impl ResetRequest {
     /// Reads the request, whose content the admin listener limits to 64 KiB.
     pub(super) async fn read(request: Request) -> Result<Self, ResetError> {
-        let is_json = is_json(request.headers()).map_err(ResetError::Content)?;
-        let body = Bytes::from_request(request, &()).await;
-        let body = body.map_err(|_| ResetError::Content(RevokeError::Body))?;
-        let fields = if is_json {
-            strict_json::parse_object(&body).map_err(|_| ResetError::Content(RevokeError::Json))?
-        } else {
-            let mut fields = Map::new();
-            for (name, value) in form_urlencoded::parse(&body) {
-                if fields.insert(name.into_owned(), value.into_owned().into()).is_some() {
-                    return Err(ResetError::Content(RevokeError::Twice));
-                }
-            }
-            fields
-        };
-        Self::parse(fields)
+        Self::parse(read_fields(request).await?)
     }
 
     fn parse(fields: Map<String, Value>) -> Result<Self, ResetError> {

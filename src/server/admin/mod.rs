@@ -3,6 +3,7 @@
 //! Never on a public address by default, and never open to a page in the operator's browser: a request of another
 //! origin is refused, and so is, unless a token is configured, one whose `Host` is a name other than `localhost`.
 
+mod content;
 mod limits;
 mod revoke;
 

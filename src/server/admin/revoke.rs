@@ -2,16 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use axum::extract::Request;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
-use url::form_urlencoded;
 
+use super::content::{ContentError, read_fields};
 use crate::base::clock::Timestamp;
-use crate::base::media_type::essence;
-use crate::base::strict_json;
 use crate::gateway::{RetainedState, Snapshot};
 use crate::token::revocation::publication::NotLasting;
 use crate::token::{Revocation, RevocationTarget, unverified_expiry};
@@ -37,14 +33,8 @@ enum RevocationField {
 /// The reason for refusing a request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(super) enum RevokeError {
-    #[error("the content is larger than 64 KiB, or incomplete")]
-    Body,
-    #[error("send a form (application/x-www-form-urlencoded) or an object (application/json)")]
-    Kind,
-    #[error("the content is not a JSON object")]
-    Json,
-    #[error("a field is repeated")]
-    Twice,
+    #[error(transparent)]
+    Content(#[from] ContentError),
     #[error("unknown field: allowed are jti, sid, sub, token, iss and until")]
     Unknown,
     #[error("a value is empty, or not text")]
@@ -62,7 +52,7 @@ pub(super) enum RevokeError {
 impl RevokeError {
     pub(super) const fn status(self) -> StatusCode {
         match self {
-            Self::Body => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Content(error) => error.status(),
             Self::NotKept => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -72,20 +62,7 @@ impl RevokeError {
 impl RevokeRequest {
     /// Reads the request, whose content the admin listener limits to 64 KiB.
     pub(super) async fn read(request: Request) -> Result<Self, RevokeError> {
-        let is_json = is_json(request.headers())?;
-        let body = Bytes::from_request(request, &()).await.map_err(|_| RevokeError::Body)?;
-        let fields = if is_json {
-            strict_json::parse_object(&body).map_err(|_| RevokeError::Json)?
-        } else {
-            let mut fields = Map::new();
-            for (name, value) in form_urlencoded::parse(&body) {
-                if fields.insert(name.into_owned(), value.into_owned().into()).is_some() {
-                    return Err(RevokeError::Twice);
-                }
-            }
-            fields
-        };
-        Self::parse(fields)
+        Self::parse(read_fields(request).await?)
     }
 
     fn parse(fields: Map<String, Value>) -> Result<Self, RevokeError> {
@@ -101,7 +78,9 @@ impl RevokeRequest {
                 _ => return Err(RevokeError::Value),
             };
             match &*name {
-                "iss" | "issuer" if request.issuer.is_some() => return Err(RevokeError::Twice),
+                "iss" | "issuer" if request.issuer.is_some() => {
+                    return Err(RevokeError::Content(ContentError::Twice));
+                }
                 "iss" | "issuer" => request.issuer = Some(text),
                 name => {
                     let field = RevocationField::ALL.into_iter().find(|field| field.name() == name);
@@ -197,15 +176,5 @@ impl RevocationField {
             Self::Subject => vec![RevocationTarget::Subject(name())],
             Self::Token => RevocationTarget::token(value).collect(),
         }
-    }
-}
-
-/// Whether the content is JSON; a form otherwise.
-pub(super) fn is_json(headers: &HeaderMap) -> Result<bool, RevokeError> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    match essence(kind) {
-        kind if kind.eq_ignore_ascii_case("application/json") => Ok(true),
-        kind if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Ok(false),
-        _ => Err(RevokeError::Kind),
     }
 }
