@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use self::output::{print, print_error};
 use crate::base::clock::Clock;
+use crate::base::random::try_random;
 use crate::base::secret::Secret;
 use crate::config::{Config, Environment, Faults, Format};
 use crate::observe::metrics::{COMMIT, RUSTC, VERSION};
@@ -206,10 +207,9 @@ fn exit_with(code: u8, message: &str) -> ExitCode {
 
 fn keygen() -> ExitCode {
     use base64::Engine as _;
-    let mut key = [0; 32];
-    if aws_lc_rs::rand::fill(&mut key).is_err() {
+    let Some(key) = try_random::<32>() else {
         return fail("cannot generate a key: the system's random source failed");
-    }
+    };
     print(base64::engine::general_purpose::STANDARD.encode(key) + "\n");
     ExitCode::SUCCESS
 }

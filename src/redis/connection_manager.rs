@@ -15,12 +15,12 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use ::redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use aws_lc_rs::rand;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::servers::{ServerConnection, Servers, is_no_cluster};
 use super::settings::Settings;
+use crate::base::random::try_random;
 
 /// Whether the server stores data, and since when.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -341,10 +341,9 @@ fn id(text: &str) -> Option<u64> {
 
 /// Shortens the pause randomly by up to half, so that gateways do not reconnect all at once.
 fn jittered(pause: Duration) -> Duration {
-    let mut chance = [0];
     // Without randomness, gateways reconnect at the same time.
-    let _ = rand::fill(&mut chance);
-    pause.saturating_sub(pause / 2 * u32::from(chance[0]) / u32::from(u8::MAX))
+    let [chance] = try_random().unwrap_or_default();
+    pause.saturating_sub(pause / 2 * u32::from(chance) / u32::from(u8::MAX))
 }
 
 /// Uses the server's clock, so that the clocks of gateways may differ.

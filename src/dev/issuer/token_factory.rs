@@ -2,7 +2,6 @@
 
 use core::time::Duration;
 
-use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
@@ -11,6 +10,7 @@ use super::DevIssuer;
 use super::clients::{Client, TokenFormat};
 use super::error::OAuthError;
 use super::store::{AccessToken, Grant, GrantId, RefreshToken};
+use crate::base::random::try_random;
 use crate::base::scopes::Scopes;
 
 /// The parameters of a new access token.
@@ -147,8 +147,7 @@ impl DevIssuer {
 
 /// Returns 256 random bits as 43 characters of base64url.
 pub(super) fn random() -> Result<String, OAuthError> {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| OAuthError::SERVER)?;
+    let bytes: [u8; 32] = try_random().ok_or(OAuthError::SERVER)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 

@@ -5,6 +5,7 @@ use core::cell::Cell;
 use http::HeaderValue;
 
 use crate::base::clock::Timestamp;
+use crate::base::random::try_random;
 
 /// Returns a new id: a UUID of version 7 (RFC 9562 §5.7), so that ids sort by time.
 ///
@@ -59,10 +60,8 @@ fn random() -> u64 {
 }
 
 fn seed() -> u64 {
-    let mut seed = [0; 8];
     // Without randomness ids may repeat between restarts, which is harmless.
-    let _ = aws_lc_rs::rand::fill(&mut seed);
-    u64::from_le_bytes(seed)
+    u64::from_le_bytes(try_random().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use core::fmt;
 use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
 use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
 use moka::policy::EvictionPolicy;
@@ -23,6 +22,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::signing_keys::SigningKeySet;
 use super::identity_headers::{DERIVED_CLAIMS, Statement};
 use crate::base::clock::Timestamp;
+use crate::base::random::try_random;
 use crate::config::auth::IdentityHeader;
 use crate::config::reserved_headers;
 use crate::issuer::keys::jwk::to_base64url;
@@ -113,8 +113,7 @@ impl IdentityTokens {
         now: Timestamp,
         expires: Timestamp,
     ) -> Result<Map<String, Value>, SigningFailed> {
-        let mut id = [0; 16];
-        rand::fill(&mut id).map_err(|_| SigningFailed)?;
+        let id: [u8; 16] = try_random().ok_or(SigningFailed)?;
         let mut claims = Map::new();
         for name in self.claims.iter().map(|name| &**name).chain(DERIVED_CLAIMS) {
             if let Some(statement) = Statement::about(principal, name) {
