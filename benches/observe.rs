@@ -68,8 +68,6 @@ fn record() -> AccessLogEntry<'static> {
         grpc_status: None,
         time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
         request_id: "018bd1b0-0000-7000-8000-000000000000",
-        trace_id: None,
-        span_id: None,
         client: [192, 0, 2, 7].into(),
         method: "GET",
         path: "/api/orders/17",

@@ -140,8 +140,12 @@ const WITHDRAWN: &str = "withdrawn";
 pub struct Kind {
     /// The prefix of its files.
     pub name: &'static str,
+    /// The name in the log.
+    pub title: &'static str,
     /// The maximum number of records; beyond it the oldest are dropped.
-    pub most: usize,
+    pub max_records: usize,
+    /// The consequence of lost records, for the log.
+    pub loss: &'static str,
 }
 
 /// A callback for records that another process has written.

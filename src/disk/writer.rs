@@ -102,7 +102,7 @@ impl Writer {
         match writer.rewrite(&standing) {
             Ok(()) => writer.take_over(ended),
             Err(error) => {
-                tracing::error!(path = %directory.path().display(), %error, "Could not write to `server.state_dir`; revocations and logouts from now on will not survive a restart.");
+                tracing::error!(journal = kind.title, directory = %directory.path().display(), %error, loss = kind.loss, "Could not write a journal to `server.state_dir`; its records from now on will not survive a restart.");
                 writer.has_failed = true;
                 // The old files stay, and are taken over by a process that can write.
             }
@@ -205,7 +205,7 @@ impl Writer {
             self.rewrite(&standing)
         });
         if let Err(error) = made {
-            tracing::warn!(journal = self.kind.name, %error, "Could not compact the journal; the larger file stays in use.");
+            tracing::warn!(journal = self.kind.title, %error, "Could not compact the journal; the larger file stays in use.");
             self.small = self.length;
         }
     }
@@ -239,7 +239,7 @@ impl Writer {
                 standing.push(record);
             }
         }
-        let mut too_many = standing.len().saturating_sub(self.kind.most);
+        let mut too_many = standing.len().saturating_sub(self.kind.max_records);
         // First those that withdraw others: a record that comes back is done once more, and one that is dropped never is.
         standing.retain(|record| {
             let goes = too_many > 0 && record.is_withdrawal();
@@ -248,8 +248,9 @@ impl Writer {
         });
         if too_many > 0 {
             tracing::error!(
-                journal = self.kind.name,
-                most = self.kind.most,
+                journal = self.kind.title,
+                max_records = self.kind.max_records,
+                loss = self.kind.loss,
                 "Too many records in the journal; the oldest were dropped."
             );
             standing.drain(..too_many);
@@ -295,7 +296,7 @@ impl Writer {
         };
         match taken {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = name, %error, "Could not remove an old journal; it will be read again at the next start.");
+                tracing::warn!(journal = self.kind.title, file = name, %error, "Could not remove an old journal; it will be read again at the next start.");
                 false
             }
             // Another process may have removed the file first.
@@ -312,7 +313,7 @@ impl Writer {
             let (records, damaged) = match other.read_later(&self.directory) {
                 Ok(read) => read,
                 Err(error) => {
-                    tracing::error!(file = name, %error, "Could not read the journal of another process; its new records are not known here.");
+                    tracing::error!(journal = self.kind.title, file = name, %error, "Could not read the journal of another process; its new records are not known here.");
                     return true;
                 }
             };
@@ -332,27 +333,28 @@ impl Writer {
 
     fn warn_damaged(&self, name: &str, lines: usize) {
         let path = self.directory.path().join(name);
-        tracing::error!(path = %path.display(), lines, "Journal damaged; sessions and tokens ended by the damaged lines may be valid again. The file was set aside.");
+        tracing::error!(journal = self.kind.title, path = %path.display(), lines, loss = self.kind.loss, "A journal is damaged; the records of the damaged lines are lost, and the file was set aside.");
     }
 
     fn warn(&mut self, written: io::Result<()>, is_whole: bool) {
         let directory = self.directory.path().display();
         match written {
             Err(error) if !self.has_failed => {
-                tracing::error!(%directory, journal = self.kind.name, %error, "Could not write to `server.state_dir`; revocations and logouts are pending, and answered with 503.");
+                tracing::error!(%directory, journal = self.kind.title, %error, "Could not write a journal to `server.state_dir`; its records are pending, and requests that must wait for them get 503.");
                 self.has_failed = true;
             }
             Ok(()) if self.has_failed => {
-                tracing::info!(%directory, journal = self.kind.name, "`server.state_dir` is writable again; pending records were written.");
+                tracing::info!(%directory, journal = self.kind.title, "`server.state_dir` is writable again; the pending records of the journal were written.");
                 self.has_failed = false;
             }
             Err(_) | Ok(()) => {}
         }
         if !is_whole {
             tracing::error!(
-                journal = self.kind.name,
-                most = MAX_QUEUED_RECORDS,
-                "Too many records wait for `server.state_dir`; the latest were dropped."
+                journal = self.kind.title,
+                max_records = MAX_QUEUED_RECORDS,
+                loss = self.kind.loss,
+                "Too many records wait for `server.state_dir`; the latest were dropped and will not survive a restart."
             );
         }
     }

@@ -492,6 +492,11 @@ impl Exchange {
         }
     }
 
+    /// Returns the name of the upstream that was asked, by `split` or as a fallback; before that, of the route's own.
+    fn upstream_name(&self) -> Option<&str> {
+        self.outcome.upstream.as_deref().or_else(|| self.route()?.upstream())
+    }
+
     fn metrics(&self) -> &RouteMetrics {
         self.route.as_ref().map_or(&self.snapshot.unmatched, |route| &route.metrics)
     }
@@ -521,9 +526,9 @@ impl Exchange {
                 request_id = self.request_id.to_str().unwrap_or_default(),
                 status,
                 route = self.route.as_ref().map(|route| &*route.id),
-                upstream = self.route.as_ref().and_then(|route| route.upstream()),
+                upstream = self.upstream_name(),
                 target = self.outcome.target(),
-                cause,
+                error.cause = cause,
                 "Could not serve a request; the client received an error response."
             );
         }
@@ -542,8 +547,6 @@ impl Exchange {
         self.shared.log.record(&AccessLogEntry {
             time: self.shared.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
-            trace_id: None,
-            span_id: None,
             client: self.client,
             method: self.method.as_str(),
             path: &path,
@@ -556,7 +559,7 @@ impl Exchange {
             took,
             overhead,
             route: self.route.as_ref().map_or("_none", |route| &route.id),
-            upstream: self.outcome.upstream.as_deref().or_else(|| self.route()?.upstream()),
+            upstream: self.upstream_name(),
             fallback: self.outcome.fallback.map(FallbackKind::word),
             target: self.outcome.target(),
             attempts: self.outcome.attempts(),

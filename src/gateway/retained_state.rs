@@ -130,7 +130,7 @@ impl RetainedState {
         let aborted = self.sessions.settle(timeout).await;
         if aborted > 0 {
             tracing::warn!(
-                left = aborted,
+                aborted,
                 "Aborted calls to authorization servers at shutdown; sessions may be lost."
             );
         }
@@ -142,5 +142,5 @@ impl RetainedState {
     }
 }
 
-/// How long the last process of a fleet waits for a Redis that may be gone, to return its leases.
+/// How long the last instance of a Redis waits for a Redis that may be gone, to return its leases.
 const LEASE_RETURN_TIMEOUT: Duration = Duration::from_secs(1);

@@ -69,7 +69,7 @@ impl BatchFiles {
             Ok(stored) if stored.version == VERSION => Ok(Some(stored)),
             _ => {
                 let aside = self.directory.put_aside(&name)?;
-                tracing::error!(aside = %aside.display(), "A batch of usage is damaged or of a newer version; it was put aside and is not exported.");
+                tracing::error!(moved_to = %aside.display(), "A batch of usage is damaged or of a newer version; it was put aside and is not exported.");
                 Ok(None)
             }
         }

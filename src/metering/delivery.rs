@@ -100,7 +100,11 @@ async fn export(
         destination.export(&stored.batch, due.is_adopted).await
     } else {
         let (to, events) = (destination.name(), due.events);
-        tracing::error!(to, events, "The file of a batch of usage is gone; it is not exported.");
+        tracing::error!(
+            destination = to,
+            events,
+            "The file of a batch of usage is gone; it is not exported."
+        );
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ use crate::tls::{self, TlsError};
 /// A destination of one configuration.
 #[derive(Debug)]
 pub(super) enum ExportDestination {
-    /// Log lines with the target `northgate::usage`.
+    /// Log lines with the logger `northgate::usage`.
     Log(UsageLog),
     /// A file, one event per line.
     File(UsageFile),

@@ -192,7 +192,7 @@ impl Outbox {
             Ok(content) if (1..=VERSION).contains(&content.version) => Ok(Some(content)),
             _ => {
                 let aside = self.directory.put_aside(&name)?;
-                tracing::error!(aside = %aside.display(), "Usage of an earlier process is damaged or of a newer version; it was put aside and is not exported.");
+                tracing::error!(moved_to = %aside.display(), "Usage of an earlier process is damaged or of a newer version; it was put aside and is not exported.");
                 Ok(None)
             }
         }

@@ -13,7 +13,7 @@ use crate::base::secret::Secret;
 pub struct Settings {
     /// The time between two batches of events. Default 60 s.
     pub interval: Duration,
-    /// Whether events are log lines with the target `northgate::usage`.
+    /// Whether events are log lines with the logger `northgate::usage`.
     pub log: bool,
     /// A file to which events are appended, one per line.
     pub file: Option<PathBuf>,

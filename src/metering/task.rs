@@ -177,7 +177,7 @@ impl Metering {
             }
             if let Some((events, error)) = failed {
                 let to = delivery.name();
-                tracing::warn!(to, error = %chain(&error), waiting = outbox.waiting(), "Could not export usage; it stays on disk and is tried again.");
+                tracing::warn!(destination = to, error = %chain(&error), waiting = outbox.waiting(), "Could not export usage; it stays on disk and is tried again.");
                 process.usage_exported(false, events);
             }
         }

@@ -11,9 +11,9 @@ use std::cell::RefCell;
 use std::io::Write as _;
 
 use crate::base::clock::Timestamp;
-use crate::base::header_fields::begins_alike;
 
 use super::metrics::{AuthLabel, AuthResult, LimitResult};
+use super::redact_query::Redact;
 
 /// An entry of the access log. Optional fields that are absent are left out of the line.
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +22,13 @@ pub struct AccessLogEntry<'a> {
     pub time: Timestamp,
     /// The request id that the client and the upstream saw.
     pub request_id: &'a str,
-    /// The W3C trace of this request.
-    pub trace_id: Option<&'a str>,
-    /// The span of this request in the trace.
-    pub span_id: Option<&'a str>,
     /// The client's address, as reported by trusted proxies.
     pub client: IpAddr,
     /// The method as it was sent.
     pub method: &'a str,
     /// The path as it was matched.
     pub path: &'a str,
-    /// The query as it was sent; [`Redact`] removes secret values.
+    /// The query as it was sent; secret values are removed as it is written.
     pub query: Option<&'a str>,
     /// The client's HTTP version.
     pub version: http::Version,
@@ -90,8 +86,6 @@ impl AccessLogEntry<'_> {
         object.literal("level", Some(if self.status >= 500 { "warn" } else { "info" }));
         object.literal("msg", Some("request"));
         object.text("request_id", Some(self.request_id));
-        object.text("trace_id", self.trace_id);
-        object.text("span_id", self.span_id);
         object.address("client.address", self.client);
         object.text("http.request.method", Some(self.method));
         object.text("url.path", Some(self.path));
@@ -138,18 +132,16 @@ impl AccessLogEntry<'_> {
         }
         let auth = self.auth.filter(|auth| *auth != AuthLabel::None).map(AuthLabel::word);
         let result = self.auth_result.filter(|result| *result != AuthResult::Ok);
-        let why = [
-            result.map(AuthResult::word),
-            self.error,
-            self.target.filter(|_| self.cause.is_some()),
-            self.cause,
-        ];
+        let why = [result.map(AuthResult::word), self.error];
         for word in [auth, self.subject].into_iter().chain(why).flatten() {
             let _ = write!(line, " · {}", Sanitized(word));
         }
         if let Some(cause) = self.cause {
-            let target = self.target.unwrap_or("no target");
-            let _ = write!(line, " · {}: {}", Sanitized(target), Sanitized(cause));
+            line.extend_from_slice(" · ".as_bytes());
+            if let Some(target) = self.target {
+                let _ = write!(line, "{}: ", Sanitized(target));
+            }
+            let _ = write!(line, "{}", Sanitized(cause));
         }
         if let (Some(limit), Some(LimitResult::Limited)) = (self.limit, self.limit_result) {
             let _ = write!(line, " · limited by {limit}");
@@ -157,89 +149,6 @@ impl AccessLogEntry<'_> {
         line.push(b'\n');
     }
 }
-
-/// The query parameters whose values are redacted.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Redact(Vec<String>);
-
-impl Redact {
-    /// Redacts parameters called one of `names`, in any case, to `…`.
-    pub fn new(names: &[String]) -> Self {
-        Self(names.to_vec())
-    }
-
-    /// Returns the query without secret values, also of a query within a value: that of a URL which a login is to lead back
-    /// to.
-    pub(super) fn query(&self, query: &str) -> String {
-        let mut redacted = String::with_capacity(query.len());
-        // Some upstreams take `;` for a separator too, and so may an attacker who hides a token after one.
-        for parameter in query.split_inclusive(['&', ';']) {
-            let name = parameter.split(['=', '&', ';']).next().unwrap_or_default();
-            match parameter.strip_prefix(name).filter(|value| value.starts_with('=')) {
-                Some(value) if self.names(name) || self.names_within(value) => {
-                    let _ = write!(redacted, "{name}=…");
-                    redacted
-                        .extend(value.chars().next_back().filter(|end| ['&', ';'].contains(end)));
-                }
-                _ => redacted.push_str(parameter),
-            }
-        }
-        redacted
-    }
-
-    /// Whether `value`, as written in a query, is a URL with a query that has one of the names, even if it is escaped twice.
-    fn names_within(&self, value: &str) -> bool {
-        if !INNER_QUERIES.iter().any(|mark| value.contains(mark)) {
-            return false;
-        }
-        let mut text = value.to_owned();
-        for _ in 0..MAX_NESTED_QUERIES {
-            let parameters = text.split(['?', '&', ';', '#']).skip(1);
-            let mut names = parameters.filter_map(|parameter| parameter.split_once('='));
-            if names.any(|(name, _)| self.names(name)) {
-                return true;
-            }
-            // No separator may end what is decoded: all of them separate alike here.
-            let whole = format!("={}", text.replace('&', "?"));
-            let decoded = url::form_urlencoded::parse(whole.as_bytes()).next();
-            let decoded = decoded.map(|(_, value)| value.into_owned()).unwrap_or_default();
-            if decoded == text {
-                return false;
-            }
-            text = decoded;
-        }
-        // Nested deeper than any login does: what it holds is not known.
-        true
-    }
-
-    /// Whether `name`, as written in a query, is to be redacted. `access%5Ftoken` is, and `auth[access_token]`, a member of
-    /// a structure to many frameworks, and `access.token`, which PHP takes for `access_token`.
-    fn names(&self, name: &str) -> bool {
-        let is_ours = |name: &str| {
-            let is = |own: &String| {
-                own.len() == name.len() && begins_alike(name.as_bytes(), own.as_bytes())
-            };
-            self.0.iter().any(is)
-        };
-        let ours = |name: &str| {
-            let is_structure = name.contains(MEMBER_MARKS);
-            is_ours(name.trim())
-                || is_structure && name.split(MEMBER_MARKS).map(str::trim).any(is_ours)
-        };
-        if name.contains(['%', '+']) {
-            let decoded = url::form_urlencoded::parse(name.as_bytes()).next();
-            return decoded.is_some_and(|(name, _)| ours(&name));
-        }
-        ours(name)
-    }
-}
-
-/// Marks of a query or fragment within a value: as they are, escaped, or escaped more than once.
-const INNER_QUERIES: [&str; 6] = ["?", "#", "%3F", "%3f", "%23", "%25"];
-/// The marks that divide the name of a structure from those of its members.
-const MEMBER_MARKS: [char; 3] = ['[', ']', '.'];
-/// Levels of escapes that are read within a value.
-const MAX_NESTED_QUERIES: usize = 5;
 
 /// A JSON object being written. Writing to memory cannot fail.
 struct Object<'a> {
@@ -411,8 +320,11 @@ const fn version(version: http::Version) -> &'static str {
 #[cfg(test)]
 mod tests {
     use core::net::Ipv4Addr;
+    use std::collections::BTreeSet;
 
     use serde_json::{Value, json};
+
+    use crate::base::strict_json;
 
     use super::*;
 
@@ -501,38 +413,6 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_the_query_are_redacted() {
-        let redact = Redact::new(&["token".into(), "access_token".into(), "Code".into()]);
-        let same = |query: &str, redacted: &str| assert_eq!(redact.query(query), redacted);
-
-        same("page=2&token=s3cret&sort=asc", "page=2&token=…&sort=asc");
-        same("access%5Ftoken=s3cret", "access%5Ftoken=…");
-        same("a=1;TOKEN=s3cret;b=2", "a=1;TOKEN=…;b=2");
-        same("code=s3cret=&x", "code=…&x");
-        // Names of structures: PHP, Rails, Express; and what PHP takes for another name.
-        same("access_token[]=s3cret", "access_token[]=…");
-        same("access_token%5B0%5D=s3cret", "access_token%5B0%5D=…");
-        same("auth[access_token]=s3cret&a[b]=c", "auth[access_token]=…&a[b]=c");
-        same("auth.token=s3cret", "auth.token=…");
-        same("access.token=s3cret&+access+token=s3cret", "access.token=…&+access+token=…");
-        same("token&token=&tokens=3", "token&token=…&tokens=3");
-        same("", "");
-    }
-
-    #[test]
-    fn secrets_in_a_url_within_the_query_are_redacted() {
-        let redact = Redact::new(&["token".into(), "access_token".into()]);
-        let same = |query: &str, redacted: &str| assert_eq!(redact.query(query), redacted);
-
-        same("return_to=%2Finvite%3Ftoken%3Ds3cret&a=b", "return_to=…&a=b");
-        same("return_to=%2Fa%3Fb%3Dc%26access_token%3Ds3cret", "return_to=…");
-        same("return_to=/invite?token=s3cret", "return_to=…");
-        same("to=https%3A%2F%2Fh%2F%23access_token%3Ds3cret", "to=…");
-        same("to=%2Flogin%3Freturn_to%3D%252Finvite%253Ftoken%253Ds3cret", "to=…");
-        same("to=%2Fa%3Fb%3Dc&q=100%25&r=%2Ftoken%3Da", "to=%2Fa%3Fb%3Dc&q=100%25&r=%2Ftoken%3Da");
-    }
-
-    #[test]
     fn a_terminal_gets_one_short_line() {
         let record = AccessLogEntry {
             auth: Some(AuthLabel::Jwt),
@@ -546,6 +426,59 @@ mod tests {
             text_line(&record),
             "12:00:00.000 200 GET       1.250 ms  orders       /api/orders?token=… · jwt · alice\n"
         );
+    }
+
+    #[test]
+    fn a_failed_upstream_is_named_once_with_the_cause() {
+        let failed = AccessLogEntry {
+            status: 502,
+            error: Some("upstream-failed"),
+            target: Some("http://127.0.0.1:1"),
+            cause: Some("connection refused"),
+            ..plain()
+        };
+        let without_target = AccessLogEntry { target: None, ..failed };
+
+        let (line, other) = (text_line(&failed), text_line(&without_target));
+
+        assert!(
+            line.ends_with(" · upstream-failed · http://127.0.0.1:1: connection refused\n"),
+            "{line}"
+        );
+        assert!(other.ends_with("/api/orders · upstream-failed · connection refused\n"), "{other}");
+    }
+
+    #[test]
+    fn a_line_with_every_field_has_the_documented_members_once() {
+        let full = AccessLogEntry {
+            query: Some("page=2"),
+            grpc_status: Some(14),
+            upstream: Some("orders"),
+            target: Some("http://127.0.0.1:1"),
+            attempts: 2,
+            auth: Some(AuthLabel::Jwt),
+            auth_result: Some(AuthResult::Ok),
+            issuer: Some("main"),
+            subject: Some("alice"),
+            client_id: Some("shop"),
+            limit: Some("fair"),
+            limit_result: Some(LimitResult::DryRun),
+            error: Some("upstream-failed"),
+            cause: Some("connection refused"),
+            fallback: Some("stale"),
+            user_agent: Some("curl/8.5.0"),
+            tls: Some("1.3"),
+            ..plain()
+        };
+
+        let line = json_line(&full);
+
+        let members = strict_json::parse_object(line.trim_end().as_bytes()).expect("JSON");
+        let documented = include_str!("../../docs/operating.md");
+        let (_, documented) = documented.split_once("The fields, each left out").expect("a list");
+        let (documented, _) = documented.split_once("\n\n").expect("its end");
+        let documented: BTreeSet<_> = documented.split('`').skip(1).step_by(2).collect();
+        assert_eq!(members.keys().map(String::as_str).collect::<BTreeSet<_>>(), documented);
     }
 
     fn json_line(record: &AccessLogEntry<'_>) -> String {
@@ -564,8 +497,6 @@ mod tests {
         AccessLogEntry {
             time: Timestamp::from_secs(1_700_049_600).plus(Duration::from_micros(250)),
             request_id: "018bd1b0-0000-7000-8000-000000000000",
-            trace_id: None,
-            span_id: None,
             client: Ipv4Addr::new(192, 0, 2, 7).into(),
             method: "GET",
             path: "/api/orders",

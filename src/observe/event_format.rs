@@ -1,10 +1,12 @@
 //! Formats events of the gateway itself (a reload, an unavailable issuer) as log lines.
 //!
 //! The access log and the events are one stream and share one format:
-//! `time`, `level`, `msg`, then the fields.
+//! `time`, `level`, `msg`, the module that wrote the event as `logger`, then the fields.
+//! No object has two members of one name: RFC 8259 §4 leaves it to each parser which of them counts.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tracing::field::{Field, Visit};
@@ -44,7 +46,7 @@ where
         if !LibraryLogLimit::is_own(event.metadata()) {
             let suppressed = self.suppressed.swap(0, Relaxed);
             if suppressed > 0 {
-                fields.others.push(("suppressed", suppressed.to_string()));
+                fields.add("suppressed", suppressed.to_string());
             }
         }
         rfc3339(self.clock.now(), |time| match self.format.get() {
@@ -58,14 +60,14 @@ where
 #[derive(Default)]
 struct Fields {
     message: String,
-    others: Vec<(&'static str, String)>,
+    others: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Fields {
     fn write_json(&self, time: &str, of: &Metadata<'_>, line: &mut Writer<'_>) -> fmt::Result {
         let (level, msg) = (of.level().as_str().to_ascii_lowercase(), Json(&self.message));
         write!(line, r#"{{"time":"{time}","level":"{level}","msg":{msg}"#)?;
-        write!(line, r#","target":{}"#, Json(of.target()))?;
+        write!(line, r#","logger":{}"#, Json(of.target()))?;
         for (name, value) in &self.others {
             write!(line, ",{}:{value}", Json(name))?;
         }
@@ -81,7 +83,16 @@ impl Fields {
     }
 
     fn keep(&mut self, field: &Field, json: String) {
-        self.others.push((field.name(), json));
+        self.add(field.name(), json);
+    }
+
+    /// Adds a field, under another name if its own is taken: a library names its fields as it likes.
+    fn add(&mut self, name: &'static str, json: String) {
+        let mut name = Cow::Borrowed(name);
+        while MEMBERS.contains(&&*name) || self.others.iter().any(|(other, _)| *other == name) {
+            name.to_mut().push('_');
+        }
+        self.others.push((name, json));
     }
 }
 
@@ -121,3 +132,6 @@ impl Visit for Fields {
         self.keep(field, number.unwrap_or_else(|| format!("\"{value}\"")));
     }
 }
+
+/// The members of every event.
+const MEMBERS: [&str; 4] = ["time", "level", "msg", "logger"];

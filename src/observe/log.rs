@@ -20,10 +20,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::base::clock::Clock;
 
-use super::access_log_entry::{AccessLogEntry, Redact};
+use super::access_log_entry::AccessLogEntry;
 use super::event_format::EventFormatter;
 use super::library_log_limit::LibraryLogLimit;
 use super::metrics::Metrics;
+use super::redact_query::Redact;
 use super::usage_log::UsageLog;
 use super::writer::{FLUSH_TIMEOUT, LineQueue, Writer};
 
@@ -317,6 +318,7 @@ mod tests {
     use tracing::subscriber::with_default;
 
     use crate::base::clock::Timestamp;
+    use crate::base::strict_json;
 
     use super::*;
 
@@ -361,9 +363,37 @@ mod tests {
             out.text(),
             "{\"time\":\"2023-11-15T12:00:00.000000Z\",\"level\":\"warn\",\
              \"msg\":\"The keys could not be read.\",\
-             \"target\":\"northgate::observe::log::tests\",\
+             \"logger\":\"northgate::observe::log::tests\",\
              \"issuer\":\"main\",\"attempts\":3}\n"
         );
+    }
+
+    /// Parsers differ in which of two members they take (RFC 8259 §4), and Elasticsearch's refuses the line.
+    #[test]
+    fn a_field_with_the_name_of_another_member_is_renamed() {
+        let (log, events, out) = json(&Settings::default(), None);
+
+        with_default(events, || {
+            tracing::warn!(
+                target: "h2",
+                time = 1,
+                level = "high",
+                msg = "a",
+                logger = "b",
+                logger_ = "c",
+                target = "http://127.0.0.1:2",
+                suppressed = true,
+                "A library named its fields so."
+            );
+        });
+        log.flush();
+
+        let line = strict_json::parse_object(out.text().trim_end().as_bytes()).expect("JSON");
+        assert_eq!(line["level"], "warn");
+        assert_eq!(line["level_"], "high");
+        assert_eq!(line["msg_"], "a");
+        assert_eq!((&line["logger"], &line["logger_"]), (&"h2".into(), &"b".into()));
+        assert_eq!(line["target"], "http://127.0.0.1:2");
     }
 
     #[test]
@@ -451,8 +481,6 @@ mod tests {
         log.access().record(&AccessLogEntry {
             time: NOON,
             request_id: "1",
-            trace_id: None,
-            span_id: None,
             client: [192, 0, 2, 7].into(),
             method: "GET",
             path: "/",

@@ -8,4 +8,5 @@ pub mod usage_log;
 
 mod event_format;
 mod library_log_limit;
+mod redact_query;
 mod writer;

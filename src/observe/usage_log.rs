@@ -50,7 +50,7 @@ impl UsageLog {
         rfc3339(self.clock.now(), |time| match self.format.get() {
             Format::Json => writeln!(
                 line,
-                r#"{{"time":"{time}","level":"info","msg":"Usage.","target":"{TARGET}","id":{},"usage":{}}}"#,
+                r#"{{"time":"{time}","level":"info","msg":"Usage.","logger":"{LOGGER}","id":{},"usage":{}}}"#,
                 Json(id),
                 Json(&usage)
             ),
@@ -65,7 +65,7 @@ impl UsageLog {
     }
 }
 
-const TARGET: &str = "northgate::usage";
+const LOGGER: &str = "northgate::usage";
 
 #[cfg(test)]
 mod tests {
@@ -85,8 +85,8 @@ mod tests {
         drop(log);
         let text = io::read_to_string(reader).expect("text");
         let ids = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-        let ids: Vec<_> = ids.map(|line| (line["target"].clone(), line["id"].clone())).collect();
-        assert_eq!(ids, [(json!(TARGET), json!("a-0")), (json!(TARGET), json!("a-1"))]);
+        let ids: Vec<_> = ids.map(|line| (line["logger"].clone(), line["id"].clone())).collect();
+        assert_eq!(ids, [(json!(LOGGER), json!("a-0")), (json!(LOGGER), json!("a-1"))]);
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl ConnectionHandle {
     /// Records that the server refuses a command: reconnecting would not help.
     fn refuse(&self, error: &RedisError) {
         if !self.refused.swap(true, Relaxed) {
-            tracing::error!(%error, "Redis refused a command; features that need it are not shared between gateways.");
+            tracing::error!(%error, "Redis refused a command; features that need it are not shared with other instances.");
         }
     }
 

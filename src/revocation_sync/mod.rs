@@ -132,7 +132,7 @@ struct FullResync {
     published: HashMap<Revocation, (Timestamp, Timestamp)>,
     /// The ids of expired entries.
     expired: Vec<String>,
-    learned: usize,
+    received: usize,
 }
 
 impl SyncTask {
@@ -275,10 +275,14 @@ impl SyncTask {
             return;
         }
         if let Some(resync) = &mut self.resync {
-            resync.learned += 1;
+            resync.received += 1;
         }
-        let forgotten = self.revocations.apply(event);
-        tracing::debug!(from = &*from, forgotten, "Applied a revocation of another instance.");
+        let dropped_cache_entries = self.revocations.apply(event);
+        tracing::debug!(
+            instance = &*from,
+            dropped_cache_entries,
+            "Applied a revocation of another instance."
+        );
     }
 
     /// Completes a resync: publishes what the stream lacks, and removes expired entries.
@@ -292,9 +296,9 @@ impl SyncTask {
         for expired in resync.expired.chunks(BATCH_ENTRIES) {
             self.redis.remove_entries(&self.revoked.key, expired).await?;
         }
-        let (learned, published) = (resync.learned, missing.len());
-        if learned + published > 0 {
-            tracing::info!(learned, told = published, "Synchronized revocations with Redis.");
+        let (received, published) = (resync.received, missing.len());
+        if received + published > 0 {
+            tracing::info!(received, published, "Synchronized revocations with Redis.");
         }
         self.resync = None;
         self.has_unpublished = false;

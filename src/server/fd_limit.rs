@@ -10,7 +10,7 @@ pub fn warn_if_few(connections: usize) {
     let Ok(limits) = fs::read_to_string("/proc/self/limits") else { return };
     if let Some(limit) = open_files(&limits).filter(|limit| *limit < wanted(connections)) {
         tracing::warn!(
-            most = limit,
+            limit,
             wanted = wanted(connections),
             max_connections = connections,
             "The limit on open files is too low for `server.max_connections`; connections may fail under load. Raise `ulimit -n` (LimitNOFILE), or lower `server.max_connections`."

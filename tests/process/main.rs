@@ -2,6 +2,7 @@
 #![allow(clippy::pedantic, reason = "scripts read best plainly")]
 
 mod flood;
+mod log;
 mod start;
 mod stop;
 mod upgrade;

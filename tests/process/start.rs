@@ -25,7 +25,7 @@ fn too_few_open_files_for_the_connections_are_told_at_the_start() {
     let mut gateway = Running::of(&mut command, directory);
 
     let said = gateway.log().line("The limit on open files");
-    for part in ["\"level\":\"warn\"", "\"most\":200", "\"max_connections\":60"] {
+    for part in ["\"level\":\"warn\"", "\"limit\":200", "\"max_connections\":60"] {
         assert!(said.contains(part), "{said}");
     }
 }

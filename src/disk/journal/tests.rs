@@ -9,7 +9,8 @@ use super::*;
 use crate::base::clock::Timestamp;
 
 const NOON: Timestamp = Timestamp::from_secs(1_700_049_600);
-const FEW: Kind = Kind { name: "test", most: 1_000 };
+const FEW: Kind =
+    Kind { name: "test", title: "test", max_records: 1_000, loss: "events are forgotten" };
 
 #[tokio::test]
 async fn a_record_that_was_waited_for_is_read_by_the_next_process() {
@@ -100,7 +101,7 @@ async fn the_oldest_records_are_dropped_beyond_the_maximum() {
 
     let (_, found) = open(copy(directory.path()).path(), &clock);
 
-    assert_eq!(found.len(), FEW.most);
+    assert_eq!(found.len(), FEW.max_records);
     assert_eq!(found.last(), Some(&record("2999", 60)));
 }
 
@@ -116,7 +117,7 @@ async fn withdrawals_push_out_no_record() {
 
     let (_, found) = open(copy(directory.path()).path(), &clock);
 
-    assert_eq!((found.len(), found.first()), (FEW.most, Some(&record("owed", 60))));
+    assert_eq!((found.len(), found.first()), (FEW.max_records, Some(&record("owed", 60))));
 }
 
 #[tokio::test]

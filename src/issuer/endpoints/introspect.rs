@@ -119,14 +119,14 @@ impl CallContext {
                 // A client may have provoked it, or the gateway's client lacks permission: the log line lets the
                 // operator decide.
                 if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "The issuer refused an introspection request; the token was not accepted.");
+                    tracing::warn!(issuer = %self.settings.name, error = %why, suppressed, "The issuer refused an introspection request; the token was not accepted.");
                 }
                 pass.record_unexpected_response(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)
             }
             Classified::Unavailable(why) => {
                 if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(issuer = %self.settings.name, %why, suppressed, "Could not introspect a token; its request is refused unless a cached result may stand in.");
+                    tracing::warn!(issuer = %self.settings.name, error = %why, suppressed, "Could not introspect a token; its request is refused unless a cached result may stand in.");
                 }
                 pass.record_unavailable(self.clock.uptime());
                 Err(Unavailable::RETRY_SOON)

@@ -39,7 +39,7 @@ impl CallContext {
         });
         response.await.map(Some).map_err(|(error, why)| {
             if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
-                tracing::warn!(issuer = %self.settings.name, why, suppressed, "Could not push an authorization request; the login fails.");
+                tracing::warn!(issuer = %self.settings.name, error = why, suppressed, "Could not push an authorization request; the login fails.");
             }
             error
         })

@@ -354,7 +354,7 @@ impl ProviderCache {
                     }
                 }
             };
-            tracing::debug!(issuer = %self.settings.name, %url, why, "No metadata document at this URL.");
+            tracing::debug!(issuer = %self.settings.name, %url, error = why, "No metadata document at this URL.");
             found.push(format!("{url}: {why}"));
         }
         if let Some(metadata) = so_far {
@@ -372,8 +372,8 @@ impl ProviderCache {
             self.progress().discovered_at = Some(self.clock.uptime());
             return Lookup::All;
         }
-        let found = found.join("; ");
-        tracing::warn!(issuer = %self.settings.name, found, "No metadata found for this issuer; using configured endpoints and earlier keys, if there are any.");
+        let error = found.join("; ");
+        tracing::warn!(issuer = %self.settings.name, error, "No metadata found for this issuer; using configured endpoints and earlier keys, if there are any.");
         Lookup::Nothing
     }
 
@@ -448,7 +448,7 @@ impl ProviderCache {
         if self.keys_are_given() || jwks_fetched_at.is_none() {
             return false;
         }
-        // Read again: keys of its own, which the predecessor does not retire.
+        // Parsed again: retiring the predecessor's keys must not retire these.
         let Ok(keys) = self.read(&jwks_text) else { return false };
         self.replace(keys);
         let mut progress = self.progress();
@@ -483,9 +483,9 @@ impl ProviderCache {
         Jwks::parse(jwks_text, |kid, why| match why {
             // Encryption keys, and keys of future types, are common in a set.
             UnusableKey::Use | UnusableKey::Type | UnusableKey::Algorithm => {
-                tracing::debug!(issuer, kid, %why, "JWK skipped: not usable for signature verification.");
+                tracing::debug!(issuer, kid, error = %why, "JWK skipped: not usable for signature verification.");
             }
-            _ => tracing::warn!(issuer, kid, %why, "JWK skipped: the key is unusable."),
+            _ => tracing::warn!(issuer, kid, error = %why, "JWK skipped: the key is unusable."),
         })
     }
 

@@ -168,7 +168,7 @@ impl ResetRequest {
         // Only the parts of the key, not their values, which may be secrets.
         tracing::info!(
             limits = limits.join(" "),
-            parts = parts.join(" "),
+            key_parts = parts.join(" "),
             "Counters of limits reset through the admin API."
         );
         Ok(json!({ "reset": done, "skipped": skipped, "partial": partial }))

@@ -132,7 +132,7 @@ impl RevokeRequest {
         tracing::info!(
             by = by.join(" "),
             issuers = of,
-            forgotten,
+            dropped_cache_entries = forgotten,
             "Tokens revoked through the admin API."
         );
         let lasting = retained.revocations.lasting().await;

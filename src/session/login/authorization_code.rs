@@ -277,10 +277,10 @@ impl Sessions {
             }
             // The user has logged in, but not as the route demands: another login would change nothing.
             Some(step_up) => {
-                let (session, lacking) = (&*self.settings.name, step_up.lacking(&principal));
+                let (session, unmet) = (&*self.settings.name, step_up.lacking(&principal));
                 tracing::warn!(
                     session,
-                    lacking,
+                    unmet,
                     "A login is weaker or older than its route demands; its user gets an error page."
                 );
                 self.problem_page(Problem::StepUp, login.intent.target.as_deref())
@@ -358,10 +358,10 @@ impl Sessions {
             }
         };
         let session = &*self.settings.name;
-        let reason = problem.message();
+        let error = problem.message();
         tracing::warn!(
             session,
-            reason,
+            error,
             "Stopped a login loop: two logins in a row led to no session; the user gets an error page."
         );
         let response =

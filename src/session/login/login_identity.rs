@@ -78,7 +78,7 @@ impl Sessions {
             );
             return Err(Problem::Unusable);
         }
-        let lacking = match (error, token) {
+        let missing_claim = match (error, token) {
             (TokenError::Claim, None) => Some("id_token".to_owned()),
             // A claim that is `null` has another type.
             (TokenError::Claim | TokenError::Malformed, Some(token)) => {
@@ -86,11 +86,11 @@ impl Sessions {
             }
             _ => None,
         };
-        tracing::error!(session, %error, lacking, "Rejected the ID token of a login; the login failed.");
+        tracing::error!(session, %error, missing_claim, "Rejected the ID token of a login; the login failed.");
         Err(match error {
             // The issuer has just issued it: its key is newer than the cached JWK set, which cannot be fetched again yet.
             TokenError::Unavailable { .. } | TokenError::UnknownKey => Problem::Unavailable,
-            _ if lacking.is_some() => Problem::LacksClaim,
+            _ if missing_claim.is_some() => Problem::LacksClaim,
             _ => Problem::Unusable,
         })
     }
@@ -112,8 +112,8 @@ impl Sessions {
         if !claims.contains_key("auth_time") {
             tracing::error!(
                 session,
-                lacking = "auth_time",
-                "Rejected the ID token of a login, which does not say when its user has logged in, as `max_age` demands; the login failed. Have the issuer send `auth_time`, or take out `max_age`."
+                missing_claim = "auth_time",
+                "Rejected the ID token of a login, which does not say when its user has logged in, as `max_age` demands; the login failed. Have the issuer send `auth_time`, or remove `max_age`."
             );
             return Err(Problem::LacksAuthTime);
         }

@@ -40,8 +40,8 @@ impl Sessions {
         match &refused {
             // Not logged: strangers can send these.
             LogoutTokenError::Form | LogoutTokenError::Token(TokenError::Malformed) => {}
-            reason => {
-                tracing::warn!(session, %reason, "Refused a logout token with an error response.");
+            error => {
+                tracing::warn!(session, %error, "Refused a logout token with an error response.");
             }
         }
         let body = json!({ "error": refused.code(), "error_description": refused.to_string() });
@@ -93,7 +93,7 @@ impl Sessions {
             return Err(unknown);
         }
         let session = &*self.settings.name;
-        tracing::info!(session, by = named_by, ended, "Ended sessions by back-channel logout.");
+        tracing::info!(session, named_by, ended, "Ended sessions by back-channel logout.");
         Ok(())
     }
 

@@ -131,7 +131,7 @@ impl PendingRevocations {
         let opened: Vec<_> = taken.into_iter().filter_map(open).collect();
         if opened.len() < number {
             tracing::warn!(
-                left = number - opened.len(),
+                unreadable = number - opened.len(),
                 "Could not open pending revocations, which were sealed under a removed key; their tokens expire by themselves."
             );
         }
@@ -274,7 +274,12 @@ fn sealed_of(record: &Record, owner: &str) -> Option<String> {
     fields.next().filter(|(name, _)| name == SEALED).map(|(_, sealed)| sealed)
 }
 
-const REVOCATIONS: Kind = Kind { name: "revocations", most: 10_000 };
+const REVOCATIONS: Kind = Kind {
+    name: "revocations",
+    title: "issuer_revocations",
+    max_records: 10_000,
+    loss: "tokens of sessions that ended stay valid at the issuer",
+};
 const OWNER: &str = "session";
 const SEALED: &str = "sealed";
 

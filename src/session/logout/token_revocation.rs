@@ -94,7 +94,7 @@ impl TokenRevoker {
             self.repeats.count.fetch_sub(1, Relaxed);
             tracing::error!(
                 issuer,
-                most = MAX_PENDING,
+                max_pending = MAX_PENDING,
                 "Too many revocations are pending; tokens are not revoked at the issuer."
             );
             return;
@@ -131,8 +131,8 @@ impl TokenRevoker {
     ) {
         let Some(kept) = &self.kept else { return };
         loop {
-            let most = MAX_PENDING.saturating_sub(self.repeats.count.load(Relaxed));
-            for (entry, revocation) in kept.take(most).await {
+            let free = MAX_PENDING.saturating_sub(self.repeats.count.load(Relaxed));
+            for (entry, revocation) in kept.take(free).await {
                 match revocation {
                     PendingRevocation::Tokens(_) if !self.enabled => self.done(Some(entry)).await,
                     PendingRevocation::Tokens(state) => {

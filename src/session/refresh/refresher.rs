@@ -454,8 +454,8 @@ impl TokenRefresher {
         let verified = self.relying_party.verify(&self.issuer, token, self.clock.now()).await;
         let Err(error) = verified else { return Ok(true) };
         let issuer = &*self.issuer.settings().name;
-        let lacking = RelyingParty::lacking(token);
-        tracing::warn!(issuer, %error, lacking, "Rejected the ID token of a refresh; the session keeps the one before.");
+        let missing_claim = RelyingParty::lacking(token);
+        tracing::warn!(issuer, %error, missing_claim, "Rejected the ID token of a refresh; the session keeps the previous one.");
         match error {
             TokenError::Unavailable { .. } | TokenError::UnknownKey => Err(error),
             _ => Ok(false),

@@ -361,8 +361,8 @@ impl SharedSessions {
         if pending.fetch_add(1, Relaxed) >= MAX_PENDING_WRITES {
             pending.fetch_sub(1, Relaxed);
             tracing::error!(
-                most = MAX_PENDING_WRITES,
-                "Redis has been unavailable for too long; other instances will not learn of this session's change."
+                max_pending = MAX_PENDING_WRITES,
+                "Too many writes to Redis are pending; other instances will not see the change of a session."
             );
             return false;
         }

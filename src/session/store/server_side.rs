@@ -186,8 +186,8 @@ impl SharedStore {
             && !pending_writes.states.contains_key(&id)
         {
             tracing::error!(
-                most = MAX_PENDING_WRITES,
-                "Redis has been unavailable for too long; a session is not shared with other instances."
+                max_pending = MAX_PENDING_WRITES,
+                "Too many writes to Redis are pending; other instances will not see the change of a session."
             );
             return;
         }

@@ -240,7 +240,12 @@ pub(crate) enum ReplayError {
     Full,
 }
 
-const JOURNAL_KIND: Kind = Kind { name: "proofs", most: 2 * MAX_PROOFS };
+const JOURNAL_KIND: Kind = Kind {
+    name: "proofs",
+    title: "used_proofs",
+    max_records: 2 * MAX_PROOFS,
+    loss: "DPoP proofs that were used may be accepted once more",
+};
 const PROOF: &str = "proof";
 /// Bytes of a stored digest.
 const DIGEST_BYTES: usize = 17;

@@ -108,7 +108,12 @@ impl UsedLogoutTokens {
     }
 }
 
-const ENDED: Kind = Kind { name: "ended", most: 400_000 };
+const ENDED: Kind = Kind {
+    name: "ended",
+    title: "revocations",
+    max_records: 400_000,
+    loss: "tokens and sessions that were revoked may be valid again",
+};
 const MAX_LOGOUT_TOKENS: u64 = if cfg!(test) { 1_000 } else { 100_000 };
 
 const USED_LOGOUT_TOKEN: &str = "heeded";

@@ -445,7 +445,7 @@ impl RevocationList {
             revoked.retain(|_, revoked| now < revoked.until);
             if revoked.len() >= MAX_REVOCATIONS {
                 tracing::error!(
-                    most = MAX_REVOCATIONS,
+                    max_revocations = MAX_REVOCATIONS,
                     "Too many revocations; those that expire first were dropped, and their tokens may be accepted again."
                 );
                 // Several at once: finding one costs as much.

@@ -302,7 +302,7 @@ impl WatchedEndpoints {
         }
         self.watched.drain().for_each(|(_, gone)| gone.abort());
         self.watched = watched;
-        // Reaps the aborted ones of earlier calls.
+        // Removes the tasks that earlier calls aborted.
         while self.tasks.try_join_next().is_some() {}
     }
 

@@ -126,7 +126,7 @@ impl PassiveHealth {
             tracing::warn!(
                 upstream,
                 state = state.word(),
-                cause,
+                error = cause,
                 "The circuit of an upstream is open or half-open; requests are refused with 503 or take the fallback."
             );
         }
@@ -149,7 +149,7 @@ impl PassiveHealth {
             } else {
                 "A target fails; requests are still sent to it, because too few targets would be left."
             };
-            tracing::warn!(upstream, target, state, cause, "{consequence}");
+            tracing::warn!(upstream, target, state, error = cause, "{consequence}");
         }
     }
 }

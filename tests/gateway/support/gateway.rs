@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use northgate::base::clock::{Clock, Timestamp};
+use northgate::base::strict_json;
 use northgate::config::{self, Environment};
 use northgate::observe::log::Log;
 use northgate::observe::log_format::Format;
@@ -135,7 +136,11 @@ impl Gateway {
     pub(crate) fn log(&self) -> String {
         self.log.flush();
         let written = self.written.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&written).into_owned()
+        let log = String::from_utf8_lossy(&written).into_owned();
+        for line in log.lines() {
+            assert!(strict_json::parse_object(line.as_bytes()).is_ok(), "not strict JSON: {line}");
+        }
+        log
     }
 
     /// Runs something on the control runtime to its end.
