@@ -3,7 +3,7 @@
 _default:
     @just --list
 
-# what a change must pass: formatting, lints, documentation, dependencies
+# what a change must pass beside `just test`: formatting, lints, documentation, dependencies
 check:
     cargo fmt --check
     cargo clippy --all-targets -- -D warnings

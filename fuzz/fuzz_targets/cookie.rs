@@ -1,4 +1,4 @@
-//! `Cookie` fields of somebody without our keys.
+//! `Cookie` fields of a client without the gateway's keys.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -85,7 +85,7 @@ function build(settings) {
   return built;
 }
 
-// RFC 6749 §4.3, which oidc-provider leaves to whoever wants it.
+// RFC 6749 §4.3, which oidc-provider leaves to its users.
 async function password(ctx) {
   const { username, password, scope = '', resource = process.env.DEFAULT_RESOURCE } = ctx.oidc.params;
   if (people[username] === undefined || people[username] !== password) {
@@ -154,5 +154,5 @@ function key(type) {
 }
 
 console.log(issuer);
-// Whoever started it holds its standard input: no orphan outlives a test that was killed.
+// The test that started it holds its standard input: no orphan outlives a test that was killed.
 process.stdin.resume().on('end', () => process.exit(0));

@@ -40,7 +40,7 @@ def main():
         fill()
     server = make_server("127.0.0.1", int(os.environ["PORT"]), Counted(app.wsgi_app), threaded=True, request_handler=Quiet)
     print(f"http://{AUTHORITY}", flush=True)
-    # Whoever started it holds its standard input: no orphan outlives a test that was killed.
+    # The test that started it holds its standard input: no orphan outlives a test that was killed.
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     server.serve_forever()
 
@@ -58,7 +58,7 @@ def fill():
         ),
     ]
     for one in clients:
-        # Whoever is in the audience of a token may ask about it, and an ID token names them all.
+        # A client in the audience of a token may introspect it, and an ID token names them all.
         one.audience = clients
         save(one)
 
