@@ -14,7 +14,7 @@ use tower_service::Service;
 use super::{Gateway, Peer};
 use crate::base::body::Body;
 
-/// The address of the client that sent a request: an extension of the request, set by whichever program accepts the
+/// The address of the client that sent a request: an extension of the request, set by the program that accepts the
 /// connections. A request without it comes from `0.0.0.0`, which no list of `trusted_proxies` should hold.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ClientAddress(pub IpAddr);
@@ -22,7 +22,7 @@ pub struct ClientAddress(pub IpAddr);
 /// Serves one request as if it had come over an unencrypted connection of [`ClientAddress`].
 ///
 /// The service is always ready: a limit on requests is a rejection of one request (503), never back-pressure. It
-/// never fails: whatever goes wrong is a response. Its futures stay on the thread that made them, so run it within a
+/// never fails: every failure is a response. Its futures stay on the thread that made them, so run it within a
 /// [`tokio::task::LocalSet`].
 ///
 /// # Examples

@@ -178,7 +178,12 @@ impl BodyWriter {
     /// Returns the message for writing to another connection behind another head: if nothing may have arrived (`sent` is
     /// false), or if nothing of its body was read. The first `head` bytes of `write` are the head.
     #[must_use]
-    pub fn anew(mut self: Box<Self>, write: &[u8], head: usize, sent: bool) -> Option<Box<Self>> {
+    pub fn for_another_connection(
+        mut self: Box<Self>,
+        write: &[u8],
+        head: usize,
+        sent: bool,
+    ) -> Option<Box<Self>> {
         if self.cut_short {
             return None;
         }
@@ -427,7 +432,7 @@ mod tests {
             assert!(poll(&mut sending, &mut stream, &mut write).is_ready(), "it takes {room}");
             {
                 let sent = sending.progress() > 0;
-                Box::new(sending).anew(&write, 5, sent)
+                Box::new(sending).for_another_connection(&write, 5, sent)
             }
         };
 

@@ -163,8 +163,8 @@ impl Limiter {
         Balance::new(plan, remaining, reset)
     }
 
-    /// Returns the balance of the key with this counter, after a request that would have to wait for `wait` nanoseconds: what
-    /// it could not have may be enough for a smaller one.
+    /// Returns the balance of the key with this counter, after a request that would have to wait for `wait` nanoseconds: the
+    /// remainder may admit a smaller request.
     pub(super) fn left_by_refused(
         &self,
         plan: PlanIndex,
@@ -175,8 +175,8 @@ impl Limiter {
         self.left(plan, cell, now).or_wait(wait)
     }
 
-    /// Returns the balance of a key with this lease, after a request that would have to wait for `wait` nanoseconds. Only of
-    /// bytes something is left: else the request would have had it.
+    /// Returns the balance of a key with this lease, after a request that would have to wait for `wait` nanoseconds. Only a
+    /// limit on bytes can have a remainder here: at a cost of one the request would have been admitted.
     pub(super) fn shared_left_by_refused(
         &self,
         plan: PlanIndex,

@@ -98,7 +98,7 @@ fn version2(bytes: &[u8]) -> Result<Option<ProxyHeader>, InvalidHeader> {
     let addresses = match (command, protocol) {
         (Command::Proxy, TCP_IPV4) => 12,
         (Command::Proxy, TCP_IPV6) => 36,
-        // Nothing is read of addresses of other kinds.
+        // Addresses of other families are ignored.
         _ => return Ok(Some(local)),
     };
     if rest < addresses {

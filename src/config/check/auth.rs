@@ -225,7 +225,7 @@ impl Check<'_> {
                 Code::C106,
                 at.key_at,
                 message,
-                "write it into a way that takes tokens: { jwt: main, dpop: true }",
+                "write it into an entry of `any` that takes tokens: { jwt: main, dpop: true }",
             );
         }
         if bound_to == TokenBinding::Certificate && !asks_for_certificates(file) {
@@ -320,7 +320,7 @@ impl Check<'_> {
                 return None;
             }
             [first, second, ..] => {
-                let message = format!("`{}` and `{}` are both there", first.0, second.0);
+                let message = format!("`{}` and `{}` exclude each other", first.0, second.0);
                 let help = format!("write any: [{{ {}: … }}, {{ {}: … }}]", first.0, second.0);
                 self.fault(Code::C106, place.at, message, help);
                 return None;

@@ -87,8 +87,8 @@ impl Check<'_> {
             return Box::default();
         };
         if template.is_none() {
-            let message = format!("{} has no place for a tenant", issuer.shown());
-            let help = "write one in braces, such as https://login.microsoftonline.com/{tenantid}/v2.0, or take `tenants` out";
+            let message = format!("{} has no placeholder for a tenant", issuer.shown());
+            let help = "write one in braces, such as https://login.microsoftonline.com/{tenantid}/v2.0, or remove `tenants`";
             self.fault(Code::C106, tenants.key_at, message, help);
             return Box::default();
         }
@@ -101,8 +101,8 @@ impl Check<'_> {
             let is_name = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
             let is_dots = tenant.value.chars().all(|c| c == '.');
             if is_dots || !tenant.value.chars().all(is_name) {
-                let help = "write its id as its tokens say it, such as 9188040d-6c67-4c5b-b112-36a304b66dad";
-                self.wrong(tenant, InvalidValue::new("is not a tenant", help));
+                let help = "write the tenant id as it is in the tokens, such as 9188040d-6c67-4c5b-b112-36a304b66dad";
+                self.wrong(tenant, InvalidValue::new("is not a valid tenant identifier", help));
             }
         }
         tenants.items.iter().map(|tenant| tenant.value.as_str().into()).collect()

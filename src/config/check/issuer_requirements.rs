@@ -75,7 +75,8 @@ impl Check<'_> {
         for (missing, what) in missing {
             if missing {
                 let message = format!("without discovery, {what} is required");
-                self.fault(Code::C106, off.at, message, "write it, or discovery: auto");
+                let help = format!("write {what}, or `discovery: auto`");
+                self.fault(Code::C106, off.at, message, help);
             }
         }
     }

@@ -427,7 +427,7 @@ impl Check<'_> {
                 continue;
             }
             match Url::parse(&at.value).map(|url| url.origin().ascii_serialization()) {
-                // Browsers write none with a pattern, and so no target has it.
+                // No origin contains `*`.
                 Ok(origin) if origin == at.value && !origin.contains('*') => {
                     places.push(ReturnTo::Origin(origin.into()));
                 }

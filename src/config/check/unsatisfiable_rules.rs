@@ -123,7 +123,7 @@ impl Check<'_> {
             let first =
                 earlier.iter().find(|other| own.is_some() && iss(file, &other.value) == own);
             let Some(first) = first else { continue };
-            // Signed tokens are verified by the keys of each in turn; of opaque ones each would be asked.
+            // A JWT is tried with the keys of each issuer; an opaque token would be introspected at each of them.
             if key == "introspection" {
                 let message = format!(
                     "issuers {} and {} are one server: each token is introspected twice",

@@ -104,7 +104,7 @@ pub(crate) fn expected_one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Resul
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("write {}", listed(words.iter().map(|(word, _)| *word))),
     };
-    Err(InvalidValue::new("is not one of the words for this key", help))
+    Err(InvalidValue::new("is not a value of this key", help))
 }
 
 /// Joins words: `a, b or c`.

@@ -178,7 +178,7 @@ impl Authenticate {
         let presented = if self.reads_authorization {
             PresentedCredential::find(head)
         } else {
-            // It is meant for another server; even then there is one field at most.
+            // The route's token is elsewhere, so `Authorization` belongs to the upstream; a second one is refused all the same.
             only_field(&head.headers).map(|_unread| PresentedCredential::Nothing)
         };
         let presented = presented.inspect_err(|_rejection| {

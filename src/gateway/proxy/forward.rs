@@ -444,7 +444,7 @@ impl Forward {
             exchange.host.clone().map(|host| head.headers.insert(HOST, host));
         }
         if !self.request.is_empty() {
-            // Before the gateway's own are among them, which an edit of another spelling does not mean.
+            // Before the gateway's own fields are added: edits remove other spellings of client fields only.
             self.request.remove_other_spellings(&mut head.headers);
             fields.merge_into(&mut head.headers);
             self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);

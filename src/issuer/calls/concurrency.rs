@@ -28,7 +28,7 @@ impl ConcurrencyLimit {
         let mut used = self.used();
         let own = used[class as usize];
         let reserved = self.reserved();
-        // In use, and reserved for other classes and free.
+        // Permits in use, plus free permits reserved for other classes.
         let taken: usize =
             used.iter().zip(reserved).map(|(used, reserved)| (*used).max(reserved)).sum();
         if own > 0 && own >= reserved[class as usize] && taken >= self.most {

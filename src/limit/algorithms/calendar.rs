@@ -46,7 +46,7 @@ impl Calendar {
     pub(in crate::limit) fn ends_from(&self, end: u64) -> Arc<[u64]> {
         let mut known = self.ends.lock().ignore_poison();
         if known.first() != Some(&end) {
-            // Where a window has passed, the ends that are left are known.
+            // After a window has passed, the later ends are still valid.
             let left = known.binary_search(&end).map(|at| known[at..].to_vec());
             let mut all = left.unwrap_or_else(|_| vec![end]);
             let mut last = all.last().copied().unwrap_or(end);

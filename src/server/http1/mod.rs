@@ -118,7 +118,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
                 if polled.is_pending() && !io.has_no_buffered_input() {
                     self.activity.header_started();
                 }
-                // The first request of a connection is awaited, and so is the rest of a head.
+                // A closing connection still waits for its first request, and for the rest of a partial head.
                 let closes = self.closing.get() == Closing::Now;
                 let ended = served && closes && io.has_no_buffered_input();
                 if polled.is_pending() && ended { Poll::Ready(None) } else { polled }

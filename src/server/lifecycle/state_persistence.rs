@@ -70,7 +70,7 @@ impl StatePersistence {
                 retained.counts().sweep(Now::of(&retained.clock));
             }
             self.save().await;
-            // A disk that takes long for a large table is left in peace for as long again.
+            // The pause is at least as long as the save took, so that a slow disk is busy half of the time at most.
             pause = SAVE_INTERVAL.max(began.elapsed());
         }
     }

@@ -50,8 +50,8 @@ pub enum RevocationTarget {
     GatewaySession(Arc<str>),
     /// One session of the gateway that another login in the same browser has replaced.
     Replaced(Arc<str>),
-    /// No token: the issuer's clock is ahead by at least this many seconds, so that its dated revocations
-    /// reach that much further. It travels as they do, since each instance and each later process needs it with them.
+    /// The clock skew of the issuer, which is ahead by at least this many seconds: revocations of tokens issued before a moment
+    /// extend by it. It is published and stored like a revocation, because every instance and the next process need it.
     ClockAhead(u64),
 }
 

@@ -34,9 +34,9 @@ impl AttemptedEndpoints {
     }
 
     /// Does not count the last attempt against the retries, since nothing of the request was sent or processed by it;
-    /// false after [`MAX_REFUNDS`], and after one of an endpoint that ends the connections that it gets `alone_in_vain`.
-    pub(in crate::upstream) const fn refund(&mut self, alone_in_vain: bool) -> bool {
-        let refunds = self.free < if alone_in_vain { 1 } else { MAX_REFUNDS };
+    /// false after [`MAX_REFUNDS`], and after one of an endpoint that ends the connections that it gets `closed_unprocessed_alone`.
+    pub(in crate::upstream) const fn refund(&mut self, closed_unprocessed_alone: bool) -> bool {
+        let refunds = self.free < if closed_unprocessed_alone { 1 } else { MAX_REFUNDS };
         if refunds {
             self.free += 1;
         }

@@ -116,7 +116,7 @@ impl Choice<'_> {
         let Some((second, b)) = draw(Some(first), chance.rotate_right(32)) else {
             return Some(first);
         };
-        // Weights have been drawn by: only the load decides between the two.
+        // Both candidates were drawn by weight; the load decides between them.
         Some(if a.load <= b.load { first } else { second })
     }
 }

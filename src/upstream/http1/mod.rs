@@ -68,7 +68,7 @@ pub(super) struct Reply {
     pub(super) response: Response<()>,
     pub(super) content: BodyKind,
     /// Whether the upstream responded while it waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(super) client_was_silent: bool,
 }
 
 #[derive(Debug)]
@@ -90,15 +90,21 @@ pub(super) struct SendError {
     /// Whether the request failed on a reused connection that the upstream may have closed meanwhile.
     pub(super) stale: bool,
     /// Whether the upstream waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(super) client_was_silent: bool,
     /// The request for another connection: `None` if a part of its body is lost.
-    pub(super) anew: Option<Box<BodyWriter>>,
+    pub(super) remaining_content: Option<Box<BodyWriter>>,
 }
 
 impl SendError {
     /// Creates the error of a request of which nothing was sent.
     pub(super) const fn not_sent(failure: UpstreamError, sending: Box<BodyWriter>) -> Self {
-        Self { failure, sent: false, stale: false, early: false, anew: Some(sending) }
+        Self {
+            failure,
+            sent: false,
+            stale: false,
+            client_was_silent: false,
+            remaining_content: Some(sending),
+        }
     }
 }
 
@@ -155,7 +161,7 @@ impl Connection {
             if let Poll::Ready(received) = polled {
                 return Poll::Ready(received);
             }
-            // Bytes that were written at once were written when the wait began.
+            // Bytes written by the first poll count as progress at the beginning of the wait.
             let sent = sending.progress();
             if sending.waits_for_data() {
                 if starved.is_none_or(|(_, before)| before != sent) {
@@ -170,20 +176,21 @@ impl Connection {
             self.silence.poll_elapsed(cx).map(|()| Err(UpstreamError::Timeout))
         })
         .await;
-        let early = sending.waits_for_data()
+        let client_was_silent = sending.waits_for_data()
             && starved.is_some_and(|(since, _)| since.elapsed() >= CLIENT_PAUSE);
         match outcome {
             Ok(received) if received.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 self.tunnel(received.response, head)
             }
-            Ok(received) => self.reply(received, sending, early),
+            Ok(received) => self.reply(received, sending, client_was_silent),
             Err(failure) => {
                 // A failed write over TLS does not show whether the records before the last one have arrived.
                 let may_have_arrived =
                     self.stream.is_tls() && sending.offered(&self.write) > MAX_TLS_RECORD_BYTES;
                 let sent = sending.progress() > 0 || may_have_arrived;
-                let anew = sending.anew(&self.write, head_bytes, sent);
-                Err(SendError { failure, sent, stale: false, early, anew })
+                let remaining_content =
+                    sending.for_another_connection(&self.write, head_bytes, sent);
+                Err(SendError { failure, sent, stale: false, client_was_silent, remaining_content })
             }
         }
     }
@@ -254,7 +261,7 @@ impl Connection {
         mut self: Box<Self>,
         head: head::Head,
         sending: Box<BodyWriter>,
-        early: bool,
+        client_was_silent: bool,
     ) -> Result<Reply, SendError> {
         let head::Head { mut response, framing, reusable } = head;
         let mut decoder = Decoder::of_response(framing);
@@ -265,7 +272,13 @@ impl Connection {
         let first = match first {
             Ok(first) => first,
             Err(failure) => {
-                return Err(SendError { failure, sent: true, stale: false, early, anew: None });
+                return Err(SendError {
+                    failure,
+                    sent: true,
+                    stale: false,
+                    client_was_silent,
+                    remaining_content: None,
+                });
             }
         };
         if framing == Framing::UntilClose {
@@ -281,7 +294,7 @@ impl Connection {
                 BodyKind::Streaming(Rc::new(RefCell::new(body)))
             }
         };
-        Ok(Reply { response, content, early })
+        Ok(Reply { response, content, client_was_silent })
     }
 
     /// Decodes the first part of chunked content, as far as it has arrived; `None` if it has not.
@@ -306,12 +319,19 @@ impl Connection {
     /// Hands the connection over after a 101, if the client requested an upgrade.
     fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, SendError> {
         if !head.headers.contains_key(http::header::UPGRADE) {
-            let (failure, anew) = (UpstreamError::Invalid(InvalidResponse::Upgrade), None);
-            return Err(SendError { failure, sent: true, stale: false, early: false, anew });
+            let (failure, remaining_content) =
+                (UpstreamError::Invalid(InvalidResponse::Upgrade), None);
+            return Err(SendError {
+                failure,
+                sent: true,
+                stale: false,
+                client_was_silent: false,
+                remaining_content,
+            });
         }
         let Self { read, stream, counted, .. } = self;
         let tunnel = Tunnel::of_connection(read.freeze(), stream, counted);
-        Ok(Reply { response, content: BodyKind::Tunnel(tunnel), early: false })
+        Ok(Reply { response, content: BodyKind::Tunnel(tunnel), client_was_silent: false })
     }
 }
 

@@ -211,7 +211,7 @@ async fn drive(mut driver: Driver, facts: Rc<ConnectionFacts>) {
 /// of life.
 async fn until_dead(pings: Option<PingPong>, facts: &ConnectionFacts) {
     let Some(mut pings) = pings else { return core::future::pending().await };
-    // When the last one was answered, and the reads by then.
+    // The time of the last PING acknowledgement, and the reads by then.
     let mut answered: Option<(Instant, u64)> = None;
     loop {
         let reads = facts.reads();

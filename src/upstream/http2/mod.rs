@@ -59,7 +59,7 @@ pub(super) struct Reply {
     /// The stream itself, if the upstream has opened a WebSocket on it.
     pub(super) tunnel: Option<Tunnel>,
     /// Whether the upstream responded while it waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(super) client_was_silent: bool,
 }
 
 /// A request without a response.
@@ -73,15 +73,15 @@ pub(super) struct SendError {
     /// Whether the connection was lost, with all of its streams: a new one may work.
     pub(super) connection_lost: bool,
     /// Whether another request has reported that loss: it is one failure of the upstream, however many streams it ends.
-    pub(super) taken_along: bool,
+    pub(super) loss_reported: bool,
     /// Whether the upstream ended the connection without a response to any request, and this one is the first to report it.
-    pub(super) in_vain: bool,
+    pub(super) closed_unprocessed: bool,
     /// Whether the upstream ended a connection that was opened for this request alone, without processing it.
-    pub(super) alone_in_vain: bool,
+    pub(super) closed_unprocessed_alone: bool,
     /// Whether the upstream waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(super) client_was_silent: bool,
     /// The content for another attempt: `None` if a part of it is lost.
-    pub(super) anew: Option<Body>,
+    pub(super) remaining_content: Option<Body>,
 }
 
 /// One request on its way, with all that its stream needs.
@@ -144,7 +144,7 @@ impl Http2Request<'_, '_> {
                 _ => self.answered(&connection, &stream, response),
             },
             Some(Err(mut failure)) => {
-                let early = stream.upload.waits_long(self.since);
+                let client_was_silent = stream.upload.waits_long(self.since);
                 if failure.is_of_connection() && connection.facts.written() == written {
                     // The connection has taken nothing since: neither this request nor a part of it.
                     failure = StreamError::Unsent;
@@ -172,10 +172,10 @@ impl Http2Request<'_, '_> {
                 let is_vain = failure == StreamError::Unsent && !facts.has_responded();
                 Err(SendError {
                     connection_lost,
-                    taken_along: connection_lost && facts.report_loss(),
-                    in_vain: is_vain && !facts.report_loss(),
-                    alone_in_vain: is_vain && facts.has_one_request(),
-                    ..lost(&stream, error, sent, stale, early)
+                    loss_reported: connection_lost && facts.report_loss(),
+                    closed_unprocessed: is_vain && !facts.report_loss(),
+                    closed_unprocessed_alone: is_vain && facts.has_one_request(),
+                    ..lost(&stream, error, sent, stale, client_was_silent)
                 })
             }
             None => {
@@ -267,7 +267,7 @@ impl Http2Request<'_, '_> {
             return Err(lost(stream, failure, true, false, false));
         }
         stream.upload.settle();
-        let early = stream.upload.waits_long(self.since);
+        let client_was_silent = stream.upload.waits_long(self.since);
         // A call ends with its response, also with one of another type.
         let is_grpc =
             grpc::is_grpc(response.headers()) || grpc::is_grpc(&self.request.head.headers);
@@ -292,7 +292,7 @@ impl Http2Request<'_, '_> {
                 metrics: Arc::clone(&self.metrics),
             })
         };
-        Ok(Reply { response: Response::from_parts(head, body), tunnel: None, early })
+        Ok(Reply { response: Response::from_parts(head, body), tunnel: None, client_was_silent })
     }
 }
 
@@ -320,7 +320,11 @@ fn opened(
     let held: Rc<dyn Any> = Rc::<StreamState>::clone(stream);
     let (upgraded, abandoned) = UpgradedStream::new(sending, received, held);
     let tunnel = Some(Tunnel::of_stream(upgraded, abandoned));
-    Ok(Reply { response: Response::from_parts(head, Body::empty()), tunnel, early: false })
+    Ok(Reply {
+        response: Response::from_parts(head, Body::empty()),
+        tunnel,
+        client_was_silent: false,
+    })
 }
 
 /// The shortest silence before the deadline of a call that counts against its endpoint: the client chooses the deadline.
@@ -332,7 +336,7 @@ fn lost(
     failure: UpstreamError,
     sent: bool,
     stale: bool,
-    early: bool,
+    client_was_silent: bool,
 ) -> SendError {
     stream.cut();
     if stream.upload.has_failed() {
@@ -341,25 +345,25 @@ fn lost(
             sent: true,
             stale: false,
             connection_lost: false,
-            taken_along: false,
-            in_vain: false,
-            alone_in_vain: false,
-            early: false,
-            anew: None,
+            loss_reported: false,
+            closed_unprocessed: false,
+            closed_unprocessed_alone: false,
+            client_was_silent: false,
+            remaining_content: None,
         };
     }
     let whole = !sent || !stream.upload.is_touched();
-    let anew = if whole { stream.upload.take_back() } else { None };
+    let remaining_content = if whole { stream.upload.take_back() } else { None };
     SendError {
         failure,
         sent,
         stale,
         connection_lost: false,
-        taken_along: false,
-        in_vain: false,
-        alone_in_vain: false,
-        early,
-        anew,
+        loss_reported: false,
+        closed_unprocessed: false,
+        closed_unprocessed_alone: false,
+        client_was_silent,
+        remaining_content,
     }
 }
 

@@ -68,7 +68,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
 
     let error = outcome.await.expect_err("a reset");
     assert_eq!((error.failure, error.sent, error.stale), (UpstreamError::Refused, false, true));
-    assert!(error.anew.is_some());
+    assert!(error.remaining_content.is_some());
 }
 
 /// The service sends its settings late, and takes one stream on each connection: the last of the requests wait for

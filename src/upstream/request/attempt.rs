@@ -45,7 +45,7 @@ impl Upstream {
         let (idle, wait) = (options.idle, options.wait);
         let failed =
             |error, endpoint: &Arc<Endpoint>| Failed::of(error, Arc::clone(endpoint), None);
-        // The gateway's own queues are no silence of the endpoint: that begins behind them.
+        // Time in the gateway's own queue does not count towards the response timeout.
         let (load, mut began) = if let Some(load) = endpoint.try_admit() {
             (load, began)
         } else if let Some(load) = endpoint.admit(self.settings.connect_timeout.min(wait)).await {
@@ -166,7 +166,7 @@ impl Upstream {
                 options.was_unsent(before);
             }
             if lost.failure == UpstreamError::Timeout && options.is_over() {
-                // Whether the endpoint is silent or only slower than its client likes, one request does not tell.
+                // One timeout cannot show whether the endpoint is silent, or slower than the deadline of this client.
                 lost.failure = UpstreamError::Deadline { silent: false };
             }
             // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
@@ -203,8 +203,15 @@ impl Upstream {
             BodyKind::Tunnel(tunnel) => (Body::empty(), Some(Box::new(tunnel.holding(load)))),
         };
         let response = reply.response.map(|()| body);
-        let early = reply.early;
-        Ok(Answered { response, tunnel, endpoint, at: now, early, is_failed_call: false })
+        let client_was_silent = reply.client_was_silent;
+        Ok(Answered {
+            response,
+            tunnel,
+            endpoint,
+            at: now,
+            client_was_silent,
+            is_failed_call: false,
+        })
     }
 
     /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
@@ -225,8 +232,8 @@ impl Upstream {
                     failure,
                     sent: true,
                     stale: false,
-                    early: false,
-                    anew: None,
+                    client_was_silent: false,
+                    remaining_content: None,
                 };
                 let endpoint = answered.endpoint;
                 return Err(Failed { counted: true, ..Failed::of(error, endpoint, None) });
@@ -259,7 +266,7 @@ impl Upstream {
 
     /// Opens a connection in HTTP/1.1 within `limit` to `endpoint`, or to another address of the same name if that is faster
     /// (RFC 8305).
-    /// With `blameless`, an endpoint that refuses HTTP/1.1 alone is none that refuses requests: only a check can tell.
+    /// With `blameless`, a failed TLS handshake is not recorded as a failure: the endpoint may speak HTTP/2 only.
     async fn connection(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -278,7 +285,7 @@ impl Upstream {
                     Some(error) if !(blameless && error.failure == UpstreamError::Tls) => {
                         self.passive.refused(other, error, began);
                     }
-                    // One that is only slower than another is no failure: a check tells whether it is silent.
+                    // An address that lost the race has not failed: a health check decides.
                     _ => other.suspect(),
                 }
             },
@@ -309,7 +316,7 @@ impl Upstream {
                     Some(error) if error.failure.is_endpoint_fault() => {
                         self.passive.refused(other, error, began);
                     }
-                    // It can be connected to, and takes no request.
+                    // The endpoint accepts connections and refuses requests.
                     Some(error) if error.failure == UpstreamError::Refused => {
                         self.passive.failed(other, &error.cause, began);
                     }
@@ -383,39 +390,48 @@ impl Upstream {
         began: Duration,
     ) -> Result<Answered, Failed> {
         match reply {
-            Ok(http2::Reply { response, tunnel, early }) => {
+            Ok(http2::Reply { response, tunnel, client_was_silent }) => {
                 let now = self.clock.uptime();
                 self.metrics.answered(response.status().as_u16(), now.saturating_sub(began));
                 let content = ContentOutcome::of(&response, &self.passive, &endpoint, began);
                 let is_failed_call = content.is_failed_call(response.headers());
                 let response = response.map(|body| content.watch(body));
                 let tunnel = tunnel.map(Box::new);
-                Ok(Answered { response, tunnel, endpoint, at: now, early, is_failed_call })
+                Ok(Answered {
+                    response,
+                    tunnel,
+                    endpoint,
+                    at: now,
+                    client_was_silent,
+                    is_failed_call,
+                })
             }
             Err(http2::SendError {
                 failure,
                 sent,
                 stale,
                 connection_lost,
-                taken_along,
-                in_vain,
-                alone_in_vain,
-                early,
-                anew,
+                loss_reported,
+                closed_unprocessed,
+                closed_unprocessed_alone,
+                client_was_silent,
+                remaining_content,
             }) => {
                 // After the first attempt, only GOAWAY says that another connection may work.
                 let stale = stale && (tried.count() == 1 || !sent);
-                let anew = anew.map(|body| Box::new(BodyWriter::new(body)));
-                let error = http1::SendError { failure, sent, stale, early, anew };
+                let remaining_content =
+                    remaining_content.map(|body| Box::new(BodyWriter::new(body)));
+                let error =
+                    http1::SendError { failure, sent, stale, client_was_silent, remaining_content };
                 let is_refused = failure == UpstreamError::Refused;
                 let failed = Failed::of(error, endpoint, None);
                 // The head may be too large for the endpoint, which then refuses it in a way of its own.
                 let is_large = has_large_head(request);
                 Err(Failed {
                     connection_lost,
-                    in_vain: in_vain && !is_large,
-                    alone_in_vain,
-                    blameless: taken_along || is_large && (connection_lost || is_refused),
+                    closed_unprocessed: closed_unprocessed && !is_large,
+                    closed_unprocessed_alone,
+                    blameless: loss_reported || is_large && (connection_lost || is_refused),
                     ..failed
                 })
             }

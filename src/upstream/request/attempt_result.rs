@@ -22,7 +22,7 @@ pub(super) struct Answered {
     /// The uptime of the response head, or of the end of a response that was waited for.
     pub(super) at: Duration,
     /// Whether the endpoint waited for the client, which had sent nothing for a while.
-    pub(super) early: bool,
+    pub(super) client_was_silent: bool,
     /// Whether it is the response to a gRPC call, without content and with a status that is the service's failure.
     pub(super) is_failed_call: bool,
 }
@@ -66,9 +66,9 @@ pub(super) struct Failed {
     /// Whether a connection of many requests was lost: a new one may work.
     pub(super) connection_lost: bool,
     /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
-    pub(super) in_vain: bool,
+    pub(super) closed_unprocessed: bool,
     /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
-    pub(super) alone_in_vain: bool,
+    pub(super) closed_unprocessed_alone: bool,
     /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
     /// whose connection another request has reported as lost, or one with a large head that is refused.
     pub(super) blameless: bool,
@@ -86,8 +86,8 @@ impl Failed {
             cause,
             counted: false,
             connection_lost: false,
-            in_vain: false,
-            alone_in_vain: false,
+            closed_unprocessed: false,
+            closed_unprocessed_alone: false,
             blameless: false,
         }
     }
@@ -99,8 +99,8 @@ impl Failed {
             failure: UpstreamError::Deadline { silent: false },
             sent: true,
             stale: false,
-            early: false,
-            anew: None,
+            client_was_silent: false,
+            remaining_content: None,
         };
         Self::of(error, endpoint, None)
     }

@@ -16,7 +16,7 @@ impl Upstream {
     pub(super) fn judge_response(&self, answered: &Answered, began: Duration) {
         let status = answered.response.status();
         let blames = blames_endpoint(status) || answered.is_failed_call;
-        if blames && answered.early {
+        if blames && answered.client_was_silent {
             return;
         }
         if blames && !answered.is_failed_call {
@@ -40,8 +40,8 @@ impl Upstream {
             return cause;
         }
         let is_fault = failure.is_endpoint_fault() || failure == UpstreamError::Refused;
-        let is_its_own = is_fault && !error.stale && !error.early && !failed.blameless;
-        if !is_its_own && !failed.in_vain {
+        let is_its_own = is_fault && !error.stale && !error.client_was_silent && !failed.blameless;
+        if !is_its_own && !failed.closed_unprocessed {
             return cause;
         }
         let now = self.clock.uptime();

@@ -250,7 +250,7 @@ impl<'a> Sending<'a> {
             return Next::End(Err(self.give_up(failed, cause, None)));
         }
         let repeated = || if failed.error.sent { self.content_again() } else { None };
-        let again = failed.error.anew.take().or_else(repeated);
+        let again = failed.error.remaining_content.take().or_else(repeated);
         let Some(again) = again else { return Next::End(Err(self.give_up(failed, cause, None))) };
         let (target, refunded) = self.next_target(&failed).await;
         if let Some(target) = target
@@ -274,7 +274,8 @@ impl<'a> Sending<'a> {
         let (upstream, key) = (self.upstream, self.options.key);
         let Failed { error, endpoint: at, .. } = failed;
         // An idle connection that accepts nothing costs that connection, but not the request.
-        let mut refunded = error.stale && !error.sent && self.tried.refund(failed.alone_in_vain);
+        let mut refunded =
+            error.stale && !error.sent && self.tried.refund(failed.closed_unprocessed_alone);
         // A new connection to the same endpoint may work where an idle one was closed, but not always.
         let in_place = refunded && self.tried.refunds() < MAX_REFUNDS_IN_PLACE;
         let now = upstream.clock.uptime();
@@ -304,10 +305,10 @@ impl<'a> Sending<'a> {
             || self.retries.on_failure(failure)
             || *connection_lost && self.retries.on_failure(UpstreamError::Reset);
         // A request that another one's response took along with their connection is no further load either.
-        let taken_along = *connection_lost && failed.blameless;
+        let ended_by_another = *connection_lost && failed.blameless;
         is_retriable
             && self.tried.permit_another(self.retries, &self.request.head.method, sent)
-            && (taken_along
+            && (ended_by_another
                 || is_no_further_load(failed, target, began, self.upstream.clock.uptime())
                 || self.upstream.has_budget(self.retries))
     }
