@@ -47,6 +47,22 @@ pub struct FrameHeaders {
     silenced: bool,
 }
 
+/// A part of a frame, as reads deliver it.
+#[derive(Clone, Copy, Debug)]
+pub enum FramePart<'a> {
+    /// The whole header.
+    Header {
+        /// The type.
+        kind: u8,
+        /// The flags.
+        flags: u8,
+        /// The length of the payload.
+        length: usize,
+    },
+    /// A piece of the payload that belongs to the last header, or of the preface before the first one; not empty.
+    Payload(&'a [u8]),
+}
+
 impl FrameHeaders {
     /// Creates the position before the first frame, which follows after `skip` bytes of a preface.
     pub const fn after(skip: usize) -> Self {
@@ -58,7 +74,7 @@ impl FrameHeaders {
         self.silenced = true;
     }
 
-    /// Calls `frame` with type, flags and payload length of each frame whose header ends in `bytes`.
+    /// Calls `frame` with the header of each frame whose header ends in `bytes`, and with the pieces of its payload.
     ///
     /// DATA without a payload that ends nothing becomes a frame of an unknown type, which is ignored: `h2` closes a
     /// connection after a hundred of them, in however long a life. So does a frame that `frame` refuses, and all that
@@ -70,13 +86,18 @@ impl FrameHeaders {
     pub fn scan(
         &mut self,
         mut bytes: &mut [u8],
-        mut frame: impl FnMut(u8, u8, usize) -> Result<(), Flood>,
+        mut frame: impl FnMut(FramePart<'_>) -> Result<(), Flood>,
     ) -> Result<(), Flood> {
         let mut scanned = Ok(());
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
-            bytes = &mut take(&mut bytes)[skipped..];
+            let (payload, rest) = take(&mut bytes).split_at_mut(skipped);
+            bytes = rest;
+            if !payload.is_empty() && !self.silenced && frame(FramePart::Payload(payload)).is_err()
+            {
+                (self.silenced, scanned) = (true, Err(Flood));
+            }
             let before = self.have;
             let wanted = (FRAME_HEADER_BYTES - before).min(bytes.len());
             let (head, rest) = take(&mut bytes).split_at_mut(wanted);
@@ -90,7 +111,8 @@ impl FrameHeaders {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                if !self.silenced && frame(kind, flags, self.skip).is_err() {
+                let header = FramePart::Header { kind, flags, length: self.skip };
+                if !self.silenced && frame(header).is_err() {
                     (self.silenced, scanned) = (true, Err(Flood));
                 }
                 let is_void = kind == DATA && self.skip == 0 && flags & END_STREAM == 0;

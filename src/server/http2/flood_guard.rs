@@ -25,8 +25,8 @@ use super::{PADDED, PREFACE_BYTES};
 use crate::base::inspected_stream::Inspector;
 use crate::http2::ReceivedContents;
 use crate::http2::frames::{
-    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, FrameHeaders, GOAWAY, HEADERS,
-    PUSH_PROMISE, RST_STREAM, SETTINGS, TokenBucket, WINDOW_UPDATE,
+    CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, Flood, FrameHeaders, FramePart, GOAWAY,
+    HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, TokenBucket, WINDOW_UPDATE,
 };
 
 /// Has a connection that floods closed.
@@ -244,7 +244,8 @@ impl FloodScanner {
     /// Scans `bytes`, and calls `data` with the payload length of each DATA frame.
     fn scan(&mut self, bytes: &mut [u8], mut data: impl FnMut(usize)) -> Result<(), Flood> {
         let Self { headers, bucket, settled, begins_badly } = self;
-        headers.scan(bytes, |kind, flags, length| {
+        headers.scan(bytes, |part| {
+            let FramePart::Header { kind, flags, length } = part else { return Ok(()) };
             if !core::mem::replace(settled, true) {
                 *begins_badly = kind != SETTINGS;
                 return if *begins_badly { Err(Flood) } else { Ok(()) };

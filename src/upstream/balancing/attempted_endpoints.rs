@@ -16,8 +16,22 @@ pub(in crate::upstream) struct AttemptedEndpoints {
     count: u32,
     /// Attempts that do not count against the retries.
     free: u32,
-    /// Whether no connection is shared in HTTP/2: the request may be the cause of the end of one.
-    is_alone: bool,
+    /// Whether [`Refund::Once`] was granted.
+    had_refund: bool,
+    /// How the next attempt uses a connection in HTTP/2.
+    sharing: Sharing,
+}
+
+/// Whether an attempt without a response counts against the retries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::upstream) enum Refund {
+    /// It counts: the endpoint may have received the request.
+    Never,
+    /// The first such attempt of a request does not count: the endpoint may have received the request, and says that it was
+    /// ending the connection, on which it had served others. A new connection works, and nothing else does.
+    Once,
+    /// It does not count: the endpoint received nothing of the request.
+    Always,
 }
 
 impl AttemptedEndpoints {
@@ -33,14 +47,18 @@ impl AttemptedEndpoints {
         self.next += 1;
     }
 
-    /// Does not count the last attempt against the retries, since nothing of the request was sent or processed by it;
-    /// false after [`MAX_REFUNDS`], and after one of an endpoint that ends the connections that it gets `closed_unprocessed_alone`.
-    pub(in crate::upstream) const fn refund(&mut self, closed_unprocessed_alone: bool) -> bool {
-        let refunds = self.free < if closed_unprocessed_alone { 1 } else { MAX_REFUNDS };
-        if refunds {
+    /// Does not count the last attempt against the retries where `refund` permits that; returns whether it does, which ends
+    /// after [`MAX_REFUNDS`].
+    pub(in crate::upstream) const fn refund(&mut self, refund: Refund) -> bool {
+        let is_granted = match refund {
+            Refund::Never => false,
+            Refund::Once => !core::mem::replace(&mut self.had_refund, true),
+            Refund::Always => self.free < MAX_REFUNDS,
+        };
+        if is_granted {
             self.free += 1;
         }
-        refunds
+        is_granted
     }
 
     /// Returns how many attempts do not count against the retries.
@@ -50,12 +68,19 @@ impl AttemptedEndpoints {
 
     /// Has attempts in HTTP/2 share no connection: one was lost with all of its streams, or may be.
     pub(in crate::upstream) const fn share_no_connection(&mut self) {
-        self.is_alone = true;
+        if matches!(self.sharing, Sharing::Shared) {
+            self.sharing = Sharing::Alone;
+        }
+    }
+
+    /// Has attempts in HTTP/2 use new connections: one that was in use was ending.
+    pub(in crate::upstream) const fn use_new_connection(&mut self) {
+        self.sharing = Sharing::New;
     }
 
     /// Returns how the next attempt uses a connection in HTTP/2.
     pub(in crate::upstream) const fn sharing(&self) -> Sharing {
-        if self.is_alone { Sharing::Alone } else { Sharing::Shared }
+        self.sharing
     }
 
     /// Returns the number of attempts.
@@ -81,5 +106,5 @@ impl AttemptedEndpoints {
 }
 
 const MAX_ATTEMPTED: usize = 16;
-/// Attempts that do not count: a service that takes few streams per connection sends GOAWAY to all others at once.
+/// Attempts that do not count: each of them is a connection that its endpoint has closed.
 const MAX_REFUNDS: u32 = 8;

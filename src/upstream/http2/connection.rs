@@ -119,7 +119,8 @@ impl Connection {
     /// Whether a stream may be opened now.
     fn has_room(&self, sharing: Sharing) -> bool {
         let max_streams = match sharing {
-            Sharing::Alone => self.max_streams().min(1),
+            Sharing::New if self.requests.get() > 0 => 0,
+            Sharing::New | Sharing::Alone => self.max_streams().min(1),
             Sharing::Shared => self.max_streams(),
         };
         self.facts.accepts_streams() && !self.alone.get() && self.facts.streams() < max_streams
@@ -130,7 +131,7 @@ impl Connection {
         if !self.has_room(sharing) {
             return None;
         }
-        self.alone.set(sharing == Sharing::Alone);
+        self.alone.set(sharing != Sharing::Shared);
         let streams = self.facts.streams();
         let idle = streams == 0;
         self.facts.set_streams(streams + 1);
@@ -164,13 +165,16 @@ impl fmt::Debug for Connection {
 }
 
 /// Whether a stream has other streams beside it on its connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(in crate::upstream) enum Sharing {
     /// As usual.
+    #[default]
     Shared,
     /// A connection of its own while it lasts: if its request makes the upstream end the connection, that concerns no
     /// other.
     Alone,
+    /// The same on a connection that has had no request: whatever ends others after a while does not end this one.
+    New,
 }
 
 /// A place for one stream on a connection; released on drop.

@@ -1,8 +1,8 @@
 //! The state of one connection that only its frames reveal, and limits on what a broken upstream may send.
 //!
 //! `h2` hides the frames of a connection. This scanner follows their headers (RFC 9113 §4.1): it reports when the
-//! upstream's SETTINGS arrived, which allow more than one stream; when GOAWAY arrived, after which no stream may begin;
-//! and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of proportion to
+//! upstream's SETTINGS arrived, which allow more than one stream, and limit the heads of requests; when GOAWAY arrived, after
+//! which no stream may begin; and whether anything arrived at all. Frames that cost work and carry nothing, and header blocks out of proportion to
 //! the requests, end the connection (RFC 9113 §10.5).
 
 use core::cell::Cell;
@@ -16,8 +16,8 @@ use super::super::connections::handshake_error::ReceivedAlert;
 use crate::base::inspected_stream::Inspector;
 use crate::http2::ReceivedContents;
 use crate::http2::frames::{
-    CONTINUATION, DATA, END_STREAM, Flood, FrameHeaders, GOAWAY, HEADERS, RST_STREAM, SETTINGS,
-    TokenBucket, WINDOW_UPDATE,
+    CONTINUATION, DATA, END_STREAM, Flood, FrameHeaders, FramePart, GOAWAY, HEADERS, RST_STREAM,
+    SETTINGS, TokenBucket, WINDOW_UPDATE,
 };
 
 /// The state of one connection as its frames tell it. Shared by the scanner, the driver and the pool.
@@ -28,8 +28,10 @@ pub(super) struct ConnectionFacts {
     closed: Cell<bool>,
     /// Whether the upstream sent what no upstream of HTTP/2 sends.
     violated: Cell<bool>,
-    /// Whether a response has begun.
-    responded: Cell<bool>,
+    /// Whether a response has begun, or GOAWAY names a request as processed.
+    served: Cell<bool>,
+    /// The largest head of a request that the upstream accepts, in bytes of RFC 9113 §6.5.2; `None` is no limit.
+    max_header_list: Cell<Option<u32>>,
     /// The TLS alert that ended the connection.
     alert: ReceivedAlert,
     /// Whether a request has reported the loss of the connection.
@@ -42,8 +44,6 @@ pub(super) struct ConnectionFacts {
     reads: Cell<u64>,
     /// Bytes that the connection has taken.
     written: Cell<u64>,
-    /// Requests that were sent.
-    requests: Cell<u64>,
     /// Header blocks that the upstream may still send.
     header_blocks: Cell<u32>,
     /// The number of reads when a request last doubted the connection.
@@ -76,9 +76,14 @@ impl ConnectionFacts {
         self.violated.get()
     }
 
-    /// Whether the upstream has begun a response to any request.
-    pub(super) fn has_responded(&self) -> bool {
-        self.responded.get()
+    /// Whether the upstream has begun a response to any request, or says that it has processed one.
+    pub(super) fn has_served(&self) -> bool {
+        self.served.get()
+    }
+
+    /// Whether the upstream accepts a request whose head has so many bytes, as RFC 9113 §6.5.2 counts them.
+    pub(super) fn accepts_head(&self, bytes: usize) -> bool {
+        self.max_header_list.get().is_none_or(|max| bytes <= max as usize)
     }
 
     /// Returns the cause that a TLS alert gives for the end of the connection.
@@ -99,6 +104,13 @@ impl ConnectionFacts {
     /// Records that no stream may begin any more.
     pub(super) fn retire(&self) {
         self.going_away.set(true);
+    }
+
+    /// Records that the upstream's SETTINGS have arrived.
+    fn settle(&self) {
+        if !self.settled.replace(true) {
+            self.changed.notify_one();
+        }
     }
 
     /// Records the end of the connection.
@@ -144,14 +156,8 @@ impl ConnectionFacts {
         }
     }
 
-    /// Whether no more than one request was sent.
-    pub(super) fn has_one_request(&self) -> bool {
-        self.requests.get() <= 1
-    }
-
     /// Records a request, whose response may have so many header blocks: interim ones, the head, trailers.
     pub(super) fn request_sent(&self) {
-        self.requests.set(self.requests.get() + 1);
         let blocks = self.header_blocks.get().saturating_add(MAX_HEADER_BLOCKS_PER_RESPONSE);
         self.header_blocks.set(blocks);
     }
@@ -167,6 +173,8 @@ pub(super) struct FrameScanner {
     /// Header blocks that may still be received beyond those of the requests: interim responses, whose bytes are bounded for
     /// each request.
     blocks: TokenBucket,
+    /// The payload that is being received.
+    payload: Payload,
 }
 
 impl FrameScanner {
@@ -174,19 +182,24 @@ impl FrameScanner {
     pub(super) const fn new(facts: Rc<ConnectionFacts>, now: Instant) -> Self {
         let headers = FrameHeaders::after(0);
         let blocks = TokenBucket::new(MAX_BURST_BLOCKS, MAX_BLOCKS_PER_SECOND, now);
-        Self { facts, headers, bucket: TokenBucket::of_empty_frames(now), blocks }
+        let bucket = TokenBucket::of_empty_frames(now);
+        Self { facts, headers, bucket, blocks, payload: Payload::Skipped }
     }
 
     fn scan(&mut self, bytes: &mut [u8]) -> Result<(), Flood> {
-        let Self { facts, headers, bucket, blocks } = self;
-        headers.scan(bytes, |kind, flags, length| {
-            if !facts.settled.get() {
-                // An upstream that speaks another protocol is detected by its first bytes.
-                if kind != SETTINGS || flags & ACK != 0 {
-                    return Err(Flood);
+        let Self { facts, headers, bucket, blocks, payload } = self;
+        headers.scan(bytes, |part| {
+            let (kind, flags, length) = match part {
+                FramePart::Header { kind, flags, length } => (kind, flags, length),
+                FramePart::Payload(bytes) => {
+                    payload.read(bytes, facts);
+                    return Ok(());
                 }
-                facts.settled.set(true);
-                facts.changed.notify_one();
+            };
+            *payload = Payload::Skipped;
+            // An upstream that speaks another protocol is detected by its first bytes.
+            if !facts.settled.get() && (kind != SETTINGS || flags & ACK != 0) {
+                return Err(Flood);
             }
             if kind == DATA {
                 facts.contents.frame_arrived(length);
@@ -199,17 +212,75 @@ impl FrameScanner {
                         Some(left) => facts.header_blocks.set(left),
                         None => blocks.spend()?,
                     }
-                    facts.responded.set(true);
+                    facts.served.set(true);
                     Ok(())
                 }
                 GOAWAY => {
+                    *payload = Payload::GoAway { have: 0 };
                     facts.retire();
                     bucket.spend()
                 }
-                // PRIORITY, SETTINGS, PING, and unknown types.
+                SETTINGS if flags & ACK == 0 => {
+                    *payload = Payload::of_settings(length, facts);
+                    bucket.spend()
+                }
+                // PRIORITY, PING, acknowledged SETTINGS, and unknown types.
                 _ => bucket.spend(),
             }
         })
+    }
+}
+
+/// The payload of a frame, of which reads deliver pieces.
+#[derive(Debug)]
+enum Payload {
+    /// It is of no interest.
+    Skipped,
+    /// SETTINGS: pairs of an identifier and a value (RFC 9113 §6.5.1).
+    Settings {
+        /// Bytes that are still to come.
+        left: usize,
+        entry: [u8; SETTING_BYTES],
+        have: usize,
+    },
+    /// GOAWAY: the first bytes are the last stream that was or might be processed (RFC 9113 §6.8).
+    GoAway { have: usize },
+}
+
+impl Payload {
+    /// Creates the payload of SETTINGS, which may be empty.
+    fn of_settings(left: usize, facts: &ConnectionFacts) -> Self {
+        if left == 0 {
+            facts.settle();
+        }
+        Self::Settings { left, entry: [0; SETTING_BYTES], have: 0 }
+    }
+
+    fn read(&mut self, bytes: &[u8], facts: &ConnectionFacts) {
+        match self {
+            Self::Skipped => {}
+            Self::Settings { left, entry, have } => {
+                for byte in bytes {
+                    entry[*have] = *byte;
+                    *have = (*have + 1) % SETTING_BYTES;
+                    let [a, b, value @ ..] = *entry;
+                    if *have == 0 && u16::from_be_bytes([a, b]) == MAX_HEADER_LIST_SIZE {
+                        facts.max_header_list.set(Some(u32::from_be_bytes(value)));
+                    }
+                }
+                *left = left.saturating_sub(bytes.len());
+                if *left == 0 {
+                    facts.settle();
+                }
+            }
+            Self::GoAway { have } => {
+                let of_stream = bytes.iter().take(STREAM_ID_BYTES.saturating_sub(*have));
+                if of_stream.into_iter().any(|byte| *byte != 0) {
+                    facts.served.set(true);
+                }
+                *have += bytes.len();
+            }
+        }
     }
 }
 
@@ -257,6 +328,10 @@ const MAX_HEADER_BLOCKS_PER_RESPONSE: u32 = 16;
 const MAX_BURST_BLOCKS: u32 = 2_000;
 const MAX_BLOCKS_PER_SECOND: u32 = 200;
 const ACK: u8 = 1;
+/// The identifier of a setting (RFC 9113 §6.5.2).
+const MAX_HEADER_LIST_SIZE: u16 = 6;
+const SETTING_BYTES: usize = 6;
+const STREAM_ID_BYTES: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -295,6 +370,39 @@ mod tests {
         assert_eq!(frames.scan(last), Ok(()));
 
         assert!(!facts.accepts_streams());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn goaway_tells_whether_a_request_was_processed_however_reads_split_it() {
+        for (last, served) in [(0_u32, false), (1, true), (1 << 30, true)] {
+            let (facts, mut frames) = settled();
+            let mut goaway = frame(GOAWAY, 0, 8);
+            goaway[FRAME_HEADER_BYTES..][..4].copy_from_slice(&last.to_be_bytes());
+            // The code and a debug text are no stream.
+            goaway[FRAME_HEADER_BYTES + 7] = 11;
+
+            for byte in goaway {
+                assert_eq!(frames.scan(&mut [byte]), Ok(()));
+            }
+
+            assert_eq!(facts.has_served(), served, "{last}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_limit_on_heads_that_was_announced_applies() {
+        let (facts, mut frames) = settled();
+        assert!(facts.accepts_head(usize::MAX));
+        for max in [8_192_u32, 0, 16_384] {
+            let mut settings = frame(SETTINGS, 0, 12);
+            settings[FRAME_HEADER_BYTES + 6..][..2].copy_from_slice(&[0, 6]);
+            settings[FRAME_HEADER_BYTES + 8..][..4].copy_from_slice(&max.to_be_bytes());
+
+            settings.chunks_mut(5).for_each(|piece| assert_eq!(frames.scan(piece), Ok(())));
+
+            assert!(facts.accepts_head(max as usize));
+            assert!(!facts.accepts_head(max as usize + 1));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,7 @@ use self::response::{Ending, ResponseContent};
 pub(super) use self::shared_connections::{Acquired, Place, PoolSettings, SharedConnections};
 use self::stream::StreamState;
 use self::stream_error::StreamError;
+use super::balancing::attempted_endpoints::Refund;
 use super::balancing::endpoint::EndpointPermit;
 use super::request::interim_responses::RelayedInterim;
 use super::request::long_lived_response::is_endless;
@@ -76,8 +77,8 @@ pub(super) struct SendError {
     pub(super) loss_reported: bool,
     /// Whether the upstream ended the connection without a response to any request, and this one is the first to report it.
     pub(super) closed_unprocessed: bool,
-    /// Whether the upstream ended a connection that was opened for this request alone, without processing it.
-    pub(super) closed_unprocessed_alone: bool,
+    /// Whether the attempt counts against the retries.
+    pub(super) refund: Refund,
     /// Whether the upstream waited for the client, which had sent nothing for a while.
     pub(super) client_was_silent: bool,
     /// The content for another attempt: `None` if a part of it is lost.
@@ -145,18 +146,20 @@ impl Http2Request<'_, '_> {
             },
             Some(Err(mut failure)) => {
                 let client_was_silent = stream.upload.waits_long(self.since);
-                if failure.is_of_connection() && connection.facts.written() == written {
+                let may_be_unsent =
+                    failure.is_of_connection() || failure == StreamError::BeyondGoAway;
+                if may_be_unsent && connection.facts.written() == written {
                     // The connection has taken nothing since: neither this request nor a part of it.
                     failure = StreamError::Unsent;
                 } else if failure == StreamError::Lost && connection.facts.is_violated() {
                     failure = StreamError::ProtocolOfConnection;
                 }
-                if failure == StreamError::Unsent {
+                if failure.is_of_ending() {
                     pool.unsent(&connection);
                 }
-                let sent = !matches!(failure, StreamError::Refused | StreamError::Unsent);
+                let sent = !failure.is_unprocessed();
                 let stale = match failure {
-                    StreamError::Unsent => true,
+                    StreamError::Unsent | StreamError::BeyondGoAway => true,
                     // The idle connection may just have been closed. A reset of the stream is an answer to it.
                     StreamError::Lost => rested,
                     StreamError::Reset(_)
@@ -169,12 +172,17 @@ impl Http2Request<'_, '_> {
                     _ => failure.error(),
                 };
                 let connection_lost = failure.is_of_connection();
-                let is_vain = failure == StreamError::Unsent && !facts.has_responded();
+                let is_vain = failure.is_of_ending() && !facts.has_served();
+                let refund = match failure {
+                    StreamError::Unsent => Refund::Always,
+                    StreamError::BeyondGoAway if !is_vain => Refund::Once,
+                    _ => Refund::Never,
+                };
                 Err(SendError {
                     connection_lost,
                     loss_reported: connection_lost && facts.report_loss(),
                     closed_unprocessed: is_vain && !facts.report_loss(),
-                    closed_unprocessed_alone: is_vain && facts.has_one_request(),
+                    refund,
                     ..lost(&stream, error, sent, stale, client_was_silent)
                 })
             }
@@ -347,7 +355,7 @@ fn lost(
             connection_lost: false,
             loss_reported: false,
             closed_unprocessed: false,
-            closed_unprocessed_alone: false,
+            refund: Refund::Never,
             client_was_silent: false,
             remaining_content: None,
         };
@@ -361,7 +369,7 @@ fn lost(
         connection_lost: false,
         loss_reported: false,
         closed_unprocessed: false,
-        closed_unprocessed_alone: false,
+        refund: Refund::Never,
         client_was_silent,
         remaining_content,
     }

@@ -213,9 +213,12 @@ impl EndpointPool {
 
     /// Takes a place on the first connection that has one.
     fn take(self: &Rc<Self>, sharing: Sharing) -> Option<Place> {
+        // A connection that had no request was opened for those that must not share.
+        let is_reserved = sharing == Sharing::Shared && self.waiting_alone.get() > 0;
         let slot = {
             let connections = self.connections.borrow();
-            connections.iter().find_map(|connection| connection.take(sharing))?
+            let mut open = connections.iter().filter(|open| !is_reserved || open.requests() > 0);
+            open.find_map(|connection| connection.take(sharing))?
         };
         let is_last = slot.connection.requests() >= self.max_requests.get();
         if is_last || self.keep_alive.get().is_zero() {
@@ -286,11 +289,11 @@ impl EndpointPool {
         let wait = settings.wait.min(settings.connect_timeout * MAX_CONNECTS_WAITED);
         let deadline = Instant::now() + wait;
         let failures = self.failures.get();
-        let _waiting = Waiting::begin(&self, sharing);
+        let mut waiting = Waiting::begin(&self, sharing);
         let mut opened = 0;
         loop {
             // A request that has waited long enough for a connection of its own shares one.
-            let sharing = if opened < MAX_OPENED_ALONE { sharing } else { Sharing::Shared };
+            let sharing = if opened < MAX_OPENED_ALONE { sharing } else { waiting.share() };
             if let Some(place) = self.take(sharing) {
                 return Ok(Acquired::Http2(place));
             }
@@ -446,10 +449,18 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn begin(pool: &'a EndpointPool, sharing: Sharing) -> Self {
-        let alone = usize::from(sharing == Sharing::Alone);
+        let alone = usize::from(sharing != Sharing::Shared);
         pool.waiting.set(pool.waiting.get() + 1);
         pool.waiting_alone.set(pool.waiting_alone.get() + alone);
         Self { pool, alone }
+    }
+
+    /// Lets the request share a connection.
+    fn share(&mut self) -> Sharing {
+        self.pool
+            .waiting_alone
+            .set(self.pool.waiting_alone.get() - core::mem::take(&mut self.alone));
+        Sharing::Shared
     }
 }
 

@@ -13,8 +13,11 @@ use super::super::UpstreamError;
 pub(super) enum StreamError {
     /// The upstream did not process the request, and says so: it may be sent again whatever its method.
     Refused,
-    /// The connection was closing: the stream is beyond its GOAWAY, or was never opened.
+    /// The connection was closing: it has taken nothing of the request.
     Unsent,
+    /// The stream is beyond the last one that a GOAWAY names: the upstream may have received the request, and did not process
+    /// it.
+    BeyondGoAway,
     /// The stream was reset, by the upstream with this code.
     Reset(Option<Reason>),
     /// The connection was lost, with all of its streams.
@@ -30,7 +33,7 @@ impl StreamError {
     pub(super) fn of(error: &h2::Error) -> Self {
         if error.is_go_away() && error.is_remote() {
             // Only streams beyond the last one that the upstream names fail with it; the others go on.
-            Self::Unsent
+            Self::BeyondGoAway
         } else if error.is_go_away() && error.is_library() {
             Self::ProtocolOfConnection
         } else if error.is_library() {
@@ -49,19 +52,31 @@ impl StreamError {
         matches!(self, Self::Lost | Self::ProtocolOfConnection)
     }
 
+    /// Whether the upstream has not processed the request for certain.
+    pub(super) const fn is_unprocessed(self) -> bool {
+        matches!(self, Self::Refused) || self.is_of_ending()
+    }
+
+    /// Whether the connection was closing, so that another one may work.
+    pub(super) const fn is_of_ending(self) -> bool {
+        matches!(self, Self::Unsent | Self::BeyondGoAway)
+    }
+
     /// Returns the error of response content that ended early: it was processed, in any case.
     pub(super) const fn of_content(self) -> UpstreamError {
         match self {
             Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,
             Self::Reset(Some(code)) => UpstreamError::StreamReset(code),
-            Self::Refused | Self::Unsent | Self::Reset(None) | Self::Lost => UpstreamError::Reset,
+            Self::Refused | Self::Unsent | Self::BeyondGoAway | Self::Reset(None) | Self::Lost => {
+                UpstreamError::Reset
+            }
         }
     }
 
     /// Returns the error for the caller.
     pub(super) const fn error(self) -> UpstreamError {
         match self {
-            Self::Refused | Self::Unsent => UpstreamError::Refused,
+            Self::Refused | Self::Unsent | Self::BeyondGoAway => UpstreamError::Refused,
             Self::Reset(Some(code)) => UpstreamError::StreamReset(code),
             Self::Reset(None) | Self::Lost => UpstreamError::Reset,
             Self::Protocol | Self::ProtocolOfConnection => UpstreamError::Protocol,

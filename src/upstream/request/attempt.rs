@@ -413,7 +413,7 @@ impl Upstream {
                 connection_lost,
                 loss_reported,
                 closed_unprocessed,
-                closed_unprocessed_alone,
+                refund,
                 client_was_silent,
                 remaining_content,
             }) => {
@@ -430,7 +430,7 @@ impl Upstream {
                 Err(Failed {
                     connection_lost,
                     closed_unprocessed: closed_unprocessed && !is_large,
-                    closed_unprocessed_alone,
+                    refund,
                     blameless: loss_reported || is_large && (connection_lost || is_refused),
                     ..failed
                 })

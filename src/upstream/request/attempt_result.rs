@@ -9,6 +9,7 @@ use http_body::Body as _;
 use super::long_lived_response::is_endless;
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
+use crate::upstream::balancing::attempted_endpoints::Refund;
 use crate::upstream::balancing::endpoint::Endpoint;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::health::endpoint_health::Outcome;
@@ -67,8 +68,8 @@ pub(super) struct Failed {
     pub(super) connection_lost: bool,
     /// Whether the endpoint ended a connection on which it has processed nothing; once for each.
     pub(super) closed_unprocessed: bool,
-    /// Whether the endpoint ended a connection that was opened for this request alone, without processing it.
-    pub(super) closed_unprocessed_alone: bool,
+    /// Whether the attempt counts against the retries.
+    pub(super) refund: Refund,
     /// Whether it is no fault of the endpoint: an upgrade on a connection that may not have been in HTTP/1.1, a request
     /// whose connection another request has reported as lost, or one with a large head that is refused.
     pub(super) blameless: bool,
@@ -80,6 +81,8 @@ impl Failed {
         endpoint: Arc<Endpoint>,
         cause: Option<String>,
     ) -> Self {
+        // An idle connection that takes nothing costs that connection, but not the request.
+        let refund = if error.stale && !error.sent { Refund::Always } else { Refund::Never };
         Self {
             error,
             endpoint,
@@ -87,7 +90,7 @@ impl Failed {
             counted: false,
             connection_lost: false,
             closed_unprocessed: false,
-            closed_unprocessed_alone: false,
+            refund,
             blameless: false,
         }
     }

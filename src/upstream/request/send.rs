@@ -16,7 +16,7 @@ use crate::base::body::Body;
 use crate::http1::BodyWriter;
 use crate::observe::metrics::UpstreamFailure;
 use crate::upstream::Upstream;
-use crate::upstream::balancing::attempted_endpoints::AttemptedEndpoints;
+use crate::upstream::balancing::attempted_endpoints::{AttemptedEndpoints, Refund};
 use crate::upstream::balancing::endpoint::{Dial, Endpoint};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::health::circuit_breaker::CircuitState;
@@ -263,6 +263,9 @@ impl<'a> Sending<'a> {
             if failed.connection_lost {
                 self.tried.share_no_connection();
             }
+            if failed.refund == Refund::Once {
+                self.tried.use_new_connection();
+            }
             return Next::Attempt(again, target);
         }
         let content = RequestContent { writer: again, whole: self.whole.take() };
@@ -273,18 +276,18 @@ impl<'a> Sending<'a> {
     async fn next_target(&mut self, failed: &Failed) -> (Option<Arc<Endpoint>>, bool) {
         let (upstream, key) = (self.upstream, self.options.key);
         let Failed { error, endpoint: at, .. } = failed;
-        // An idle connection that accepts nothing costs that connection, but not the request.
-        let mut refunded =
-            error.stale && !error.sent && self.tried.refund(failed.closed_unprocessed_alone);
+        let mut refunded = self.tried.refund(failed.refund);
         // A new connection to the same endpoint may work where an idle one was closed, but not always.
-        let in_place = refunded && self.tried.refunds() < MAX_REFUNDS_IN_PLACE;
+        let in_place = refunded
+            && failed.refund == Refund::Always
+            && self.tried.refunds() < MAX_REFUNDS_IN_PLACE;
         let now = upstream.clock.uptime();
         let other = if in_place { None } else { upstream.select(&self.tried, now, key) };
         if error.failure == UpstreamError::Overflow
             && other.as_ref().is_some_and(|other| other.load() < other.capacity())
         {
             // Of an endpoint without a place, nothing was asked.
-            refunded = self.tried.refund(false);
+            refunded = self.tried.refund(Refund::Always);
         }
         // So may another stream where one was refused without being processed, and another connection where one was lost
         // with many streams, whichever of them was the cause.
@@ -347,5 +350,5 @@ fn is_no_further_load(
     (!error.sent || is_reset && died) && !Arc::ptr_eq(target, at) && target.health.is_available(now)
 }
 
-/// How often a request that nothing of was processed is sent to the same endpoint again before others are tried.
+/// How often a request of which nothing was received is sent to the same endpoint again before others are tried.
 const MAX_REFUNDS_IN_PLACE: u32 = 3;

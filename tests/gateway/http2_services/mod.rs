@@ -4,6 +4,7 @@
 mod connections;
 mod content;
 mod deadlines;
+mod goaway;
 mod grpc;
 mod hostile;
 mod interim;

@@ -308,20 +308,6 @@ fn a_request_that_ends_every_connection_costs_no_other_request() {
 }
 
 #[test]
-fn a_service_that_sends_goaway_on_every_connection_is_not_asked_for_ever() {
-    let (url, connections) = raw_service(|_, stream| {
-        request_arrived(stream);
-        let _ = stream.write_all(&frame(7, 0, 0, &[0; 8]));
-        drain(stream);
-    });
-    let gateway = Gateway::start("", &always(&url));
-
-    assert_eq!(gateway.get("/a", "").status, 503);
-
-    assert!(connections.load(SeqCst) <= 12, "{connections:?}");
-}
-
-#[test]
 fn a_target_that_ends_every_connection_in_vain_is_ejected() {
     let good = echo(100);
     let (ends, ended) = raw_service(|_, stream| {
@@ -439,36 +425,6 @@ fn a_small_response_without_a_length_that_breaks_off_is_replaced_by_another_targ
     }
 
     assert_eq!(other.calls(), 8);
-}
-
-#[test]
-fn a_request_goes_to_a_service_that_ends_every_connection_no_more_often_than_promised() {
-    let asked = Arc::<AtomicUsize>::default();
-    let (url, _) = raw_service({
-        let asked = Arc::clone(&asked);
-        move |_, stream| {
-            let _ = stream.read_exact(&mut [0; 24]);
-            while let Some((kind, _)) = next_frame(stream) {
-                if kind == 1 {
-                    asked.fetch_add(1, SeqCst);
-                    let _ = stream.write_all(&frame(7, 0, 0, &[0; 8]));
-                    return drain(stream);
-                }
-            }
-        }
-    });
-    for (attempts, most) in [(0, 2), (2, 4)] {
-        let settings = format!(", retries: {{ attempts: {attempts} }}, outlier: {{ errors: 100 }}");
-        let gateway = Gateway::start("", &with(&[&url], &settings));
-        for method in ["GET", "POST"] {
-            asked.store(0, SeqCst);
-            let request = format!("{method} /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-
-            assert!(gateway.ask(&request).status >= 502);
-
-            assert_eq!(asked.load(SeqCst), most, "{method}, {attempts} attempts");
-        }
-    }
 }
 
 /// As nginx does with a field of more than 8 KiB.
