@@ -7,13 +7,14 @@ use core::task::{Context, Poll};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::base::body::{self, Body, PollCut};
 use crate::base::grpc::{self, GRPC_TIMEOUT};
 use crate::gateway::Rejection;
+use crate::upstream::ExtraHeaders;
 
 /// The deadline of one gRPC call.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +47,33 @@ impl CallDeadline {
         self.0
     }
 
-    /// Sets the field for the upstream to the time that is left.
+    /// Sets the field for the upstream to the time that is left, and returns it.
     ///
     /// # Errors
     ///
     /// [`Rejection::DeadlineExceeded`] if none is left.
-    pub(crate) fn forward(self, headers: &mut HeaderMap) -> Result<(), Rejection> {
+    pub(crate) fn forward(self, headers: &mut HeaderMap) -> Result<HeaderValue, Rejection> {
         let left = self.0.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Rejection::DeadlineExceeded);
         }
-        headers.insert(&GRPC_TIMEOUT, grpc::timeout_value(left));
-        Ok(())
+        let timeout = grpc::timeout_value(left);
+        headers.insert(&GRPC_TIMEOUT, timeout.clone());
+        Ok(timeout)
+    }
+
+    /// Has each attempt get the time that is left of `timeout`, which [`CallDeadline::forward`] has set, unless the edits of the
+    /// route have changed the field since.
+    pub(crate) fn count_down(
+        self,
+        timeout: &HeaderValue,
+        headers: &mut HeaderMap,
+        fields: &mut ExtraHeaders<'_>,
+    ) {
+        if headers.get(&GRPC_TIMEOUT) == Some(timeout) {
+            headers.remove(&GRPC_TIMEOUT);
+            fields.add_deadline(self.0);
+        }
     }
 
     /// Awaits `sent`, at most until the deadline.
@@ -123,8 +139,6 @@ impl http_body::Body for BodyUntilDeadline {
 mod tests {
     use core::time::Duration;
 
-    use http::HeaderValue;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -133,7 +147,7 @@ mod tests {
         let deadline = CallDeadline::read(&headers, Instant::now()).expect("valid").expect("one");
         tokio::time::advance(Duration::from_millis(500)).await;
 
-        assert_eq!(deadline.forward(&mut headers), Ok(()));
+        assert_eq!(deadline.forward(&mut headers), Ok(HeaderValue::from_static("1500000u")));
         assert_eq!(headers[&GRPC_TIMEOUT], "1500000u");
 
         tokio::time::advance(Duration::from_secs(2)).await;

@@ -14,8 +14,8 @@ use crate::gateway::policy::authorize::Permit;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
-    Endpoint, ExtraHeaders, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel,
-    Upstream, UpstreamError, UpstreamResponse, blames_endpoint,
+    Endpoint, OutgoingRequest, RequestContent, SendFailure, SendOptions, Tunnel, Upstream,
+    UpstreamError, UpstreamResponse, blames_endpoint,
 };
 
 /// The fallback of a route; each part is tried in this order.
@@ -137,7 +137,7 @@ impl Fallback {
             let wait = timeout.unwrap_or(other.upstream.settings().timeout);
             let options = SendOptions { wait, began, ..options };
             if let Ok(head) = other.own_head(request, permit, now)
-                && let fields = ExtraHeaders::default()
+                && let fields = request.fields.deadline_alone()
                 && let request = (OutgoingRequest { head: &head, fields, ..*request })
                 && let Ok(mut sent) = other.upstream.send(&request, content, options).await
             {

@@ -149,12 +149,13 @@ impl Forward {
                 if gathers { Box::pin(gather(body, exchange)).await? } else { body }
             }
         };
-        if let Some(deadline) = deadline {
-            deadline.forward(&mut head.headers)?;
-        }
+        let timeout = deadline.map(|deadline| deadline.forward(&mut head.headers)).transpose()?;
         let now = exchange.moment;
         let token = receiver.identity_token(&permit, now.now).map_err(|_| Rejection::Internal)?;
-        let fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
+        let mut fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
+        if let (Some(deadline), Some(timeout)) = (deadline, timeout) {
+            deadline.count_down(&timeout, &mut head.headers, &mut fields);
+        }
         if let Some(handshake) = &handshake {
             handshake.request(&mut head.headers);
         }

@@ -14,9 +14,7 @@ use crate::base::random::random;
 use crate::gateway::policy::authorize::Permit;
 use crate::limit::Now;
 use crate::observe::metrics::MirrorResult;
-use crate::upstream::{
-    ExtraHeaders, IdlePool, OutgoingRequest, RequestContent, SendOptions, is_endless,
-};
+use crate::upstream::{IdlePool, OutgoingRequest, RequestContent, SendOptions, is_endless};
 
 /// The settings by which a route mirrors requests.
 #[derive(Debug)]
@@ -63,10 +61,10 @@ impl Mirror {
             return;
         };
         head.extensions.clear();
+        let fields = request.fields.deadline_alone();
         let (upstream, idle) = (Arc::clone(upstream), idle.clone());
         spawn_local(async move {
-            let request =
-                OutgoingRequest { head: &head, fields: ExtraHeaders::default(), interim: None };
+            let request = OutgoingRequest { head: &head, fields, interim: None };
             let wait = upstream.settings().timeout;
             let options = SendOptions {
                 idle: &idle,

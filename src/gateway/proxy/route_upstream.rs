@@ -57,6 +57,7 @@ impl RouteUpstream {
     ) -> Result<Parts, SigningFailed> {
         let token = self.identity_token(permit, now)?;
         let mut head = request.head.clone();
+        // All but the deadline, which counts down.
         request.fields.clone().merge_into(&mut head.headers);
         if let Some(token) = token {
             head.headers.insert(&IDENTITY_TOKEN, token);

@@ -6,8 +6,10 @@ use std::borrow::Cow;
 use http::header::VIA;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tokio::time::Instant;
 
 use crate::base::encoded_fields::{EncodedFields, write_field_line};
+use crate::base::grpc::{self, GRPC_TIMEOUT};
 use crate::base::header_fields::has_other_spelling;
 
 /// Fields that are appended when a head is written.
@@ -18,12 +20,25 @@ use crate::base::header_fields::has_other_spelling;
 pub struct ExtraHeaders<'a> {
     each: Vec<(&'a HeaderName, Cow<'a, HeaderValue>)>,
     written: Option<&'a EncodedFields>,
+    /// The deadline of a gRPC call: `grpc-timeout` is the time that is left when a head is written.
+    deadline: Option<Instant>,
 }
 
 impl<'a> ExtraHeaders<'a> {
     /// Creates an empty set, with room for the usual number.
     pub fn new() -> Self {
-        Self { each: Vec::with_capacity(TYPICAL_FIELDS), written: None }
+        Self { each: Vec::with_capacity(TYPICAL_FIELDS), ..Self::default() }
+    }
+
+    /// Adds `grpc-timeout`: each attempt has the time that is left of it until `deadline`.
+    pub fn add_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    /// Returns the field of [`ExtraHeaders::add_deadline`] alone, for another upstream.
+    #[must_use]
+    pub fn deadline_alone(&self) -> ExtraHeaders<'static> {
+        ExtraHeaders { deadline: self.deadline, ..ExtraHeaders::default() }
     }
 
     /// Adds a field.
@@ -42,7 +57,7 @@ impl<'a> ExtraHeaders<'a> {
     }
 
     /// Inserts them into `headers`, for callers that edit the map: they replace fields of the same
-    /// name, except `Via`, which is a list.
+    /// name, except `Via`, which is a list. The deadline is left out: it counts down until the head is written.
     pub fn merge_into(&mut self, headers: &mut HeaderMap) {
         let written = self.written.take().map_or(&[][..], EncodedFields::fields);
         for (name, value) in written {
@@ -66,6 +81,15 @@ impl<'a> ExtraHeaders<'a> {
         for (name, value) in &self.each {
             headers.append(*name, value.clone().into_owned());
         }
+        if let Some(timeout) = self.timeout() {
+            headers.append(&GRPC_TIMEOUT, timeout);
+        }
+    }
+
+    /// Returns the time that is left until the deadline.
+    fn timeout(&self) -> Option<HeaderValue> {
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(grpc::timeout_value(left))
     }
 
     /// Returns the values of the fields of this name.
@@ -80,6 +104,9 @@ impl<'a> ExtraHeaders<'a> {
     pub(in crate::upstream) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.written.map_or(&[], EncodedFields::as_bytes));
         self.each.iter().for_each(|(name, value)| write_field_line(out, name, value));
+        if let Some(timeout) = self.timeout() {
+            write_field_line(out, &GRPC_TIMEOUT, &timeout);
+        }
     }
 }
 
@@ -110,3 +137,29 @@ impl OutgoingRequest<'_> {
 }
 
 const TYPICAL_FIELDS: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn each_head_has_the_time_that_is_left_when_it_is_written() {
+        let mut fields = ExtraHeaders::new();
+        fields.add_deadline(Instant::now() + Duration::from_secs(3));
+        fields.merge_into(&mut HeaderMap::new());
+        for (waited, left) in [(0, "3000000u"), (1, "2000000u"), (5, "0n")] {
+            tokio::time::advance(Duration::from_secs(waited)).await;
+            for fields in [&fields, &fields.deadline_alone()] {
+                let (mut map, mut text) = (HeaderMap::new(), Vec::new());
+                fields.append_to(&mut map);
+                fields.write(&mut text);
+
+                assert_eq!(map[&GRPC_TIMEOUT], left);
+                let text = String::from_utf8(text).expect("text").to_lowercase();
+                assert_eq!(text, format!("grpc-timeout: {left}\r\n"));
+            }
+        }
+    }
+}

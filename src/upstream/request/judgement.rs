@@ -1,4 +1,4 @@
-//! What the result of an attempt says about its endpoint, and about the circuit of its upstream.
+//! The judgement of the result of an attempt: of its endpoint, and for the circuit of its upstream.
 
 use core::time::Duration;
 use std::borrow::Cow;

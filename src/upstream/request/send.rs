@@ -152,7 +152,7 @@ struct Sending<'a> {
     tried: AttemptedEndpoints,
 }
 
-/// What follows an attempt.
+/// The step that follows an attempt.
 enum Next {
     /// Another one, at this endpoint.
     Attempt(Box<BodyWriter>, Arc<Endpoint>),

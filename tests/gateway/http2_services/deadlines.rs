@@ -1,5 +1,8 @@
 //! Services that are silent towards calls whose deadline is shorter than `timeout`, and calls that end before their content.
 
+use core::time::Duration;
+use std::sync::{Arc, Mutex};
+
 use http::Response;
 use northgate::base::clock::Clock;
 
@@ -72,6 +75,53 @@ fn a_call_that_has_ended_gives_its_place_back_though_its_client_sends_on() {
 
         assert_eq!(next.http, 404);
     });
+}
+
+/// Whatever the time that the first target or upstream took.
+#[test]
+fn a_further_attempt_and_the_fallback_have_the_time_that_is_left() {
+    let timeouts = Arc::new(Mutex::new(Vec::new()));
+    let service = Http2Service::start(100, {
+        let timeouts = Arc::clone(&timeouts);
+        move |mut call| {
+            let seen = Arc::clone(&timeouts);
+            async move {
+                call.read().await;
+                let timeout = call.head.headers["grpc-timeout"].to_str().expect("text").to_owned();
+                let asked = {
+                    let mut seen = seen.lock().expect("a lock");
+                    seen.push(timeout);
+                    seen.len()
+                };
+                if asked < 3 {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    return call.respond.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+                call.answer("x");
+            }
+        }
+    });
+    let url = service.url();
+    let text = format!(
+        "upstreams:\n  service: {{ targets: [\"{url}\"], http2: always }}\n  \
+         other: {{ targets: [\"{url}\"], http2: always }}\n\
+         routes:\n  - {{ id: open, path: /**, upstream: service, auth: none, \
+         fallback: {{ upstream: other }} }}\n"
+    );
+    let gateway = Gateway::start("", &text);
+
+    let call = Http2Client::run(&gateway, async |client| {
+        client.unary("/a", &[("grpc-timeout", "20S")], "x").await
+    });
+
+    assert_eq!(call.http, 200);
+    let timeouts = timeouts.lock().expect("a lock");
+    let left: Vec<u64> = timeouts
+        .iter()
+        .map(|left| left.strip_suffix('u').expect("microseconds").parse().expect("a number"))
+        .collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(left.windows(2).all(|two| two[1] + 300_000 <= two[0]), "{left:?}");
 }
 
 fn is_ejected(gateway: &Gateway, url: &str) -> bool {
