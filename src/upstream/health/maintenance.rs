@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::circuit_breaker::CircuitState;
 use super::endpoint_health::CheckVerdict;
@@ -21,6 +21,9 @@ use crate::upstream::balancing::endpoint_set::EndpointSet;
 use crate::upstream::balancing::resolve::NameResolver;
 use crate::upstream::connections::connect::connect;
 use crate::upstream::connections::tls_connectors::Offer;
+use crate::upstream::http2::NO_SETTINGS;
+use crate::upstream::http2::health::WITHOUT_HTTP2;
+use crate::upstream::http2::probe::shake_hands;
 use crate::upstream::registry::UpstreamRegistry;
 use crate::upstream::settings::HealthCheck;
 
@@ -153,13 +156,25 @@ impl Upstream {
         Err(cause)
     }
 
-    /// Checks `endpoint` once, or connects to it where there is no active check.
+    /// Checks `endpoint` once, or opens a connection to it where there is no active check, as far as that goes without a
+    /// request: in HTTP/2 up to its settings.
     async fn contact(&self, endpoint: &Endpoint) -> Result<(), Box<str>> {
         if let Some(active) = &self.settings.health_check {
             return check(endpoint, &self.settings, active).await;
         }
-        let connected = connect(endpoint, self.settings.connect_timeout, Offer::Http2).await;
-        connected.map(drop).map_err(|error| error.cause)
+        let limit = self.settings.connect_timeout;
+        let deadline = Instant::now() + limit;
+        let stream = connect(endpoint, limit, Offer::Http2).await.map_err(|error| error.cause)?;
+        match stream.selected_http2() {
+            Some(false) if endpoint.requires_http2() => return Err(WITHOUT_HTTP2.into()),
+            Some(true) => {}
+            None if endpoint.requires_http2() => {}
+            Some(false) | None => return Ok(()),
+        }
+        let greeted = timeout_at(deadline, shake_hands(stream)).await;
+        greeted
+            .unwrap_or_else(|_| Err(NO_SETTINGS.into()))
+            .map_err(|cause| cause.into_owned().into())
     }
 
     /// Checks or probes `endpoint` once; `refused` is whether a request could not connect.

@@ -230,7 +230,8 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
 /// The cause of a check whose request cannot be written.
 const INVALID_REQUEST: &str = "the request cannot be expressed in HTTP/2";
 /// The cause of a failure with an endpoint that does not speak HTTP/2.
-pub(super) const WITHOUT_HTTP2: &str = "the TLS handshake did not select HTTP/2 (ALPN)";
+pub(in crate::upstream) const WITHOUT_HTTP2: &str =
+    "the TLS handshake did not select HTTP/2 (ALPN)";
 const NO_HEALTH_RESPONSE: &str = "the content is not a response of grpc.health.v1";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const SERVING: u64 = 1;

@@ -8,6 +8,7 @@ mod frame_monitor;
 #[cfg(fuzzing)]
 pub mod fuzz;
 pub(super) mod health;
+pub(super) mod probe;
 mod request;
 mod response;
 mod shared_connections;
@@ -35,7 +36,9 @@ use self::connection::Connection;
 pub(super) use self::connection::Sharing;
 use self::frame_monitor::ConnectionFacts;
 use self::response::{Ending, ResponseContent};
-pub(super) use self::shared_connections::{Acquired, Place, PoolSettings, SharedConnections};
+pub(super) use self::shared_connections::{
+    Acquired, NO_SETTINGS, Place, PoolSettings, SharedConnections,
+};
 use self::stream::StreamState;
 use self::stream_error::StreamError;
 use super::balancing::attempted_endpoints::Refund;

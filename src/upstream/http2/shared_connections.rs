@@ -476,10 +476,11 @@ impl Drop for Waiting<'_> {
 
 /// The causes of failures, for the log.
 const NO_STREAM_BEGAN: &str = "each connection ended before a stream could begin";
-const ALLOWS_NO_STREAM: &str = "the settings of HTTP/2 allow no stream";
-const CLOSED_BEFORE_SETTINGS: &str = "closed before the settings of HTTP/2";
-const NO_SETTINGS: &str = "timed out: connected, but no settings of HTTP/2";
-const NOT_HTTP2: &str = "the upstream does not speak HTTP/2: its first frame is not SETTINGS";
+pub(super) const ALLOWS_NO_STREAM: &str = "the settings of HTTP/2 allow no stream";
+pub(super) const CLOSED_BEFORE_SETTINGS: &str = "closed before the settings of HTTP/2";
+pub(in crate::upstream) const NO_SETTINGS: &str = "timed out: connected, but no settings of HTTP/2";
+pub(super) const NOT_HTTP2: &str =
+    "the upstream does not speak HTTP/2: its first frame is not SETTINGS";
 
 /// The number of streams that a connection is expected to allow, before one was opened (RFC 9113 §6.5.2).
 const TYPICAL_STREAMS: usize = 100;

@@ -60,6 +60,17 @@ impl Http2Service {
         Self::with(builder, handle)
     }
 
+    /// A service that accepts heads of so many bytes (`SETTINGS_MAX_HEADER_LIST_SIZE`).
+    pub(crate) fn accepting_heads<F, R>(max_bytes: u32, handle: F) -> Self
+    where
+        F: Fn(Call) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let mut builder = Builder::new();
+        builder.max_header_list_size(max_bytes);
+        Self::with(builder, handle)
+    }
+
     fn with<F, R>(builder: Builder, handle: F) -> Self
     where
         F: Fn(Call) -> R + Clone + Send + Sync + 'static,
@@ -180,8 +191,8 @@ pub(crate) fn raw_service(
         while let Ok((mut stream, _)) = listener.accept() {
             let (opened, script) = (Arc::clone(&opened), Arc::clone(&script));
             thread::spawn(move || {
-                // A probe sends nothing: it counts as no connection.
-                if !matches!(stream.peek(&mut [0]), Ok(1)) {
+                if is_probe(&stream) {
+                    let _ = stream.write_all(&frame(4, 0, 0, &[]));
                     return;
                 }
                 let number = opened.fetch_add(1, SeqCst);
@@ -191,6 +202,18 @@ pub(crate) fn raw_service(
         }
     });
     (url, connections)
+}
+
+/// Whether a new connection is no more than a probe, which counts as none: it sends empty settings, or nothing.
+fn is_probe(stream: &std::net::TcpStream) -> bool {
+    let mut begin = [0; 27];
+    loop {
+        match stream.peek(&mut begin) {
+            Ok(27) => return begin[24..] == [0; 3],
+            Ok(0) | Err(_) => return true,
+            Ok(_) => thread::yield_now(),
+        }
+    }
 }
 
 /// Waits until a request has begun on a new connection; false if the client closes before.

@@ -6,5 +6,6 @@ mod fallback;
 mod health;
 mod names;
 mod outliers;
+mod probes;
 mod retries;
 mod service;
