@@ -66,6 +66,10 @@ pub enum UpstreamError {
     /// The endpoint has the maximum of requests in flight and of pending ones.
     #[error("upstream: too many requests in flight")]
     Overflow,
+    /// The head of the request is larger than the upstream accepts (`SETTINGS_MAX_HEADER_LIST_SIZE`, RFC 9113 §6.5.2): it was
+    /// not sent.
+    #[error("request head: larger than the upstream accepts")]
+    HeadTooLarge,
     /// The client's body ended early; the upstream is not at fault.
     #[error("request body: ended early")]
     Client,
@@ -136,6 +140,9 @@ impl UpstreamError {
             Self::NoEndpoint => "no target is available",
             Self::CircuitOpen { .. } => "the circuit is open",
             Self::Overflow => "too many requests in flight",
+            Self::HeadTooLarge => {
+                "the head is larger than the upstream accepts: SETTINGS_MAX_HEADER_LIST_SIZE"
+            }
             Self::Client => "the client's content ended early",
         })
     }
@@ -184,7 +191,7 @@ impl UpstreamError {
             Self::NoEndpoint => UpstreamFailure::NoTarget,
             Self::CircuitOpen { .. } => UpstreamFailure::CircuitOpen,
             Self::Overflow => UpstreamFailure::Overflow,
-            Self::Client | Self::Deadline { silent: false } => return None,
+            Self::HeadTooLarge | Self::Client | Self::Deadline { silent: false } => return None,
         })
     }
 }

@@ -326,6 +326,7 @@ impl Retries {
             | UpstreamError::Protocol
             | UpstreamError::Invalid(_)
             | UpstreamError::Deadline { .. }
+            | UpstreamError::HeadTooLarge
             | UpstreamError::Client => return false,
         };
         self.on.contains(&cause)

@@ -107,7 +107,9 @@ impl Fallback {
             Err(failed)
                 if matches!(
                     failed.failure,
-                    UpstreamError::Client | UpstreamError::Deadline { .. }
+                    UpstreamError::Client
+                        | UpstreamError::HeadTooLarge
+                        | UpstreamError::Deadline { .. }
                 ) =>
             {
                 return Err(failed);

@@ -10,6 +10,7 @@ use core::task::{Context, Poll};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use h2::Reason;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Frame, SizeHint};
@@ -55,10 +56,12 @@ fn content(variant: Variant, status: Status, message: &'static str) -> Body {
 }
 
 /// Returns the status of a call for a refusal. Where the mapping of HTTP statuses in the specification says only
-/// "unavailable" or "unknown", the more exact status is used.
+/// "unavailable" or "unknown", the more exact status is used: a timeout of the gateway is `DEADLINE_EXCEEDED` as in Envoy,
+/// since clients repeat what is unavailable at once.
 fn status(rejection: &Rejection) -> Status {
     match rejection {
         Rejection::Upstream(UpstreamError::Client) => return Status::Cancelled,
+        Rejection::Upstream(UpstreamError::StreamReset(code)) => return status_of_reset(*code),
         // Whatever the status of the limit: clients repeat what is unavailable at once.
         Rejection::Limited(_) => return Status::ResourceExhausted,
         _ => {}
@@ -79,6 +82,18 @@ fn status(rejection: &Rejection) -> Status {
         StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Status::DeadlineExceeded,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => Status::Unavailable,
         _ => Status::Unknown,
+    }
+}
+
+/// Returns the status of a call whose stream the upstream has reset (PROTOCOL-HTTP2.md of gRPC, *Errors*).
+/// `REFUSED_STREAM`, which is `UNAVAILABLE`, is no such failure: the call was not processed.
+const fn status_of_reset(code: Reason) -> Status {
+    match code {
+        Reason::CANCEL => Status::Cancelled,
+        Reason::ENHANCE_YOUR_CALM => Status::ResourceExhausted,
+        Reason::INADEQUATE_SECURITY => Status::PermissionDenied,
+        Reason::REFUSED_STREAM => Status::Unavailable,
+        _ => Status::Internal,
     }
 }
 
@@ -115,9 +130,14 @@ fn status_of_error(error: &body::Error) -> Option<(Status, &'static str)> {
         Some(UpstreamError::Timeout | UpstreamError::Stalled) => {
             Some((Status::DeadlineExceeded, "The upstream server did not respond in time"))
         }
-        _ => Some((Status::Unavailable, "The upstream server failed during the call")),
+        Some(UpstreamError::StreamReset(code)) => {
+            Some((status_of_reset(*code), FAILED_DURING_CALL))
+        }
+        _ => Some((Status::Unavailable, FAILED_DURING_CALL)),
     }
 }
+
+const FAILED_DURING_CALL: &str = "The upstream server failed during the call";
 
 /// The content of a gRPC response, which ends in a status in any case: an error becomes the status of the call.
 pub(crate) struct StatusOnFailure<F> {
@@ -188,6 +208,7 @@ mod tests {
             (Rejection::NoRoute, 12),
             (Rejection::Method { allow: HeaderValue::from_static("GET") }, 12),
             (Rejection::HeadTooLarge { clears_cookies: false }, 8),
+            (Rejection::Upstream(UpstreamError::HeadTooLarge), 8),
             (Rejection::BodyTooLarge, 8),
             (Rejection::BodyTimeout, 4),
             (Rejection::TooManyFailures { retry_after: 1 }, 8),
@@ -202,6 +223,11 @@ mod tests {
             (Rejection::Upstream(UpstreamError::Overflow), 14),
             (Rejection::Upstream(UpstreamError::NoEndpoint), 14),
             (Rejection::Upstream(UpstreamError::Timeout), 4),
+            (Rejection::Upstream(UpstreamError::StreamReset(Reason::CANCEL)), 1),
+            (Rejection::Upstream(UpstreamError::StreamReset(Reason::ENHANCE_YOUR_CALM)), 8),
+            (Rejection::Upstream(UpstreamError::StreamReset(Reason::INADEQUATE_SECURITY)), 7),
+            (Rejection::Upstream(UpstreamError::StreamReset(Reason::NO_ERROR)), 13),
+            (Rejection::Upstream(UpstreamError::StreamReset(Reason::INTERNAL_ERROR)), 13),
             (Rejection::DeadlineExceeded, 4),
             (Rejection::Upstream(UpstreamError::Client), 1),
             (Rejection::Internal, 13),

@@ -133,7 +133,9 @@ impl Rejection {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::UnknownCoding | Self::UnknownProtocol => StatusCode::NOT_IMPLEMENTED,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge { .. } | Self::Upstream(UpstreamError::HeadTooLarge) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout | Self::DeadlineExceeded => StatusCode::REQUEST_TIMEOUT,
             Self::Unauthenticated(_) | Self::InsufficientAuthentication { .. } => {
@@ -184,7 +186,9 @@ impl Rejection {
             Self::UnknownCoding => "unknown-coding",
             Self::UnknownProtocol => "unknown-protocol",
             Self::Method { .. } => "method-not-allowed",
-            Self::HeadTooLarge { .. } => "head-too-large",
+            Self::HeadTooLarge { .. } | Self::Upstream(UpstreamError::HeadTooLarge) => {
+                "head-too-large"
+            }
             Self::BodyTooLarge => "body-too-large",
             Self::BodyTimeout => "body-timeout",
             Self::Overloaded => "overloaded",
@@ -228,7 +232,9 @@ impl Rejection {
             Self::UnknownCoding => "The transfer coding is not supported",
             Self::UnknownProtocol => "The protocol of the tunnel is not supported",
             Self::Method { .. } => "The method is not allowed for this path",
-            Self::HeadTooLarge { .. } => "The request head is too large",
+            Self::HeadTooLarge { .. } | Self::Upstream(UpstreamError::HeadTooLarge) => {
+                "The request head is too large"
+            }
             Self::BodyTooLarge => "The request content is too large",
             Self::BodyTimeout => "The request content arrived too slowly",
             Self::Overloaded => "The gateway is overloaded",
@@ -307,7 +313,9 @@ impl Rejection {
             Self::AmbiguousPath => Rejected::AmbiguousPath,
             Self::TargetTooLong => Rejected::TargetSize,
             Self::Method { .. } => Rejected::Method,
-            Self::HeadTooLarge { .. } => Rejected::HeaderSize,
+            Self::HeadTooLarge { .. } | Self::Upstream(UpstreamError::HeadTooLarge) => {
+                Rejected::HeaderSize
+            }
             Self::BodyTooLarge | Self::BodyTimeout => Rejected::BodySize,
             Self::Overloaded => Rejected::Overload,
             Self::Unauthenticated(_)

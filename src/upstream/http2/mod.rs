@@ -138,6 +138,9 @@ impl Http2Request<'_, '_> {
             Ok(request) => request,
             Err(failure) => return Err(lost(&stream, failure, false, false, false)),
         };
+        if !facts.accepts_head(request::list_bytes(&request)) {
+            return Err(lost(&stream, UpstreamError::HeadTooLarge, false, false, false));
+        }
         connection.facts.request_sent();
         let responding = self.response_to(request, &connection, &stream);
         match self.within_silence(&stream, responding).await {

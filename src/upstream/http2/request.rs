@@ -85,6 +85,21 @@ pub(super) fn build_websocket(
     Ok(request)
 }
 
+/// Returns the size of a head as the limit of the upstream counts it (RFC 9113 §6.5.2).
+pub(super) fn list_bytes(request: &Request<()>) -> usize {
+    let (uri, protocol) = (request.uri(), request.extensions().get::<Protocol>());
+    let pseudo = [
+        (":method", Some(request.method().as_str())),
+        (":scheme", uri.scheme_str()),
+        (":authority", uri.authority().map(Authority::as_str)),
+        (":path", uri.path_and_query().map(PathAndQuery::as_str)),
+        (":protocol", protocol.map(Protocol::as_str)),
+    ];
+    let pseudo = pseudo.iter().filter_map(|(name, value)| Some(name.len() + (*value)?.len()));
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    pseudo.chain(fields).map(|bytes| bytes + FIELD_OVERHEAD_BYTES).sum()
+}
+
 /// Whether content of requests with a method has a meaning (RFC 9110 §9.3).
 fn expects_content(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
@@ -109,6 +124,8 @@ fn is_end_to_end(name: &HeaderName, value: &HeaderValue) -> bool {
     }
 }
 
+/// What each field counts besides its name and its value.
+const FIELD_OVERHEAD_BYTES: usize = 32;
 /// The capacity for fields that the gateway adds.
 const EXTRA_FIELDS_CAPACITY: usize = 10;
 
@@ -138,6 +155,16 @@ mod tests {
         assert_eq!(built.uri(), "https://client.example/a?b=c");
         let names: Vec<_> = built.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["te", "x-kept"]);
+    }
+
+    #[test]
+    fn the_size_of_a_head_counts_pseudo_headers_and_each_field() {
+        let head = head(&[("host", "a"), ("x-a", "1234")]);
+
+        let built = build(&outgoing(&head), None, Scheme::Http, None).expect("it can be expressed");
+
+        // :method POST, :scheme http, :authority a, :path /a?b=c, x-a 1234
+        assert_eq!(list_bytes(&built), 11 + 11 + 11 + 11 + 7 + 5 * 32);
     }
 
     #[test]

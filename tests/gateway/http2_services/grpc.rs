@@ -388,7 +388,7 @@ fn a_call_that_fails_in_its_middle_ends_in_a_status() {
 
     Http2Client::run(&gateway, async |client| {
         let call = client.unary("/a", &[], "x").await;
-        assert_eq!((&*call.content, call.code), (&b"half"[..], Some(14)));
+        assert_eq!((&*call.content, call.code), (&b"half"[..], Some(13)));
 
         // Other content is cut off, not completed.
         let request = Request::get("http://api.test/plain").body(()).expect("a request");
@@ -397,7 +397,43 @@ fn a_call_that_fails_in_its_middle_ends_in_a_status() {
         response.headers_mut().clear();
         assert!(try_read(response.body_mut()).await.is_err());
     });
-    eventually("the status is logged", || gateway.log().contains("\"rpc.grpc.status_code\":14"));
+    eventually("the status is logged", || gateway.log().contains("\"rpc.grpc.status_code\":13"));
+}
+
+/// As PROTOCOL-HTTP2.md of gRPC maps them, before the response head and after it.
+#[test]
+fn the_code_of_a_reset_is_a_status_of_the_call() {
+    let code = Arc::new(AtomicUsize::new(0));
+    let service = Http2Service::start(100, {
+        let code = Arc::clone(&code);
+        move |mut call| {
+            let reason = h2::Reason::from(code.load(SeqCst) as u32);
+            async move {
+                call.read().await;
+                if call.head.uri.path() == "/head" {
+                    return call.respond.send_reset(reason);
+                }
+                let response = Response::builder().header("content-type", "application/grpc");
+                let response = response.body(()).expect("valid");
+                let mut stream = call.respond.send_response(response, false).expect("open");
+                stream.send_data("half".into(), false).expect("open");
+                // A reset at once would drop what is not written yet.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                stream.send_reset(reason);
+            }
+        }
+    });
+    let gateway = Gateway::start("", &with(&[&service.url()], ", outlier: { errors: 100 }"));
+
+    Http2Client::run(&gateway, async |client| {
+        for (reset, status) in [(0, 13), (1, 13), (2, 13), (8, 1), (11, 8), (12, 7), (99, 13)] {
+            code.store(reset, SeqCst);
+            for path in ["/head", "/content"] {
+                let call = client.unary(path, &[], "x").await;
+                assert_eq!(call.code, Some(status), "{path} {reset}");
+            }
+        }
+    });
 }
 
 #[test]

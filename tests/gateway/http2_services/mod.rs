@@ -8,6 +8,7 @@ mod goaway;
 mod grpc;
 mod hostile;
 mod interim;
+mod large_heads;
 mod resent;
 mod websockets;
 
