@@ -32,6 +32,8 @@ LABEL org.opencontainers.image.title="Northgate" \
       org.opencontainers.image.description="An API gateway: the single north/south entry point in front of microservices" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=builder /build/target/release/northgate /northgate
+# Less memory: docs/operating.md, "Memory".
+ENV MIMALLOC_ALLOW_THP=0
 USER 65532
 EXPOSE 8080 8443 9901
 STOPSIGNAL SIGTERM

@@ -13,7 +13,6 @@ mod upgraded_socket;
 
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
-use core::pin::pin;
 use core::task::{Context, Poll};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -176,7 +175,8 @@ impl<S: Socket + Send + 'static> Connection<S> {
     /// Calls the gateway; `None` if the client disconnects before the response.
     async fn serve(&self, request: Request<Body>) -> Option<Response<Body>> {
         let (peer, interim) = (Rc::clone(&self.peer), Rc::clone(&self.interim));
-        let mut served = pin!(catch_panic::serve(&self.gateway, peer, Some(interim), request));
+        // Boxed: it is several kilobytes large, and every idle connection would keep the room for it.
+        let mut served = Box::pin(catch_panic::serve(&self.gateway, peer, Some(interim), request));
         poll_fn(|cx| match served.as_mut().poll(cx) {
             Poll::Ready(served) => Poll::Ready(Some(served)),
             Poll::Pending => {
