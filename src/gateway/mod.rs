@@ -528,6 +528,11 @@ impl Gateway {
         self.streams.sweep(self.shared.retained.clock.now());
     }
 
+    /// Ends this thread's gRPC calls whose response has begun, each with a status.
+    pub fn end_calls(&self) {
+        self.streams.end_calls();
+    }
+
     /// Ends this thread's streams when their token or session is revoked. To be run as long as the thread serves.
     pub async fn watch_revocations(&self) {
         self.streams.watch_revocations(&self.shared.retained.revocations).await;

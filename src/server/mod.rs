@@ -225,7 +225,8 @@ impl Server {
         Ok(self.started.waiting(config))
     }
 
-    /// Accepts nothing new, waits up to `timeout` until accepted connections have ended, and drops the rest. Then
+    /// Accepts nothing new, waits up to `timeout` until accepted connections have ended, and drops the rest. Shortly before,
+    /// gRPC calls that go on end with a status, by which their clients turn to another gateway. Then
     /// waits for calls under way whose requests were already answered, as long as time is left. Returns true if no
     /// connection was dropped.
     pub async fn drain(&self, timeout: Duration) -> bool {
@@ -235,7 +236,12 @@ impl Server {
         let workers = self.take_workers();
         let ended = tokio::task::spawn_blocking(move || join(workers));
         let mut ended = core::pin::pin!(ended);
-        let graceful = tokio::time::timeout(timeout, &mut ended).await.is_ok();
+        let last_calls = end - LAST_CALLS.min(timeout / 4);
+        let mut graceful = tokio::time::timeout_at(last_calls, &mut ended).await.is_ok();
+        if !graceful {
+            self.phase.send_replace(Phase::EndingCalls);
+            graceful = tokio::time::timeout_at(end, &mut ended).await.is_ok();
+        }
         if !graceful {
             self.phase.send_replace(Phase::Terminated);
             let _ = ended.await;
@@ -255,6 +261,8 @@ fn join(workers: Vec<JoinHandle<()>>) {
     }
 }
 
+/// The time before the end of a drain in which gRPC calls are told their status.
+const LAST_CALLS: Duration = Duration::from_millis(500);
 /// The time that a shutdown waits for publishing revocations to other instances.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -72,6 +72,14 @@ impl Worker {
             let gateway = gateway.clone();
             async move { gateway.watch_revocations().await }
         });
+        always.spawn_local({
+            let (gateway, phase) = (gateway.clone(), self.phase.clone());
+            async move {
+                phase_reached(phase, Phase::EndingCalls).await;
+                gateway.end_calls();
+                core::future::pending::<()>().await;
+            }
+        });
         let loop_of = |listener| AcceptLoop {
             listener,
             gateway: gateway.clone(),

@@ -367,7 +367,7 @@ impl Forward {
     }
 
     /// Guards a stream: it ends with the authorization of its caller and with the upstream's `stream_timeout`. A
-    /// public stream without a timeout has no guard.
+    /// public stream without a timeout has no guard, unless it is a gRPC call: that ends with a status when the gateway does.
     ///
     /// # Errors
     ///
@@ -403,10 +403,12 @@ impl Forward {
             }
             _ => None,
         };
-        if owner.is_none() && until.is_none() {
+        let is_call = exchange.response_format.is_grpc();
+        if owner.is_none() && until.is_none() && !is_call {
             return Ok(None);
         }
-        let opened = gateway.streams.open(owner, until, &gateway.shared.retained.revocations);
+        let opened =
+            gateway.streams.open(owner, until, is_call, &gateway.shared.retained.revocations);
         opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A WebSocket or an event stream is authorized once and may last for days. It ends when the token that opened it
 //! expires, unless its session has a newer one, at once when the token or the session is revoked, and with the
-//! upstream's `stream_timeout`, even while its client reads nothing. The connection is closed, or the HTTP/2 stream
+//! upstream's `stream_timeout`, even while its client reads nothing; a gRPC call ends at the end of a drain, too. The connection is closed, or the HTTP/2 stream
 //! reset; nothing is written into the stream.
 //!
 //! Streams have no timers. Each thread lists its open ones and checks them when it sweeps its connections, four times
@@ -39,6 +39,8 @@ struct GuardState {
     owner: Option<OwnerState>,
     /// The deadline of the stream, whatever its owner.
     deadline: Option<Instant>,
+    /// Whether it is a gRPC call, whose client can be told why it ends.
+    is_call: bool,
     ended: Cell<Option<TerminationReason>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -79,6 +81,9 @@ pub(crate) enum TerminationReason {
     /// The upstream's `stream_timeout` has elapsed.
     #[error("the stream timeout has elapsed")]
     Overdue,
+    /// The gateway ends, and `drain_timeout` with it.
+    #[error("the gateway is shutting down")]
+    ShuttingDown,
 }
 
 impl TerminationReason {
@@ -88,12 +93,13 @@ impl TerminationReason {
             Self::Expired => "token-expired",
             Self::Revoked => "token-revoked",
             Self::Overdue => "stream-timeout",
+            Self::ShuttingDown => "shutting-down",
         }
     }
 }
 
 impl StreamRegistry {
-    /// Creates the guard of a stream with this `owner` and `deadline`.
+    /// Creates the guard of a stream with this `owner` and `deadline`; `is_call` is whether it is a gRPC call.
     ///
     /// # Errors
     ///
@@ -102,6 +108,7 @@ impl StreamRegistry {
         &self,
         owner: Option<StreamOwner>,
         deadline: Option<Instant>,
+        is_call: bool,
         revocations: &RevocationList,
     ) -> Result<StreamGuard, TerminationReason> {
         let owner = owner.map(|StreamOwner { principal, ends, session, close_on_expiry }| {
@@ -109,7 +116,7 @@ impl StreamRegistry {
             OwnerState { principal, session, ends, close_on_expiry }
         });
         let (ended, waker) = (Cell::new(None), RefCell::new(None));
-        let state = Rc::new(GuardState { owner, deadline, ended, waker });
+        let state = Rc::new(GuardState { owner, deadline, is_call, ended, waker });
         self.0.borrow_mut().push(Rc::downgrade(&state));
         // Checked after it is listed: a revocation finds it in the list or is found here.
         state.check(revocations);
@@ -124,6 +131,15 @@ impl StreamRegistry {
         }
         let instant = Instant::now();
         self.each(|state| state.check_deadlines(now, instant));
+    }
+
+    /// Ends all gRPC calls.
+    pub(crate) fn end_calls(&self) {
+        self.each(|state| {
+            if state.is_call {
+                state.end(TerminationReason::ShuttingDown);
+            }
+        });
     }
 
     /// Ends revoked streams, as long as the thread serves.

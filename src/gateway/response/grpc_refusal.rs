@@ -123,6 +123,9 @@ fn status_of_error(error: &body::Error) -> Option<(Status, &'static str)> {
             TerminationReason::Overdue => {
                 (Status::DeadlineExceeded, "The stream timeout has elapsed")
             }
+            TerminationReason::ShuttingDown => {
+                (Status::Unavailable, "The gateway is shutting down")
+            }
         });
     }
     match error.downcast_ref::<UpstreamError>() {

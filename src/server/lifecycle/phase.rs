@@ -7,6 +7,8 @@ pub enum Phase {
     Serving,
     /// Finishes accepted connections and requests, and accepts no new ones.
     Draining,
+    /// Ends the gRPC calls that go on, each with a status.
+    EndingCalls,
     /// Drops the remaining connections.
     Terminated,
 }

@@ -124,7 +124,7 @@ fn is_end_to_end(name: &HeaderName, value: &HeaderValue) -> bool {
     }
 }
 
-/// What each field counts besides its name and its value.
+/// The bytes that each field counts besides its name and its value.
 const FIELD_OVERHEAD_BYTES: usize = 32;
 /// The capacity for fields that the gateway adds.
 const EXTRA_FIELDS_CAPACITY: usize = 10;

@@ -400,6 +400,39 @@ fn a_call_that_fails_in_its_middle_ends_in_a_status() {
     eventually("the status is logged", || gateway.log().contains("\"rpc.grpc.status_code\":13"));
 }
 
+#[test]
+fn a_call_that_outlasts_a_drain_ends_in_a_status() {
+    let service = Http2Service::start(100, async |mut call| {
+        let response = Response::builder().header("content-type", "application/grpc");
+        let mut stream =
+            call.respond.send_response(response.body(()).expect("valid"), false).expect("open");
+        stream.send_data("first".into(), false).expect("open");
+        let _ = core::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+    });
+    let gateway = Gateway::start("", &always(&service.url()));
+    let server = Arc::clone(&gateway.launched.server);
+
+    Http2Client::run(&gateway, async |client| {
+        let (response, mut sending) = client.call("/a", &[]).await;
+        sending.send_data("x".into(), true).expect("open");
+        let mut body = response.await.expect("a response").into_body();
+        assert_eq!(body.data().await.expect("content").expect("content"), "first");
+        let draining = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(server.drain(Duration::from_secs(2)))
+        });
+
+        let (_, trailers) = read(&mut body).await;
+
+        let trailers = trailers.expect("trailers");
+        assert_eq!(trailers["grpc-status"], "14");
+        assert_eq!(trailers["grpc-message"], "The gateway is shutting down");
+        drop((client, body));
+        assert!(draining.join().expect("no panic"), "no connection was dropped");
+    });
+    eventually("it is logged", || gateway.log().contains("\"error.type\":\"shutting-down\""));
+}
+
 /// As PROTOCOL-HTTP2.md of gRPC maps them, before the response head and after it.
 #[test]
 fn the_code_of_a_reset_is_a_status_of_the_call() {
