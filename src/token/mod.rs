@@ -22,6 +22,7 @@ pub mod principal;
 pub(crate) mod received_tokens;
 pub mod revocation;
 mod token_digests;
+mod token_syntax;
 pub mod validation;
 pub mod verifier;
 
@@ -31,7 +32,7 @@ pub use self::binding::replay_cache::ReplayCache;
 pub use self::jwe::{
     BadDecryptionKey, ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement,
 };
-pub use self::jwt::unverified_claims::unverified_expiry;
+pub use self::jwt::unverified_claims::{unverified_expiry, unverified_issuer};
 pub use self::revocation::event::{Revocation, RevocationEvent, RevocationTarget};
 pub use self::revocation::fields::{MalformedRevocation, Reading};
 pub use self::revocation::list::RevocationList;
@@ -39,6 +40,7 @@ pub use error::TokenError;
 pub use issuer_verifier::IssuerVerifier;
 pub use principal::{Confirmation, IdentityFields, Principal, TokenFormat};
 pub use token_digests::{TokenDigests, token_digest};
+pub use token_syntax::{is_b64token, is_token};
 pub use validation::{Audience, TokenUse, ValidationRules};
 pub use verifier::Verifier;
 

@@ -47,6 +47,66 @@ fn a_revoked_token_is_refused_at_once_and_stays_refused() {
 }
 
 #[test]
+fn a_value_is_revoked_whatever_was_copied_with_it() {
+    let world = World::start("");
+    let around: [fn(&str) -> String; 6] = [
+        |value| format!("{value}\n"),
+        |value| format!("{value}\r\n"),
+        |value| format!("  {value}\t"),
+        |value| format!("\"{value}\""),
+        |value| format!("'{value}'\n"),
+        |value| format!("\u{feff}{value}"),
+    ];
+    let fields = ["jti", "sid", "sub", "token"];
+    for (n, (by, around)) in fields.iter().flat_map(|by| around.map(|it| (by, it))).enumerate() {
+        world.issuer.clock.advance(Duration::from_secs(2));
+        let token = world.person("bob", &format!("t{n}"));
+        assert_eq!(world.get("/jwt", &token).status, 200);
+        let value = if *by == "token" { token.clone() } else { claim(&token, by) };
+        world.issuer.clock.advance(Duration::from_secs(2));
+
+        let done = world.form(&form_of(&[(by, &around(&value)), ("iss", "main\n")]));
+
+        assert_eq!(done.status, 200, "{by}: {}", done.text());
+        assert_eq!(world.get("/jwt", &token).status, 401, "{by}={:?}", around("…"));
+    }
+    for scheme in ["Bearer ", "bearer  ", "DPoP ", "Authorization: Bearer ", "\n Bearer "] {
+        let token = world.person("bob", scheme.trim());
+        assert_eq!(world.get("/jwt", &token).status, 200);
+        let copied = format!("{scheme}{token}\n");
+        assert_eq!(world.json(&json!({ "token": copied })).status, 200);
+        assert_eq!(world.get("/jwt", &token).status, 401, "{scheme}");
+    }
+}
+
+#[test]
+fn a_token_of_no_configured_issuer_is_reported() {
+    let world = World::start("");
+    let token = world.alice("t1");
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let stranger = format!(
+        "{}.{}.AAAA",
+        part("{\"alg\":\"ES256\"}"),
+        part("{\"iss\":\"https://other.test\"}")
+    );
+    let doubt = |token: &str| {
+        let told = world.form(&form_of(&[("token", token)]));
+        let told: Value = serde_json::from_slice(&told.body).expect("JSON");
+        told["unrecognized"].as_str().map(str::to_owned)
+    };
+
+    assert_eq!(doubt(&token), None);
+    let cut = token.split_once('.').expect("a JWT").1;
+    for unknown in ["never-seen", cut, "a.b.c"] {
+        assert!(doubt(unknown).is_some_and(|it| it.contains("no JWT with an `iss`")), "{unknown}");
+    }
+    assert!(doubt(&stranger).is_some_and(|it| it.contains("not configured")));
+    let reference = world.issuer.reference();
+    assert_eq!(world.get("/reference", &reference).status, 200);
+    assert_eq!(doubt(&reference), None, "it was in use");
+}
+
+#[test]
 fn revoking_one_token_leaves_others_valid() {
     let world = World::start("");
     let (alice, other, bob) = (world.alice("t1"), world.alice("t2"), world.person("bob", "t3"));
@@ -192,6 +252,11 @@ fn an_invalid_revocation_request_is_refused_with_the_reason() {
         (form, "iss=main", 400, "no target: set"),
         (json, "{}", 400, "no target: set"),
         (form, "jti=", 400, "a value is empty"),
+        (form, "jti=%0A+", 400, "a value is empty"),
+        (form, "sub=alice%0Abob", 400, "control character"),
+        (form, "token=a+b", 400, "`token` is no token"),
+        (form, "token=a%0Ab", 400, "control character"),
+        (json, r#"{"token":"a,b"}"#, 400, "`token` is no token"),
         (json, r#"{"jti":7}"#, 400, "a value is empty, or not text"),
         (json, r#"{"jti":null}"#, 400, "a value is empty, or not text"),
         (json, r#"{"jti":["t1"]}"#, 400, "a value is empty, or not text"),

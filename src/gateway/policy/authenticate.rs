@@ -29,7 +29,7 @@ use crate::session::{
     LoginRedirect, SessionError, SessionErrorReason, SessionHandle, SessionUser, Sessions,
 };
 use crate::token::authentication_level::AuthenticationLevel;
-use crate::token::{Principal, TokenError, TokenFormat, Verifier};
+use crate::token::{Principal, TokenError, TokenFormat, Verifier, is_b64token, is_token};
 
 /// The authentication methods of a route.
 #[derive(Debug, Default)]
@@ -442,7 +442,7 @@ impl Authenticator {
         let refused = |PopError(result, rejection)| (result, rejection);
         exchange.speaks_dpop = scheme == TokenScheme::Dpop;
         // Checking every byte costs more than a cache hit: only tokens that are not cached are checked.
-        let is_token = if verifier.introspects() { is_reference_token } else { is_b64token };
+        let is_token = if verifier.introspects() { is_token } else { is_b64token };
         let token = core::str::from_utf8(token).ok();
         let Some(token) = token.filter(|token| is_token(token)) else {
             return Err((AuthResult::Malformed, Rejection::MalformedCredentials));
@@ -507,20 +507,6 @@ fn only_field(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Rejection> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let field = fields.next();
     if fields.next().is_some() { Err(Rejection::MalformedCredentials) } else { Ok(field) }
-}
-
-/// Whether a token has the syntax of RFC 6750 §2.1, as every signed and every encrypted one has.
-fn is_b64token(token: &str) -> bool {
-    let body = token.trim_end_matches('=');
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
-    !body.is_empty() && body.bytes().all(fits)
-}
-
-/// Whether an issuer may know the token: some issue tokens with other visible characters (RFC 6749 §A.12). Spaces,
-/// quotes, commas and backslashes would be those of a list, or of a parameter, in the field.
-fn is_reference_token(token: &str) -> bool {
-    let fits = |b: u8| b.is_ascii_graphic() && !b"\",\\".contains(&b);
-    !token.is_empty() && token.bytes().all(fits)
 }
 
 /// Whether a query contains an access token as well (RFC 6750 §2.3).

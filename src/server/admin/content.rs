@@ -48,6 +48,16 @@ pub(super) async fn read_fields(request: Request) -> Result<Map<String, Value>, 
     Ok(fields)
 }
 
+/// Returns `text` without what a file, a shell or a copied line leaves around a value: blanks, line breaks, a byte order
+/// mark, and one pair of quotes.
+pub(super) fn bare(text: &str) -> &str {
+    let text = text.trim_matches(is_around);
+    let quoted = ['"', '\'', '`']
+        .into_iter()
+        .find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote));
+    quoted.map_or(text, |text| text.trim_matches(is_around))
+}
+
 /// Whether the content is JSON; a form otherwise.
 fn is_json(headers: &HeaderMap) -> Result<bool, ContentError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -55,5 +65,33 @@ fn is_json(headers: &HeaderMap) -> Result<bool, ContentError> {
         kind if kind.eq_ignore_ascii_case("application/json") => Ok(true),
         kind if kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") => Ok(false),
         _ => Err(ContentError::Kind),
+    }
+}
+
+fn is_around(c: char) -> bool {
+    c.is_whitespace() || c == '\u{feff}'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_without_what_was_copied_with_it() {
+        for text in [
+            "alice",
+            "alice\n",
+            "\r\n alice\t",
+            "\u{feff}alice",
+            "\"alice\"\n",
+            "'alice'",
+            "\" alice \"",
+        ] {
+            assert_eq!(bare(text), "alice", "{text:?}");
+        }
+        for text in ["al ice", "alice\"", "'alice", "o'hara", "\""] {
+            assert_eq!(bare(text), text, "{text:?}");
+        }
+        assert_eq!(bare(" \n"), "");
     }
 }

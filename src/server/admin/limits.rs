@@ -7,7 +7,7 @@ use axum::extract::Request;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::content::{ContentError, read_fields};
+use super::content::{ContentError, bare, read_fields};
 use crate::gateway::{RetainedState, Snapshot};
 use crate::limit::{Limiter, Now, Reset, ResetTarget};
 
@@ -88,7 +88,9 @@ impl ResetRequest {
                         request.part(name, value)?;
                     }
                 }
-                ("limit", Value::String(limit)) if !limit.is_empty() => request.limit = Some(limit),
+                ("limit", Value::String(limit)) if !bare(&limit).is_empty() => {
+                    request.limit = Some(bare(&limit).to_owned());
+                }
                 ("limit" | "key", _) => return Err(ResetError::Value),
                 (_, value) => request.part(name, value)?,
             }
@@ -103,6 +105,11 @@ impl ResetRequest {
     }
 
     fn part(&mut self, name: String, value: Value) -> Result<(), ResetError> {
+        // A claim is named as the token has it, to the blank.
+        let value = match value {
+            Value::String(text) if !name.starts_with("claim:") => bare(&text).into(),
+            value => value,
+        };
         let is_part = matches!(&*name, "ip" | "client" | "subject" | "session" | "route")
             || name.starts_with("header:")
             || name.starts_with("claim:");
@@ -198,9 +205,16 @@ mod tests {
             let parsed = parse("claim:org", &value).expect("a value of a claim");
             assert_eq!(parsed.parts["claim:org"], value);
         }
-        for (part, value) in
-            [("claim:org", json!(null)), ("claim:org", json!("")), ("client", json!(["a"]))]
-        {
+        let parsed = parse("client", &json!("app\n")).expect("a client");
+        assert_eq!(parsed.parts["client"], json!("app"));
+        let parsed = parse("claim:org", &json!("a ")).expect("a claim");
+        assert_eq!(parsed.parts["claim:org"], json!("a "));
+        for (part, value) in [
+            ("client", json!(" \n")),
+            ("claim:org", json!(null)),
+            ("claim:org", json!("")),
+            ("client", json!(["a"])),
+        ] {
             let refused = parse(part, &value).map(|_| ());
             assert!(matches!(refused, Err(ResetError::Value)), "{part} {value}");
         }

@@ -6,14 +6,15 @@ use axum::extract::Request;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::content::{ContentError, read_fields};
+use super::content::{ContentError, bare, read_fields};
 use crate::base::clock::Timestamp;
 use crate::gateway::{RetainedState, Snapshot};
 use crate::token::revocation::publication::NotLasting;
-use crate::token::{Revocation, RevocationTarget, unverified_expiry};
+use crate::token::{Revocation, RevocationTarget, is_token, unverified_expiry, unverified_issuer};
 
 /// A revocation request: at least one target.
 pub(super) struct RevokeRequest {
+    /// As written, but a token without what was copied with it.
     targets: Vec<(RevocationField, String)>,
     /// The issuer's name in the configuration, or its `iss`.
     issuer: Option<String>,
@@ -39,6 +40,10 @@ pub(super) enum RevokeError {
     Unknown,
     #[error("a value is empty, or not text")]
     Value,
+    #[error("a value has a line break, or another control character, inside: send one value")]
+    Control,
+    #[error("`token` is no token: it holds a blank, a quote or another character that none has")]
+    Token,
     #[error("`until` is not a whole number of seconds since 1970")]
     Until,
     #[error("no target: set one or more of jti, sid, sub and token")]
@@ -69,22 +74,28 @@ impl RevokeRequest {
         let mut request = Self { targets: Vec::new(), issuer: None, until: None };
         for (name, value) in fields {
             if name == "until" {
-                let seconds = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+                let seconds = value.as_u64().or_else(|| bare(value.as_str()?).parse().ok());
                 request.until = Some(seconds.ok_or(RevokeError::Until)?);
                 continue;
             }
             let text = match value {
-                Value::String(text) if !text.is_empty() => text,
+                Value::String(text) if !bare(&text).is_empty() => text,
                 _ => return Err(RevokeError::Value),
             };
+            if bare(&text).contains(char::is_control) {
+                return Err(RevokeError::Control);
+            }
             match &*name {
                 "iss" | "issuer" if request.issuer.is_some() => {
                     return Err(RevokeError::Content(ContentError::Twice));
                 }
-                "iss" | "issuer" => request.issuer = Some(text),
+                "iss" | "issuer" => request.issuer = Some(bare(&text).to_owned()),
                 name => {
                     let field = RevocationField::ALL.into_iter().find(|field| field.name() == name);
-                    request.targets.push((field.ok_or(RevokeError::Unknown)?, text));
+                    let field = field.ok_or(RevokeError::Unknown)?;
+                    let is_token = field == RevocationField::Token;
+                    let text = if is_token { token(&text)?.to_owned() } else { text };
+                    request.targets.push((field, text));
                 }
             }
         }
@@ -105,7 +116,7 @@ impl RevokeRequest {
             return Err(RevokeError::Issuer);
         }
         let until = self.until.map(Timestamp::from_secs);
-        let mut forgotten = 0;
+        let (mut forgotten, mut unrecognized) = (0, None);
         for (field, value) in &self.targets {
             let mut targets = field.targets(value);
             let (mut until, mut issuers) = (until, &issuers[..]);
@@ -118,11 +129,15 @@ impl RevokeRequest {
                 // A token is one token, whichever issuer's it is.
                 issuers = &[None];
             }
+            let before = forgotten;
             for what in targets {
                 for issuer in issuers {
                     let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
                     forgotten += retained.revocations.revoke(revocation, until);
                 }
+            }
+            if *field == RevocationField::Token && forgotten == before {
+                unrecognized = doubt(snapshot, value);
             }
         }
         let by: Vec<_> = self.targets.iter().map(|(field, _)| field.name()).collect();
@@ -144,6 +159,9 @@ impl RevokeRequest {
             "issuers": if issuers.is_empty() { "all".into() } else { json!(issuers) },
             "forgotten": forgotten,
         });
+        if let Some(doubt) = unrecognized {
+            done["unrecognized"] = doubt.into();
+        }
         if let Err(NotLasting::NotPublished) = lasting {
             done["lasts"] =
                 "until this process ends, or Redis is back: there is no `server.state_dir`".into();
@@ -169,12 +187,45 @@ impl RevocationField {
 
     /// Returns the revocation targets that `value` names.
     fn targets(self, value: &str) -> Vec<RevocationTarget> {
-        let name = || Arc::from(value);
-        match self {
-            Self::Id => vec![RevocationTarget::Id(name())],
-            Self::Session => vec![RevocationTarget::Session(name())],
-            Self::Subject => vec![RevocationTarget::Subject(name())],
-            Self::Token => RevocationTarget::token(value).collect(),
+        let target = match self {
+            Self::Id => RevocationTarget::Id,
+            Self::Session => RevocationTarget::Session,
+            Self::Subject => RevocationTarget::Subject,
+            Self::Token => return RevocationTarget::token(value).collect(),
+        };
+        // An issuer's own name may have such ends, so the name as written is revoked too.
+        let bare = Some(bare(value)).filter(|bare| *bare != value);
+        [value].into_iter().chain(bare).map(|name| target(Arc::from(name))).collect()
+    }
+}
+
+/// Returns the token in `text`, which may be a copied `Authorization` field.
+fn token(text: &str) -> Result<&str, RevokeError> {
+    let mut token = bare(text);
+    if let Some((name, value)) = token.split_once(':')
+        && name.eq_ignore_ascii_case("authorization")
+    {
+        token = value.trim_start();
+    }
+    if let Some((scheme, value)) = token.split_once(char::is_whitespace)
+        && ["bearer", "dpop"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    {
+        token = bare(value);
+    }
+    if is_token(token) { Ok(token) } else { Err(RevokeError::Token) }
+}
+
+/// Returns what makes it doubtful that a token, of which nothing was cached, is one of a configured issuer.
+fn doubt(snapshot: &Snapshot, token: &str) -> Option<&'static str> {
+    let inner = snapshot.open_token(token);
+    let signed = inner.first().map_or(token, |inner| inner.expose());
+    match unverified_issuer(signed) {
+        None => Some(
+            "the token is no JWT with an `iss`, and this gateway has not seen it lately: make sure that it is whole",
+        ),
+        Some(iss) if snapshot.issuers_named(&iss).is_empty() => {
+            Some("the token is a JWT of an issuer that is not configured")
         }
+        Some(_) => None,
     }
 }

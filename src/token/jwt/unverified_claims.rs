@@ -48,6 +48,11 @@ pub fn unverified_expiry(token: &str) -> Option<Timestamp> {
     date(&UnverifiedClaims::read(token)?.0, "exp").ok()?
 }
 
+/// Returns the unverified `iss` of a token, if it is a JWT.
+pub fn unverified_issuer(token: &str) -> Option<String> {
+    UnverifiedClaims::read(token)?.issuer().map(str::to_owned)
+}
+
 fn object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&LENIENT.decode(part).ok()?).ok()
 }
