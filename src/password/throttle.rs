@@ -55,8 +55,8 @@ pub(crate) struct Counts {
     rules: RwLock<Vec<Failures>>,
     /// By a keyed hash: two names share a count with a probability of 2⁻⁶⁴, and no client can choose which.
     by_key: Cache<u64, Arc<FailureCount>>,
-    /// Pairs of a name and an address from which it has logged in recently. By SHA-256, because an exemption must be
-    /// exact.
+    /// Pairs of a name and an address from which it has logged in recently. By SHA-256 of the name as it was accepted,
+    /// because an exemption must be exact: a name that merely folds alike may be another user's.
     familiar: Cache<KnownPair, ()>,
     hash: RandomState,
     /// Attempts under way.
@@ -156,7 +156,8 @@ impl LoginThrottle {
     fn keys(&self, user: &str, address: IpAddr) -> CounterKeys {
         let (name, network) = (folded(user), network(address));
         let hash = &self.counts.hash;
-        let familiar = familiar(&name, network);
+        // Who may log in as `alicé` is not known as `alice`: an exemption goes by the name to the byte.
+        let familiar = familiar(user, network);
         let is_familiar = self.counts.familiar.get(&familiar).is_some();
         CounterKeys {
             address: hash.hash_one(("address", network)),
@@ -180,7 +181,7 @@ struct CounterKeys {
     is_familiar: bool,
 }
 
-/// SHA-256 of a network and a name.
+/// SHA-256 of a network and a name, which is not folded.
 type KnownPair = [u8; 32];
 
 fn familiar(name: &str, network: u64) -> KnownPair {

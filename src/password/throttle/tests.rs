@@ -71,13 +71,13 @@ fn a_name_may_fail_far_more_often_than_an_address() {
 fn a_name_is_not_locked_out_at_addresses_it_logged_in_from() {
     let (throttle, _) = two_a_minute();
     begin(&throttle, "alice", HOME).unwrap().passed();
-    throttle.recognized("Alice", from(5_000));
+    throttle.recognized("alice", from(5_000));
     for n in 0..2 * NAME_FACTOR {
         fail(&throttle, "alice", from(n)).unwrap();
     }
 
     for familiar in [HOME, from(5_000)] {
-        assert_eq!(admitted(&throttle, "ALICE", familiar), Some(Ok(())));
+        assert_eq!(admitted(&throttle, "alice", familiar), Some(Ok(())));
         assert!(begin(&throttle, "alice", familiar).is_ok());
     }
     assert!(begin(&throttle, "alice", from(5_001)).is_err());
@@ -85,6 +85,23 @@ fn a_name_is_not_locked_out_at_addresses_it_logged_in_from() {
     fail(&throttle, "alice", HOME).unwrap();
     fail(&throttle, "alice", HOME).unwrap();
     assert!(begin(&throttle, "alice", HOME).is_err());
+}
+
+#[test]
+fn a_user_whose_name_folds_alike_is_not_exempt_from_the_limit_of_another() {
+    let (throttle, _) = two_a_minute();
+    for (n, similar) in (7_000..).zip(["Alice", "alicé", "ａlice", "al ice", "alice\u{200b}"]) {
+        begin(&throttle, similar, from(n)).unwrap().passed();
+        throttle.recognized(similar, from(n));
+    }
+    for n in 0..2 * NAME_FACTOR {
+        fail(&throttle, "alice", from(n)).unwrap();
+    }
+
+    for n in 7_000..7_005 {
+        assert!(begin(&throttle, "alice", from(n)).is_err(), "{n}");
+        assert!(matches!(admitted(&throttle, "alice", from(n)), Some(Err(_))), "{n}");
+    }
 }
 
 #[test]
