@@ -147,6 +147,8 @@ impl Claims {
             break;
         }
         let is_answer = form == TokenFormat::Reference;
+        let (scope_path, scopes) = scopes(&self.all, rules, is_answer)?;
+        let subject: Option<Arc<str>> = named(text(&self.all, "sub")?);
         if is_answer && client.is_none() {
             // The name of RFC 7662 §2.2, whatever the server's signed tokens call it.
             client = shared("client_id")?;
@@ -155,11 +157,8 @@ impl Claims {
             form,
             namespace: rules.namespace(&issuer, self.issuer.as_deref()),
             issuer,
-            subject: named(text(&self.all, "sub")?),
-            client,
             session: shared("sid")?,
             id: shared("jti")?,
-            scopes: Arc::new(scopes(&self.all, rules, is_answer)?),
             audience: self.audience(rules)?.into_owned().into(),
             expires: self.ends(rules),
             issued: self.issued,
@@ -167,7 +166,15 @@ impl Claims {
             digest: names.whole,
             unsigned_digest: names.unsigned,
             signed: None,
-            claims: self.all,
+            claims: believed(
+                self.all,
+                subject.as_deref(),
+                client.as_deref(),
+                (scope_path != Some("scope")).then_some(&scopes),
+            ),
+            subject,
+            client,
+            scopes: Arc::new(scopes),
             identity: IdentityFields::default(),
         })
     }
@@ -293,26 +300,53 @@ fn check_audience(
 ///
 /// Servers that say `scp` in signed tokens say `scope` in introspection responses (RFC 7662 §2.2). In the place of
 /// another claim, such as one with roles, `scope` never counts.
-fn scopes(
+/// Returns the path of that claim, too.
+fn scopes<'r>(
     claims: &Map<String, Value>,
-    rules: &ValidationRules,
+    rules: &'r ValidationRules,
     is_answer: bool,
-) -> Result<Scopes, TokenError> {
-    let written = |path| Some((path, written_claim_at(claims, path)?));
+) -> Result<(Option<&'r str>, Scopes), TokenError> {
+    let written = |path: &'r str| Some((path, written_claim_at(claims, path)?));
     let found = rules.scope_claim.iter().find_map(|path| {
         written(&**path).or_else(|| written("scope").filter(|_| is_answer && **path == *"scp"))
     });
-    match found {
-        None => Ok(Scopes::default()),
-        Some((_, Value::String(list))) => Ok(Scopes::parse(list)),
-        Some((_, Value::Array(list))) => {
-            list.iter().map(|scope| scope.as_str().ok_or(TokenError::Malformed)).collect()
+    let Some((path, value)) = found else { return Ok((None, Scopes::default())) };
+    let scopes = match value {
+        Value::String(list) => Scopes::parse(list),
+        Value::Array(list) => {
+            let texts = list.iter().map(|scope| scope.as_str().ok_or(TokenError::Malformed));
+            texts.collect::<Result<_, _>>()?
         }
-        Some((path, Value::Object(members))) if path != "scope" => {
-            Ok(names(members).map(String::as_str).collect())
+        Value::Object(members) if path != "scope" => names(members).map(String::as_str).collect(),
+        _ => return Err(TokenError::Malformed),
+    };
+    Ok((Some(path), scopes))
+}
+
+/// Returns the claims with `sub`, `client_id` and `scope` as the gateway understands them by the issuer's `client_claim`
+/// and `scope_claim`: rules, limits and balancing by claim decide by what identity headers say. `scopes` is `None` if
+/// they are those of `scope` as written.
+fn believed(
+    mut claims: Map<String, Value>,
+    subject: Option<&str>,
+    client: Option<&str>,
+    scopes: Option<&Scopes>,
+) -> Map<String, Value> {
+    let mut state = |name: &str, text: Option<Cow<'_, str>>| {
+        let written = claims.get(name);
+        match text {
+            Some(text) if written.and_then(Value::as_str) == Some(&*text) => {}
+            Some(text) => _ = claims.insert(name.to_owned(), text.into_owned().into()),
+            None if written.is_some() => _ = claims.remove(name),
+            None => {}
         }
-        Some(_) => Err(TokenError::Malformed),
+    };
+    state("sub", subject.map(Cow::Borrowed));
+    state("client_id", client.map(Cow::Borrowed));
+    if let Some(scopes) = scopes {
+        state("scope", (!scopes.is_empty()).then(|| scopes.to_string().into()));
     }
+    claims
 }
 
 /// The event of a logout token (Back-Channel Logout §2.4).

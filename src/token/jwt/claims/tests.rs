@@ -268,6 +268,35 @@ fn an_introspection_response_has_scopes_and_client_under_their_registered_names(
 }
 
 #[test]
+fn claims_that_the_gateway_does_not_believe_are_replaced_by_those_it_does() {
+    let read = |scopes: &str, client: &str, claims: Value| {
+        let rules = ValidationRules {
+            scope_claim: [scopes.into()].into(),
+            client_claim: [client.into(), "azp".into()].into(),
+            ..rules()
+        };
+        let names = TokenDigests::of_signed("t");
+        let claims = Claims::read(with(claims)).unwrap();
+        claims.into_principal(TokenFormat::Signed, "main".into(), names, &rules).unwrap()
+    };
+    let raw =
+        json!({ "client_id": "raw", "cid": "app", "scope": { "a": 1 }, "roles": ["r2", "r1"] });
+
+    let derived = read("roles", "cid", raw);
+    let absent = read("roles", "cid", json!({ "client_id": "raw", "scope": "admin" }));
+    let written = read("scope", "client_id", json!({ "client_id": "app", "scope": "write read" }));
+    let by_azp = read("scope", "client_id", json!({ "azp": "web" }));
+
+    assert_eq!(derived.claim("client_id"), Some(&json!("app")));
+    assert_eq!(derived.claim("scope"), Some(&json!("r1 r2")));
+    assert_eq!(derived.claim("scope.a"), None);
+    assert_eq!(derived.claim("roles"), Some(&json!(["r2", "r1"])));
+    assert_eq!((absent.claim("client_id"), absent.claim("scope")), (None, None));
+    assert_eq!(written.claim("scope"), Some(&json!("write read")), "as written");
+    assert_eq!(by_azp.claim("client_id"), Some(&json!("web")));
+}
+
+#[test]
 fn an_empty_identifier_names_nothing() {
     let principal = principal(json!({ "sub": "", "sid": "", "jti": "" })).unwrap();
 
@@ -396,6 +425,7 @@ fn check(extra: &Value) -> Result<(), TokenError> {
 fn scopes_of(claims: Value, scope_claim: &[&str]) -> Result<Scopes, TokenError> {
     let scope_claim = scope_claim.iter().copied().map(Box::from).collect();
     scopes(&with(claims), &ValidationRules { scope_claim, ..rules() }, false)
+        .map(|(_, scopes)| scopes)
 }
 
 fn check_without(name: &str) -> Result<(), TokenError> {
