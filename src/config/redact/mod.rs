@@ -1,8 +1,9 @@
 //! Redaction of secrets in all output that quotes the file: faults, `northgate config`, the log.
 //!
 //! A value is a secret by the name of its key (every key whose name holds `secret`, `password`, `token`,
-//! `authorization`, `key` and their like, in any spelling), by its context (a list or a mapping under such a
-//! key), or by its own form (`Bearer …`, a password in a URL, `api_key=…`). The excerpts of faults, the quotes
+//! `authorization`, `key` and their like, in any spelling, or `pass`, `pin`, `signature` and their like as a word), by
+//! its context (a list or a mapping under such a key), or by its own form (`Bearer …`, a password in a URL, `api_key=…`).
+//! A key whose text goes on after such a name (`secret:hunter2`) is a secret itself. The excerpts of faults, the quotes
 //! in their messages, and the printed configuration all use these rules. Keys of the file whose names hold such a word and
 //! whose values have a type of their own (`typed_key`) show what is of that type.
 
@@ -84,6 +85,14 @@ pub(crate) fn is_secret(key: &str) -> bool {
         || !RESEMBLING.contains(&key) && suggestion::closest(key, MISSPELLED.into_iter()).is_some()
 }
 
+/// Whether a key holds a secret: without a blank behind the colon, or without the colon, `secret:hunter2` and
+/// `secret hunter2` are keys.
+pub(crate) fn key_holds_a_secret(key: &str) -> bool {
+    let trimmed = key.trim();
+    let named = trimmed.split_once(char::is_whitespace);
+    gives_a_secret_away(key) || named.is_some_and(|(name, _)| is_secret(name))
+}
+
 /// Whether a text is or contains a secret, whatever the name of its key.
 pub(crate) fn gives_a_secret_away(text: &str) -> bool {
     let lower = text.to_lowercase();
@@ -99,6 +108,7 @@ pub(crate) fn gives_a_secret_away(text: &str) -> bool {
         || lower.contains("private key-----")
         || (text.starts_with("eyJ") && text.matches('.').count() >= 2)
         || assigns_a_secret(text)
+        || goes_on_with_a_secret(text)
 }
 
 /// `user:password@host`, with a scheme before it or not.
@@ -115,8 +125,24 @@ fn assigns_a_secret(text: &str) -> bool {
         let (before, value) = (text[..at].trim_end_matches(around), &text[at + 1..]);
         let name = before.rsplit(|c: char| !c.is_alphanumeric() && !"-_.".contains(c)).next();
         let name = name.unwrap_or_default();
-        names_a_secret(name) && !value.trim_matches(around).is_empty()
+        let is_parameter = before[..before.len() - name.len()].ends_with(['?', '&']);
+        (names_a_secret(name) || is_parameter && PARAMETERS.contains(&name))
+            && !value.trim_matches(around).is_empty()
     })
+}
+
+/// `token hunter2`: a colon is missing. Letters and digits tell the second word from prose.
+fn goes_on_with_a_secret(text: &str) -> bool {
+    let mut words = text.split_whitespace().peekable();
+    while let Some(word) = words.next() {
+        let is_mixed = |next: &&str| {
+            next.contains(|c: char| c.is_alphabetic()) && next.contains(|c: char| c.is_numeric())
+        };
+        if is_secret(word) && words.peek().is_some_and(is_mixed) {
+            return true;
+        }
+    }
+    false
 }
 
 fn looks_like_a_path(text: &str) -> bool {
@@ -135,15 +161,79 @@ fn plain(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_' | '.')).flat_map(char::to_lowercase).collect()
 }
 
-/// Whether one of [`WORDS`] is in `name`, however it is spelled.
+/// Whether `name` is called like a secret, however it is spelled.
 fn names_a_secret(name: &str) -> bool {
-    let name = plain(name);
-    WORDS.iter().any(|word| name.contains(word))
+    let plain = plain(name);
+    if PARTS.iter().any(|part| plain.contains(part)) {
+        return true;
+    }
+    let words: Vec<String> = words(name).collect();
+    // `jwt` and `bearer` alone are keys of the file, and name an issuer.
+    let is_of_a_token = words.len() > 1
+        && name != "jwt_cache"
+        && !name.contains(char::is_whitespace)
+        && words.iter().any(|word| matches!(&**word, "jwt" | "bearer"));
+    is_of_a_token || words.iter().any(|word| WORDS.contains(&&**word))
 }
 
-/// Words that make a key a secret.
-const WORDS: [&str; 8] =
-    ["secret", "passw", "passphrase", "token", "authorization", "key", "credential", "cookie"];
+/// Returns the words of a name in lower case: `X-Pass`, `auth_pass`, `authPass2`.
+fn words(name: &str) -> impl Iterator<Item = String> {
+    let mut words = vec![String::new()];
+    let mut is_after_lower_case = false;
+    for c in name.chars() {
+        if !c.is_alphabetic() || c.is_uppercase() && is_after_lower_case {
+            words.push(String::new());
+        }
+        if c.is_alphabetic()
+            && let Some(word) = words.last_mut()
+        {
+            word.extend(c.to_lowercase());
+        }
+        is_after_lower_case = c.is_lowercase();
+    }
+    words.into_iter().filter(|word| !word.is_empty())
+}
+
+/// Parts of a name that make a key a secret.
+const PARTS: [&str; 12] = [
+    "secret",
+    "passw",
+    "passphrase",
+    "passcode",
+    "token",
+    "authorization",
+    "key",
+    "credential",
+    "cookie",
+    "kennwort",
+    "motdepasse",
+    "originverify",
+];
+
+/// Words that do so as a whole word: `pass` is none of `compass`.
+const WORDS: [&str; 18] = [
+    "pass",
+    "pwd",
+    "psw",
+    "psk",
+    "pw",
+    "pwhash",
+    "pin",
+    "otp",
+    "totp",
+    "hmac",
+    "sig",
+    "signature",
+    "dsn",
+    "cred",
+    "creds",
+    "sas",
+    "seed",
+    "salt",
+];
+
+/// Names of query parameters that carry secrets, beside those.
+const PARAMETERS: [&str; 4] = ["code", "auth", "access", "credentials"];
 
 /// Keys whose misspellings count as secrets.
 const MISSPELLED: [&str; 5] = ["secret", "hmac_secret", "client_secret", "password", "token"];
@@ -152,7 +242,7 @@ const MISSPELLED: [&str; 5] = ["secret", "hmac_secret", "client_secret", "passwo
 const RESEMBLING: [&str; 1] = ["secure"];
 
 /// Keys of the file that only head a section.
-const SECTIONS: [&str; 2] = ["password_grant", "cookie"];
+const SECTIONS: [&str; 3] = ["password_grant", "cookie", "client"];
 
 /// The key of the file that says where requests carry their token.
 const TOKEN_PLACE: &str = "token_from";

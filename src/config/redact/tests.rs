@@ -110,6 +110,105 @@ fn a_value_that_looks_like_a_credential_is_hidden_under_any_key() {
 }
 
 #[test]
+fn a_secret_without_the_blank_or_the_colon_before_it_is_in_no_message() {
+    for written in [
+        "secret:hunter2",
+        "secret=hunter2",
+        "secret hunter2",
+        "\"secret: hunter2\"",
+        "client_secret:hunter2",
+        "scret hunter2",
+        "token hunter2",
+        "password:hunter2",
+        "password:hunter2, password:hunter2",
+        "X-Api-Key:hunter2",
+        "\"Authorization: Bearer hunter2\"",
+        "pass hunter2",
+        "pin=hunter2",
+    ] {
+        for file in [
+            format!("issuers: {{ a: {{ client: {{ id: a, {written} }} }} }}\n"),
+            format!("admin: {{ listen: 127.0.0.1:1, {written} }}\n"),
+            format!("admin: {written}\n"),
+            format!("limits: {{ {written} }}\n"),
+            format!("routes: [{{ id: a, headers: {{ request: {{ set: {{ {written} }} }} }} }}]\n"),
+        ] {
+            let faults = load(&format!("version: 1\n{file}"));
+            for format in [Format::Text, Format::Json, Format::Github] {
+                let rendered = faults.render(format);
+                assert!(!rendered.contains("hunter2"), "{file}\n{rendered}");
+            }
+        }
+    }
+    for block in [
+        "token hunter2:",
+        "? token hunter2",
+        "token:hunter2",
+        "listen 127.0.0.1:1\n  token hunter2",
+    ] {
+        let rendered = load(&format!("version: 1\nadmin:\n  {block}\n")).render(Format::Json);
+        assert!(!rendered.contains("hunter2"), "{block}\n{rendered}");
+    }
+}
+
+#[test]
+fn names_of_secrets_are_known_as_words_and_not_within_other_words() {
+    for secret in [
+        "pass",
+        "pwd",
+        "psw",
+        "psk",
+        "pin",
+        "otp",
+        "dsn",
+        "sig",
+        "hmac",
+        "X-Pass",
+        "X-Pwd",
+        "auth_pass",
+        "authPass",
+        "pass2",
+        "X-Signature",
+        "X-Jwt",
+        "jwt-assertion",
+        "passcode",
+        "Passwort",
+        "creds",
+        "X-Origin-Verify",
+        "pass word",
+    ] {
+        assert!(is_secret(secret), "{secret}");
+        assert!(!masked(&format!("a: {{ {secret}: hunter2 }}\n")).contains("hunter2"), "{secret}");
+    }
+    for plain in [
+        "pinned",
+        "compass",
+        "bypass",
+        "signed_answer",
+        "jwt",
+        "jwt_cache",
+        "bearer",
+        "passive",
+        "design",
+        "opting",
+        "pint",
+        "saltwater",
+    ] {
+        assert!(!is_secret(plain), "{plain}");
+    }
+    for url in [
+        "https://a.example/?sig=hunter2",
+        "https://a.example/?a=b&code=hunter2",
+        "redis://h?auth=hunter2",
+    ] {
+        assert!(gives_a_secret_away(url), "{url}");
+    }
+    assert!(!gives_a_secret_away("flow: code"));
+    assert_eq!(masked("client: \"gw:hunter2\"\n"), "client: ***\n");
+    assert_eq!(masked("client: [gw, hunter2]\n"), "client: [***, ***]\n");
+}
+
+#[test]
 fn a_value_of_the_type_of_its_key_is_shown_and_any_other_is_hidden() {
     for (key, shown, hidden) in [
         ("max_token_size", "64KiB", "hunter2"),

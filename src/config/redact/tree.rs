@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Secrecy, gives_a_secret_away, is_secret, names_a_secret};
+use super::{Secrecy, gives_a_secret_away, is_secret, key_holds_a_secret, names_a_secret};
 use crate::base::secret::HIDDEN;
 use crate::config::fault::{self, Fault, Line, Position};
 use crate::config::variable_syntax::is_names_only;
@@ -206,7 +206,8 @@ impl Found {
                 for entry in entries {
                     let below = secrecy.below(&entry.key);
                     // A secret between braces was parsed as a key.
-                    if secrecy == Secrecy::Secret && below == Secrecy::Secret {
+                    let is_below = secrecy == Secrecy::Secret && below == Secrecy::Secret;
+                    if is_below || key_holds_a_secret(&entry.key) {
                         self.secrets.push((entry.key_at, entry.key_end));
                         self.named.insert(entry.key_at);
                     } else {
