@@ -125,10 +125,19 @@ fn fill(
     filled: &mut String,
     fault: &mut dyn FnMut((String, String)),
 ) {
+    // Whether a variable's value, or a default, is what was appended last.
+    let mut ends_in_value = !filled.is_empty();
     for piece in pieces {
         let (name, otherwise) = match piece {
             Piece::Text(text) => {
+                if ends_in_value && filled.ends_with('$') && text.starts_with('{') {
+                    fault((
+                        "the value of a variable makes a `${` with the text after it".to_owned(),
+                        "$${ is a `${` that is meant so; write the text in one".to_owned(),
+                    ));
+                }
                 filled.push_str(text);
+                ends_in_value = false;
                 continue;
             }
             Piece::Variable { name, otherwise } => (name, otherwise),
@@ -145,9 +154,20 @@ fn fill(
                 "set it to the text that is meant; { file: path } takes a secret as it is"
                     .to_owned(),
             )),
-            (Some(value), _) => filled.push_str(value),
+            (Some(value), _) if filled.ends_with('$') && value.starts_with('{') => fault((
+                format!("the value of the variable {name} makes a `${{` with the text before it"),
+                "$${ is a `${` that is meant so; { file: path } takes a secret as it is".to_owned(),
+            )),
+            (Some(value), _) => {
+                filled.push_str(value);
+                ends_in_value = true;
+                continue;
+            }
             // The depth is bounded by `parse`.
-            (None, Otherwise::Default(default)) => fill(default, environment, filled, fault),
+            (None, Otherwise::Default(default)) => {
+                fill(default, environment, filled, fault);
+                ends_in_value = true;
+            }
             (None, Otherwise::Fail) => fault((
                 format!("the variable {name} is not set"),
                 "set it, or write ${NAME:-default}".to_owned(),
@@ -284,6 +304,25 @@ mod tests {
     }
 
     #[test]
+    fn values_that_make_an_opening_together_are_refused() {
+        for made in [
+            "${DOLLAR}{SET}",
+            "\"${DOLLAR}${BRACE}\"",
+            "a-${UNSET:-${DOLLAR}}{SET}",
+            "${UNSET:-x${DOLLAR}}${UNSET:-{SET}}",
+            "\"x${DOLLAR}${UNSET:-}${BRACE}\"",
+        ] {
+            let faults = expanded(made).1;
+            assert!(faults.len() == 1 && faults[0].contains("makes a `${`"), "{made}: {faults:?}");
+        }
+        for fine in
+            ["${DOLLAR}", "${BRACE}", "${DOLLAR}-${BRACE}", "${BRACE}${DOLLAR}", "$${x}${DOLLAR}"]
+        {
+            assert_eq!(expanded(fine).1, Vec::<String>::new(), "{fine}");
+        }
+    }
+
+    #[test]
     fn nothing_is_filled_in_in_keys() {
         for (text, count) in [("${SET}: 1", 1), ("\"${SET}\": 1", 1), ("'${SET}': 1", 0)] {
             let mut faults = Vec::new();
@@ -358,9 +397,16 @@ mod tests {
     }
 
     fn environment() -> Environment {
-        [("SET", "value"), ("EMPTY", ""), ("NESTED", "${SET}: [x]"), ("STRUCTURE", "a: [x]}")]
-            .into_iter()
-            .collect()
+        [
+            ("SET", "value"),
+            ("EMPTY", ""),
+            ("NESTED", "${SET}: [x]"),
+            ("STRUCTURE", "a: [x]}"),
+            ("DOLLAR", "x$"),
+            ("BRACE", "{SET}"),
+        ]
+        .into_iter()
+        .collect()
     }
 
     fn expanded(value: &str) -> (String, Vec<String>) {
