@@ -70,50 +70,30 @@ const ALWAYS_RESERVED: [&str; 8] = [
 
 /// Removed from requests of all peers but trusted proxies, besides those of [`is_foreign_identity_header`]: upstreams
 /// of other products read the caller and its address from these. Listed in `docs/config.md`.
-const UNTRUSTED_ONLY: [&str; 47] = [
-    "cf-connecting-ip",
+const UNTRUSTED_ONLY: [&str; 27] = [
     "cf-connecting-ipv6",
     "cf-pseudo-ipv4",
     "client-ip",
-    "cluster-client-ip",
-    "fastly-client-ip",
-    "fly-client-ip",
-    "http-remote-user",
-    "iv-creds",
-    "iv-groups",
-    "iv-user",
-    "oam-remote-user",
-    "oidc-access-token",
-    "oidc-id-token",
-    "redirect-remote-user",
-    "remote-addr",
-    "remote-email",
-    "remote-groups",
-    "remote-name",
-    "remote-user",
-    "sm-universalid",
-    "sm-user",
-    "true-client-ip",
     "x-anonymous-consumer",
     "x-apigateway-api-userinfo",
     "x-arr-clientcert",
+    "x-auth-email",
+    "x-auth-groups",
+    "x-auth-roles",
+    "x-auth-userid",
+    "x-auth-username",
     "x-azure-clientip",
     "x-azure-socketip",
+    "x-client-cn",
     "x-client-dn",
-    "x-client-ip",
     "x-client-verify",
-    "x-cluster-client-ip",
     "x-endpoint-api-userinfo",
-    "x-envoy-external-address",
-    "x-envoy-internal",
+    "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-jwt-assertion",
     "x-method-override",
-    "x-original-forwarded-for",
-    "x-original-host",
-    "x-original-method",
-    "x-original-remote-addr",
     "x-originating-ip",
     "x-proxyuser-ip",
     "x-userinfo",
@@ -242,26 +222,49 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// Whether another product uses the field for the caller's identity, by the beginning of its name.
+/// Whether another product reads the caller, its address or the request's meaning from the field, by the beginning or
+/// the end of its name.
 fn is_foreign_identity_header(name: &[u8]) -> bool {
     let families: &[&str] = match name {
         [b'x', _, b'a', b'u', ..] => &["x-auth-request-", "x-authenticated-", "x-authentik-"],
         [b'x', _, b'a', b'm', ..] => &["x-amzn-oidc-"],
         [b'x', _, b'a', b'p', ..] => &["x-appengine-user-"],
         [b'x', _, b'c', ..] => &["x-consumer-", "x-credential-"],
+        [b'x', _, b'e', ..] => &["x-envoy-"],
         [b'x', _, b'g', ..] => &["x-goog-authenticated-user-", "x-goog-iap-"],
         [b'x', _, b'm', ..] => &["x-ms-client-principal", "x-ms-token-"],
+        [b'x', _, b'o', ..] => &["x-original-"],
         [b'x', _, b'p', ..] => &["x-pomerium-"],
         [b'x', _, b'r', ..] => &["x-remote-"],
         [b'x', _, b'v', ..] => &["x-vouch-"],
         [b'x', _, b'w', ..] => &["x-webauth-"],
-        [b'c', b'f', ..] => &["cf-access-"],
-        [b'o', b'i', ..] => &["oidc-claim-"],
-        [b's', b'h', ..] => &["shib-"],
-        [b't', b'a', ..] => &["tailscale-user-"],
+        [b'c', ..] => &["cas-", "cf-access-"],
+        // Variables of CGI, which some servers do not distinguish from fields: `HTTP_CLIENT_IP`, `HTTP_REMOTE_USER`.
+        [b'h', ..] => &["http-"],
+        [b'i', ..] => &["iv-"],
+        [b'o', ..] => &["oam-", "oidc-", "osso-"],
+        [b'r', ..] => &["remote-"],
+        [b's', ..] => &["shib-", "sm-"],
+        [b't', ..] => &["tailscale-user-", "teleport-"],
+        [b'w', ..] => &["wl-proxy-"],
+        // The plug-in of WebSphere: `$WSRU`.
+        [b'$' | b'_' | b'-' | b'.', ..] => &["$ws"],
+        _ => &[],
+    };
+    families.iter().any(|family| begins_alike(name, family.as_bytes())) || ends_as_origin(name)
+}
+
+/// Whether the name ends like those of every product's field for the client's address: `True-Client-IP`.
+fn ends_as_origin(name: &[u8]) -> bool {
+    let ends: &[&str] = match name.last() {
+        Some(b'p') => &["-client-ip", "-connecting-ip", "-connection-ip", "-real-ip", "-src-ip"],
+        Some(b'r') => &["-forwarded-for", "-remote-addr", "-remote-user"],
         _ => return false,
     };
-    families.iter().any(|family| begins_alike(name, family.as_bytes()))
+    ends.iter().any(|end| {
+        let start = name.len().checked_sub(end.len());
+        start.is_some_and(|start| begins_alike(&name[start..], end.as_bytes()))
+    })
 }
 
 /// Whether the field belongs to a family that proxies use: all of `X-Forwarded-*`, and client certificates
@@ -270,11 +273,14 @@ fn is_in_reserved_family(name: &[u8]) -> bool {
     let families: &[&str] = match name {
         [b'x', _, b'f', ..] => &["x-forwarded"],
         [b'x', _, b'c', ..] => &["x-client-cert"],
-        [b'x', _, b's', ..] => &["x-ssl-client"],
+        [b'x', _, b's', ..] => &["x-ssl-client", "x-ssl-cert"],
         [b'x', _, b't', ..] => &["x-tls-client"],
         [b'x', _, b'a', b'm', ..] => &["x-amzn-mtls-clientcert"],
+        [b'c', b'f', ..] => &["cf-client-cert-"],
         [b'c', b'l', ..] => &["client-cert"],
         [b's', b's', ..] => &["ssl-client"],
+        [b'w', b'l', ..] => &["wl-proxy-client-cert"],
+        [_, b'w', b's', ..] => &["$wscc"],
         _ => return false,
     };
     families.iter().any(|family| begins_alike(name, family.as_bytes()))
@@ -306,5 +312,94 @@ mod tests {
             assert!(reserved.contains(&HeaderName::from_static(name), true), "{name}");
         }
         assert!(!reserved.contains(&HeaderName::from_static("x-user0"), true));
+    }
+
+    #[test]
+    fn what_other_products_read_is_taken_from_clients() {
+        let reserved = ReservedHeaders::new([]);
+        let is_taken =
+            |name: &str, trusted| reserved.contains(&HeaderName::try_from(name).unwrap(), trusted);
+        for name in [
+            "Remote-User",
+            "Remote_Groups",
+            "Remote-Addr",
+            "REDIRECT_REMOTE_USER",
+            "HTTP_REMOTE_USER",
+            "HTTP_CLIENT_IP",
+            "HTTP_X_FORWARDED_FOR",
+            "SM_USER",
+            "SM_USERDN",
+            "SM_SERVERSESSIONID",
+            "iv-user-l",
+            "iv_server_name",
+            "OAM_IDENTITY_DOMAIN",
+            "Osso-User-DN",
+            "OIDC_access_token",
+            "CAS-User",
+            "Teleport-Jwt-Assertion",
+            "WL-Proxy-Client-IP",
+            "WL-Proxy-SSL",
+            "Proxy-Client-IP",
+            "$WSRU",
+            "$WSRA",
+            "True-Client-IP",
+            "Client-IP",
+            "DO-Connecting-IP",
+            "CF-Connecting-IP",
+            "X-NF-Client-Connection-IP",
+            "X-Vercel-Forwarded-For",
+            "Ali-CDN-Real-IP",
+            "Cdn-Src-Ip",
+            "Incap-Client-IP",
+            "Akamai-Client-IP",
+            "X-Auth-Userid",
+            "X-Auth-Roles",
+            "X-Client-CN",
+            "X-HTTP-Host-Override",
+            "X-Host",
+            "X-Original-Path",
+            "X-Envoy-Original-Path",
+            "X-Envoy-Internal",
+            "X-Original-Forwarded-For",
+            "X-HTTP-Method-Override",
+        ] {
+            assert!(is_taken(name, false), "{name}");
+            assert!(!is_taken(name, true), "{name} of a trusted proxy");
+        }
+        for certificate in [
+            "WL-Proxy-Client-Cert",
+            "$WSCC",
+            "Cf-Client-Cert-Sha256",
+            "X-SSL-Cert",
+            "Client-Cert-Chain",
+        ] {
+            assert!(is_taken(certificate, true), "{certificate}");
+        }
+        for own in [
+            "host",
+            "accept",
+            "x-client-id",
+            "x-auth-token",
+            "x-auth-key",
+            "range",
+            "referer",
+            "httpd",
+            "smile",
+            "origin",
+            "owner",
+            "server",
+            "ip",
+            "x-clip",
+            "x-forwarder",
+            "ivory",
+            "case",
+            "_ga",
+            "x-host-name",
+            "user-agent",
+            "x-real-ipv",
+            "if-range",
+        ] {
+            assert!(!is_taken(own, false), "{own}");
+        }
     }
 }
