@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_products_read_is_taken_from_clients() {
+    fn fields_of_other_products_are_taken_from_clients() {
         let reserved = ReservedHeaders::new([]);
         let is_taken =
             |name: &str, trusted| reserved.contains(&HeaderName::try_from(name).unwrap(), trusted);

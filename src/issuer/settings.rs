@@ -141,6 +141,19 @@ impl Settings {
         self.identifiers().any(|identifier| *identifier == *iss)
     }
 
+    /// Whether signed tokens are verified by the keys of the issuer with the settings `other`, from the same source.
+    pub(crate) fn has_keys_of(&self, other: &Self) -> bool {
+        let given = |settings: &Self| {
+            let hmac_secret = settings.hmac_secret.as_ref().map(|it| it.expose().clone());
+            (hmac_secret, settings.jwks.clone(), settings.endpoints.jwks.clone())
+        };
+        let is_given =
+            self.hmac_secret.is_some() || self.jwks.is_some() || self.endpoints.jwks.is_some();
+        given(self) == given(other)
+            && (is_given
+                || (self.identifier(), &self.discovery) == (other.identifier(), &other.discovery))
+    }
+
     /// Whether the JWK set of the server with the settings `other` is that of this one: it comes from the same place in the
     /// same way.
     pub(super) fn shares_jwks_with(&self, other: &Self) -> bool {

@@ -38,6 +38,7 @@ mod token_source;
 mod unreachable_rules;
 mod unsatisfiable_rules;
 mod unusable_cors;
+mod unused_issuers;
 mod upstreams;
 
 use core::ops::RangeInclusive;
@@ -100,7 +101,7 @@ pub(crate) fn check(
     check.hosts_without_cookies(file, &sessions, &routes);
     check.session_issuers(file, &issuers, &sessions, &routes);
     check.cookies(file, &sessions);
-    check.unused(file, &listeners, &routes, &sessions);
+    check.unused(file, &listeners, &routes, &sessions, &issuers);
     let identity_headers = routes::identity_headers(&routes);
     check.conflicting_headers(file, &server, &identity_headers, &sessions, &routes);
     check.ineffective(file, &server, &identity_headers, &routes);

@@ -10,6 +10,7 @@ use http::Method;
 
 use super::Check;
 use super::route_conflicts::{MatchSpace, spot};
+use crate::config::Issuer;
 use crate::config::de::field::{Field, Map, Spanned};
 use crate::config::de::units::listed;
 use crate::config::fault::Code;
@@ -26,6 +27,7 @@ impl Check<'_> {
         listeners: &[Listener],
         routes: &[Route],
         sessions: &BTreeMap<Arc<str>, session::Settings>,
+        issuers: &BTreeMap<Arc<str>, Issuer>,
     ) {
         if self.faults.iter().any(|fault| !fault.code.is_warning()) {
             return;
@@ -51,6 +53,7 @@ impl Check<'_> {
         self.unnamed(&file.upstreams, &used.upstreams, "upstream", "no route leads to it");
         self.unnamed(&file.limits, &used.limits, "limit", "nothing is counted by it");
         self.unnamed(&file.policies, &used.policies, "policy", "no route names it");
+        self.unused_issuers(file, issuers, routes);
     }
 
     fn unnamed<T>(&mut self, section: &Field<Map<T>>, used: &HashSet<&str>, what: &str, why: &str) {

@@ -124,9 +124,10 @@ impl Check<'_> {
                 earlier.iter().find(|other| own.is_some() && iss(file, &other.value) == own);
             let Some(first) = first else { continue };
             // A JWT is tried with the keys of each issuer; an opaque token would be introspected at each of them.
-            if key == "introspection" {
+            if key != "jwt" {
+                let tokens = if key == "bearer" { "opaque token" } else { "token" };
                 let message = format!(
-                    "issuers {} and {} are one server: each token is introspected twice",
+                    "issuers {} and {} are one server: each {tokens} is introspected twice",
                     first.shown(),
                     name.shown()
                 );
