@@ -152,6 +152,13 @@ impl Directory {
         }
     }
 
+    /// Whether the file `name` is the open `file`, and no other that was put in its place.
+    pub(super) fn holds(&self, name: &str, file: &File) -> bool {
+        let named = |found: &Metadata| (found.dev(), found.ino());
+        let found = fs::symlink_metadata(self.0.join(name));
+        matches!((found, file.metadata()), (Ok(found), Ok(own)) if named(&found) == named(&own))
+    }
+
     /// Replaces the file `name` by `bytes`: a reader finds the old bytes or the new, even after a crash.
     ///
     /// # Errors

@@ -160,10 +160,12 @@ impl Writer {
         if self.pending.is_empty() && self.file.is_some() {
             return Ok(());
         }
-        // A file that was unlinked can still be written, but is lost.
-        if self.file.as_ref().is_some_and(|file| file.metadata().is_ok_and(|own| own.nlink() == 0))
-        {
-            self.file = None;
+        if let Some(moved) = self.moved_records()? {
+            let kept = moved.into_iter().chain(self.read_back()?);
+            let standing = self.live_records(kept.chain(self.pending.iter().cloned()));
+            self.rewrite(&standing)?;
+            self.pending.clear();
+            return Ok(());
         }
         if self.file.is_none() {
             let kept = self.read_back()?;
@@ -219,6 +221,19 @@ impl Writer {
             self.directory.put_aside(&self.name)?;
         }
         Ok(read.records)
+    }
+
+    /// Reads this process's file if it was deleted, or moved away with its directory; `None` if it is in its place. It could
+    /// still be written, but no later process would find it.
+    fn moved_records(&self) -> io::Result<Option<Vec<Record>>> {
+        let Some(mut file) = self.file.as_ref().filter(|it| !self.directory.holds(&self.name, it))
+        else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(record::read(&bytes).records))
     }
 
     /// Returns the unexpired records that are not withdrawn, one per key; the latest, if there are too many.

@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -137,7 +137,7 @@ async fn failed_records_are_an_error_and_are_written_when_the_directory_recovers
     while journal.wait_for_all().await.is_err() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(keys(&open(copy(&state).path(), &clock).1), ["n=b"]);
+    assert_eq!(keys(&open(copy(&state).path(), &clock).1), ["n=a", "n=b"]);
 }
 
 #[tokio::test]
@@ -192,6 +192,27 @@ async fn a_file_writable_by_other_accounts_is_refused() {
     fs::remove_file(&name).unwrap();
     symlink("/etc/hostname", &name).unwrap();
     assert!(refused());
+}
+
+#[tokio::test]
+async fn a_directory_that_was_replaced_gets_the_records_of_the_one_before() {
+    let (parent, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
+    let path = parent.path().join("state");
+    let make = || fs::DirBuilder::new().mode(0o700).create(&path).unwrap();
+    make();
+    let (journal, _) = open(&path, &clock);
+    journal.wait(journal.append(record("a", 60))).await.unwrap();
+
+    fs::rename(&path, parent.path().join("away")).unwrap();
+    assert!(journal.wait(journal.append(record("b", 60))).await.is_err(), "there is none");
+    make();
+    while journal.wait(journal.append(record("c", 60))).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let mut found = open(copy(&path).path(), &clock).1;
+    found.sort_by_key(|record| record.key().to_owned());
+    assert_eq!(keys(&found), ["n=a", "n=b", "n=c"]);
 }
 
 #[tokio::test]
