@@ -74,6 +74,16 @@ impl Principal {
         self.claims.get("iss")?.as_str()
     }
 
+    /// Returns the subject, with its namespace if that is not the name of its issuer: users of two tenants who have one
+    /// `sub` are two users.
+    pub fn qualified_subject(&self) -> Option<Arc<str>> {
+        let subject = self.subject.as_ref()?;
+        if self.namespace == self.issuer {
+            return Some(Arc::clone(subject));
+        }
+        Some(format!("{}\0{subject}", self.namespace).into())
+    }
+
     /// Returns the identity header fields of the kind with this `mark`, a digest of all settings that
     /// decide about them; `write` encodes them the first time.
     ///

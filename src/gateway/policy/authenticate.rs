@@ -237,7 +237,7 @@ impl Authenticate {
         exchange: &mut Exchange,
     ) {
         let Some(principal) = exchange.session_principal() else { return };
-        let subject = principal.subject.clone();
+        let subject = principal.qualified_subject();
         let Some(CredentialVerifier::Session(session)) =
             auth_method.map(|index| &self.authenticators[index].credential)
         else {

@@ -266,11 +266,11 @@ impl Sessions {
             self.forget(loaded.state.id).await;
             return Err(CallbackError::Transient);
         }
+        let subject = principal.qualified_subject();
         let response = match &login.intent.step_up {
             None => self.redirect_after_login(login),
             Some(step_up) if step_up.is_met_by(&principal, self.clock.now()) => {
-                let subject = principal.subject.as_ref();
-                match self.release_form(&head.headers, step_up, subject, &loaded.name) {
+                match self.release_form(&head.headers, step_up, subject.as_ref(), &loaded.name) {
                     Some((target, form)) => with_cookies(self.redirect_to(&target), form),
                     None => self.redirect_after_login(login),
                 }
@@ -286,7 +286,7 @@ impl Sessions {
                 self.problem_page(Problem::StepUp, login.intent.target.as_deref())
             }
         };
-        let forms = self.carry_forms_over(&head.headers, principal.subject.as_ref(), &loaded.name);
+        let forms = self.carry_forms_over(&head.headers, subject.as_ref(), &loaded.name);
         let response = with_cookies(with_cookies(response, cookies), forms);
         let rounds = login.intent.rounds.saturating_add(1);
         Ok(with_cookies(response, self.logins.note_completed(rounds, self.clock.now())))

@@ -32,7 +32,7 @@ pub(crate) struct DeferredForm {
     /// The fields that describe the content and the page that it was posted from.
     pub(crate) fields: HeaderMap,
     pub(crate) content: Bytes,
-    /// The subject that posted it.
+    /// The subject that posted it: [`Principal::qualified_subject`](crate::token::Principal::qualified_subject).
     pub(crate) subject: Option<Arc<str>>,
 }
 

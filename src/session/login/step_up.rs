@@ -28,7 +28,7 @@ use crate::token::authentication_level::AuthenticationLevel;
 
 impl Sessions {
     /// Redirects the user of a request that `level` refuses to a login that meets it. The content of a form is read and
-    /// kept for `subject`.
+    /// kept for `subject`, as its principal qualifies it.
     pub async fn step_up(
         &self,
         head: &Parts,

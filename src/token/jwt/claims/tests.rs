@@ -297,6 +297,17 @@ fn claims_that_the_gateway_does_not_believe_are_replaced_by_those_it_does() {
 }
 
 #[test]
+fn one_subject_of_two_tenants_is_two_users() {
+    let user = principal(json!({ "sub": "alice" })).unwrap();
+    let of =
+        |tenant: &str| Principal { namespace: tenant.into(), ..user.clone() }.qualified_subject();
+
+    assert_eq!(user.qualified_subject().as_deref(), Some("alice"));
+    assert_ne!(of("https://login.test/a"), of("https://login.test/b"));
+    assert_ne!(of("https://login.test/a"), user.qualified_subject());
+}
+
+#[test]
 fn an_empty_identifier_names_nothing() {
     let principal = principal(json!({ "sub": "", "sid": "", "jti": "" })).unwrap();
 
