@@ -139,6 +139,13 @@ impl Settings {
     pub fn needs_principal(&self) -> bool {
         self.plans.is_some() || self.by.iter().any(KeyPart::needs_principal)
     }
+
+    /// Whether it refuses every request without a caller: by `on_missing`, or because none has a plan.
+    pub fn refuses_anonymous(&self) -> bool {
+        let is_rejected =
+            self.on_missing == OnMissing::Reject && self.by.iter().any(KeyPart::needs_principal);
+        is_rejected || self.plans.as_ref().is_some_and(|plans| !plans.has_default)
+    }
 }
 
 /// One part of a limit key.

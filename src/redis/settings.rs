@@ -79,9 +79,9 @@ impl Settings {
 
     fn with(urls: Vec<String>, topology: Topology) -> Result<Self, InvalidUrl> {
         let known = |scheme: &str| urls.iter().all(|url| url.starts_with(scheme));
-        // A fragment could disable verification.
+        // A fragment could disable verification, and a query would be ignored: `?password=…`.
         let is_valid =
-            |url: &String| !url.contains('#') && url.as_str().into_connection_info().is_ok();
+            |url: &String| !url.contains(['#', '?']) && url.as_str().into_connection_info().is_ok();
         if !(known("redis://") || known("rediss://")) || !urls.iter().all(is_valid) {
             return Err(InvalidUrl);
         }

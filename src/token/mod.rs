@@ -32,6 +32,7 @@ pub use self::binding::replay_cache::ReplayCache;
 pub use self::jwe::{
     BadDecryptionKey, ContentEncryption, DecryptionKey, DecryptionKeys, KeyManagement,
 };
+pub(crate) use self::jwt::claims::is_for_another_use;
 pub use self::jwt::unverified_claims::{unverified_expiry, unverified_issuer};
 pub use self::revocation::event::{Revocation, RevocationEvent, RevocationTarget};
 pub use self::revocation::fields::{MalformedRevocation, Reading};

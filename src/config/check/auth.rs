@@ -412,6 +412,11 @@ impl Check<'_> {
             self.fault(Code::C103, value.at, message, "write a text, a number, true or false");
             return None;
         }
+        if values.iter().any(|value| value.as_str() == Some("")) {
+            let message = "an empty text is no value to compare a claim with";
+            self.fault(Code::C103, value.at, message, "write the text, or take the rule out");
+            return None;
+        }
         Some(ClaimRule { path: path.value.as_str().into(), expected })
     }
 

@@ -15,6 +15,9 @@ impl Check<'_> {
     pub(super) fn client(&mut self, keys: &Spanned<file::Client>) -> Option<Client> {
         let help = "write the `client_id` that the server knows";
         let id = self.required(&keys.id, keys.at, "id", help);
+        if let Some(empty) = id.filter(|id| id.value.trim().is_empty()) {
+            self.fault(Code::C103, empty.at, "this client has an empty id", help);
+        }
         let proof = keys.auth.get().map(|at| at.value.0).unwrap_or_default();
         if keys.auth.is_bad() {
             return None;

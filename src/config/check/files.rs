@@ -66,7 +66,7 @@ impl Check<'_> {
                 return None;
             }
         };
-        if secret.expose().is_empty() {
+        if secret.expose().trim().is_empty() {
             self.fault(
                 Code::C103,
                 source.at,

@@ -223,9 +223,9 @@ impl Check<'_> {
         for name in keys.limits.get().into_iter().flat_map(|list| &list.items) {
             self.limit_counts(file, name, &taken);
         }
-        if matches!(auth, Some(Auth::None)) {
+        if let Some(auth) = auth.as_ref().filter(|auth| auth.is_optional()) {
             for name in used {
-                self.needs_no_caller(keys, name, limits);
+                self.needs_no_caller(keys, name, limits, auth);
             }
         }
         self.header_names(keys);
@@ -335,25 +335,35 @@ impl Check<'_> {
         self.auth(file, auth)
     }
 
-    /// Refuses a limit that counts by caller on a route where authentication is not required.
+    /// Refuses a limit that counts by caller on a route without authentication, and one that refuses anonymous callers
+    /// where they are let in.
     fn needs_no_caller(
         &mut self,
         keys: &Spanned<file::Route>,
         name: &Spanned<String>,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
+        auth: &Auth,
     ) {
         let Some(settings) = limits.get(name.value.as_str()) else { return };
-        if !settings.needs_principal() {
+        let is_public = matches!(auth, Auth::None);
+        if !settings.needs_principal() || !is_public && !settings.refuses_anonymous() {
             return;
         }
         let own =
             keys.limits.get().is_some_and(|list| list.items.iter().any(|own| own.at == name.at));
         let place = if own { name.at } else { keys.id.get().map_or(keys.at, |id| id.at) };
-        let message = format!(
-            "limit {} counts by caller, and this route does not require authentication",
-            name.shown()
-        );
-        let help = "count by ip there, write `inherit_limits: false`, or ask for a token";
+        let (what, help) = if is_public {
+            (
+                "counts by caller, and this route does not require authentication",
+                "count by ip there, write `inherit_limits: false`, or ask for a token",
+            )
+        } else {
+            (
+                "refuses callers without a token, whom `optional` lets in",
+                "write another `on_missing`, a `default` plan, or take out `optional`",
+            )
+        };
+        let message = format!("limit {} {what}", name.shown());
         self.fault(Code::C109, place, message, help);
     }
 }

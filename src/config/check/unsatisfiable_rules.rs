@@ -12,6 +12,7 @@ use crate::config::file::File;
 use crate::config::file::issuers::Issuer;
 use crate::config::file::routes::{self as file};
 use crate::config::file::sessions::Session;
+use crate::token::is_for_another_use;
 
 impl Check<'_> {
     /// Checks the rules of `auth_method` against one another; they come from `inner`, or from `outer` in their absence.
@@ -22,6 +23,9 @@ impl Check<'_> {
         outer: Option<&file::Auth>,
         auth_method: &AuthMethod,
     ) {
+        if let Some(claims) = inner.claims.get() {
+            self.not_empty("claims", claims);
+        }
         let claims = inner.claims.or_else(outer.map(|outer| &outer.claims));
         for (path, _) in claims.get().into_iter().flat_map(|map| map.value.iter()) {
             let Some(rule) = auth_method.claims.iter().find(|rule| *rule.path == *path.value)
@@ -242,6 +246,18 @@ fn contradiction(
         }
         "sub" | "jti" | "azp" | "client_id" if !values.iter().any(Json::is_string) => {
             Some(format!("`{path}` is always a text"))
+        }
+        "acr" => {
+            let level = auth_method.level.as_ref()?;
+            let acr: Vec<&str> = level.acr.iter().map(|acr| &**acr).collect();
+            (!acr.is_empty() && disjoint(&acr)).then(|| "`acr` asks for another value".to_owned())
+        }
+        name if matches!(auth_method.credential, Credential::Token { .. })
+            && values.iter().all(|value| {
+                value.as_str().is_some_and(|value| is_for_another_use(name, value))
+            }) =>
+        {
+            Some("such tokens are not for access, and are refused".to_owned())
         }
         "client_id"
             if !auth_method.clients.is_empty()

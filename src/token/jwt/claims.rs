@@ -349,6 +349,12 @@ fn believed(
     claims
 }
 
+/// Whether a token with this claim says that it is an ID token, a refresh token or a logout token.
+pub(crate) fn is_for_another_use(name: &str, value: &str) -> bool {
+    USE_CLAIMS.contains(&name)
+        && OTHER_USES.iter().any(|other| value.trim().eq_ignore_ascii_case(other))
+}
+
 /// The event of a logout token (Back-Channel Logout §2.4).
 pub(super) const LOGOUT_EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 /// Claims that say what a token is for: Cognito's, Keycloak's, `ForgeRock`'s, those of the JWT libraries of Django and
