@@ -57,7 +57,7 @@ routes:
     let faults = config::load_text("f", text, Path::new(""), &Environment::default(), NOW)
         .expect_err("a file with faults");
 
-    let lines: Vec<u32> = faults.iter().map(|fault| fault.place.line).collect();
+    let lines: Vec<u32> = faults.iter().map(|fault| fault.position.line).collect();
     assert_eq!(lines, [1, 2, 3, 3, 3, 5, 5, 7, 9, 9], "{faults}");
 }
 
@@ -69,8 +69,8 @@ fn a_byte_that_is_not_utf_8_is_reported_where_it_stands() {
 
     let faults = config::load(&path, &Environment::default(), NOW).expect_err("it is not text");
 
-    let place = faults.iter().next().expect("a fault").place;
-    assert_eq!((place.line, place.column), (2, 9), "{faults}");
+    let position = faults.iter().next().expect("a fault").position;
+    assert_eq!((position.line, position.column), (2, 9), "{faults}");
 }
 
 #[test]

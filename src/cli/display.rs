@@ -198,8 +198,8 @@ pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
                 .to_owned(),
         );
     } else if !retry_jitter.is_zero() {
-        let most = format_duration(*retry_jitter);
-        notes.push(format!("Retry-After is up to {most} longer, at random"));
+        let max = format_duration(*retry_jitter);
+        notes.push(format!("Retry-After is up to {max} longer, at random"));
     }
     if *metered {
         notes.push("its usage is collected for bills".to_owned());
@@ -211,7 +211,7 @@ pub(super) fn limit_notes(settings: &limit::Settings) -> Vec<String> {
 /// this gateway alone.
 pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
     let limit::Store::Redis { on_error, exact } = settings.store else { return Vec::new() };
-    let (most, each) = (limit::overrun_bound(settings, 1), limit::least_overrun(settings));
+    let (max, each) = (limit::overrun_bound(settings, 1), limit::least_overrun(settings));
     let unavailable = match on_error {
         OnStoreError::Local => "each gateway gives out its share: up to the limit once more",
         OnStoreError::Allow => "no request is refused: no bound",
@@ -221,7 +221,7 @@ pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
     vec![
         format!("shared through Redis{asks}, and not exceeded while it responds"),
         format!(
-            "if it loses data or begins to fail, or a gateway is killed: up to {most} more, or {each} per gateway if that is more"
+            "if it loses data or begins to fail, or a gateway is killed: up to {max} more, or {each} per gateway if that is more"
         ),
         "if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero"
             .to_owned(),
@@ -236,7 +236,7 @@ fn amount(kind: &Kind) -> String {
     match kind {
         Kind::Rate(spike) => format!("{}, burst {}", spike.rate(), spike.burst()),
         Kind::Quota(quota) => format!("{} ({})", quota.rate(), quota.window()),
-        Kind::Concurrency(most) => format!("{most} in flight"),
+        Kind::Concurrency(max) => format!("{max} in flight"),
     }
 }
 

@@ -187,7 +187,7 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
             let allow = String::from_utf8_lossy(allow.as_bytes());
             format!("a route has this path, but not this method. Allow: {allow}")
         }
-        // Its host and path are valid, and a route has them.
+        // Host and path are valid and a route has them: only the method is left.
         Rejection::BadRequest if !here.is_empty() => {
             format!("{method} is not a method: methods are case-sensitive")
         }
@@ -201,7 +201,7 @@ fn refused(rejection: &Rejection, here: &[Candidate<'_>], method: &Method) -> St
             "the route is disabled".to_owned()
         }
         Rejection::NoRoute => "no route here matches these header fields".to_owned(),
-        // Of COPY and MOVE: what else forbids depends on the caller.
+        // Only COPY and MOVE are forbidden without regard to the caller.
         Rejection::Forbidden => "its Destination does not lead to the same route".to_owned(),
         other => other.title().to_owned(),
     };
@@ -282,9 +282,9 @@ fn on_route(
     match &route.auth {
         Auth::None => step("authentication", "none".to_owned()),
         Auth::AnyOf { methods, optional } => {
-            for (place, auth_method) in methods.iter().enumerate() {
+            for (index, auth_method) in methods.iter().enumerate() {
                 step(
-                    if place == 0 { "authentication" } else { "or" },
+                    if index == 0 { "authentication" } else { "or" },
                     display::auth_method(auth_method),
                 );
             }

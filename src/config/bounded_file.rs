@@ -10,9 +10,9 @@ use std::path::Path;
 ///
 /// If it cannot be read, or is larger.
 pub(super) fn read(path: &Path, mebibytes: u64) -> io::Result<Vec<u8>> {
-    let (mut bytes, most) = (Vec::new(), mebibytes << 20);
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
+    let (mut bytes, max) = (Vec::new(), mebibytes << 20);
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
         return Err(io::Error::other(format!("it is larger than {mebibytes} MiB")));
     }
     Ok(bytes)

@@ -25,8 +25,8 @@ impl Config {
     /// secrets in it are written out.
     pub fn effective(&self) -> Value {
         let mut all = self.settings();
-        for (place, file) in &self.named_files {
-            insert(&mut all, place, file.clone());
+        for (key_path, file) in &self.named_files {
+            insert(&mut all, key_path, file.clone());
         }
         all
     }
@@ -113,9 +113,9 @@ impl Config {
     }
 }
 
-/// Sets the value at `place`, a path of keys and of indexes into lists.
-fn insert(all: &mut Value, place: &[String], value: Value) {
-    let [key, rest @ ..] = place else {
+/// Sets the value at `key_path`, a path of keys and of indexes into lists.
+fn insert(all: &mut Value, key_path: &[String], value: Value) {
+    let [key, rest @ ..] = key_path else {
         *all = value;
         return;
     };
@@ -208,16 +208,16 @@ fn session_of(session: &session::Settings) -> Value {
 }
 
 /// Returns `return_to`, which is unset where it is the session's own origin.
-fn return_to(places: &[session::ReturnTo]) -> Value {
-    if places.iter().any(|place| matches!(place, session::ReturnTo::SameOrigin)) {
+fn return_to(destinations: &[session::ReturnTo]) -> Value {
+    if destinations.iter().any(|destination| matches!(destination, session::ReturnTo::SameOrigin)) {
         return Value::Null;
     }
-    places.iter().filter_map(place_of).collect()
+    destinations.iter().filter_map(destination).collect()
 }
 
 /// Returns an entry of `return_to` as the file writes it; `None` for the session's own origin.
-fn place_of(place: &session::ReturnTo) -> Option<String> {
-    match place {
+fn destination(destination: &session::ReturnTo) -> Option<String> {
+    match destination {
         session::ReturnTo::SameOrigin => None,
         session::ReturnTo::Path { path, below: true } => {
             Some(format!("{}/**", path.trim_end_matches('/')))

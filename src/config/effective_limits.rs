@@ -47,8 +47,8 @@ pub(super) fn limit_of(limit: &limit::Settings) -> Value {
             };
             all.insert("window".into(), window.into());
         }
-        Kind::Concurrency(most) => {
-            all.insert("concurrency".into(), most.get().into());
+        Kind::Concurrency(max) => {
+            all.insert("concurrency".into(), max.get().into());
         }
     }
     let cost = match (&limit.response_cost, limit.cost) {
@@ -110,7 +110,7 @@ fn amounts_of(limit: &limit::Settings) -> Value {
         let rate = match kind {
             Kind::Rate(spike) => spike.rate(),
             Kind::Quota(quota) => quota.rate(),
-            Kind::Concurrency(most) => return json!(most),
+            Kind::Concurrency(max) => return json!(max),
         };
         json!(rate.to_string())
     };
@@ -122,8 +122,8 @@ fn amounts_of(limit: &limit::Settings) -> Value {
     let values = plans.values.iter().map(|plan| (plan.name.to_string(), amount(&plan.kind)));
     all.insert("values".into(), Value::Object(values.collect()));
     if !plans.clients.is_empty() {
-        let named = plans.clients.iter().map(|(client, place)| {
-            let plan = plans.values.get(usize::from(*place));
+        let named = plans.clients.iter().map(|(client, index)| {
+            let plan = plans.values.get(usize::from(*index));
             (client.to_string(), json!(plan.map(|plan| &plan.name)))
         });
         all.insert("clients".into(), Value::Object(named.collect()));

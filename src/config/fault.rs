@@ -77,7 +77,7 @@ pub struct Fault {
     /// The kind of fault.
     pub code: Code,
     /// The position in the file.
-    pub place: Position,
+    pub position: Position,
     /// The problem.
     pub message: String,
     /// The fix; may be empty.
@@ -85,8 +85,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(code: Code, place: Position, message: impl Into<String>) -> Self {
-        Self { code, place, message: message.into(), help: String::new() }
+    pub(crate) fn new(code: Code, position: Position, message: impl Into<String>) -> Self {
+        Self { code, position, message: message.into(), help: String::new() }
     }
 
     #[must_use]
@@ -181,7 +181,9 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
 impl Faults {
     /// Creates the faults of `file`, with excerpts from `lines`, in which secrets are already replaced.
     pub(crate) fn new(file: String, lines: Vec<Line>, mut faults: Vec<Fault>) -> Self {
-        faults.sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
+        faults.sort_by(|a, b| {
+            (a.position, a.code, &a.message).cmp(&(b.position, b.code, &b.message))
+        });
         // An alias repeats the same mistake for every use.
         faults.dedup();
         Self { file, lines, all: faults }
@@ -218,7 +220,7 @@ impl Faults {
     }
 
     fn text(&self, fault: &Fault, out: &mut String) {
-        let Fault { code, place: Position { line, column }, message, help } = fault;
+        let Fault { code, position: Position { line, column }, message, help } = fault;
         let warning = if code.is_warning() { "warning: " } else { "" };
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}:{line}:{column}: [{code}] {warning}{message}", self.file);
@@ -239,8 +241,8 @@ impl Faults {
     fn json(&self, fault: &Fault) -> serde_json::Value {
         serde_json::json!({
             "file": self.file,
-            "line": fault.place.line,
-            "column": fault.place.column,
+            "line": fault.position.line,
+            "column": fault.position.column,
             "code": fault.code.to_string(),
             "severity": if fault.code.is_warning() { "warning" } else { "error" },
             "message": fault.message,
@@ -249,7 +251,7 @@ impl Faults {
     }
 
     fn github(&self, fault: &Fault, out: &mut String) {
-        let Fault { code, place: Position { line, column }, message, help } = fault;
+        let Fault { code, position: Position { line, column }, message, help } = fault;
         let level = if code.is_warning() { "warning" } else { "error" };
         let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
         let file = data(&self.file).replace(':', "%3A").replace(',', "%2C");

@@ -214,7 +214,7 @@ pub fn load_text(
 fn parse(text: &str, faults: &mut Vec<Fault>) -> Option<yaml::Node> {
     let mut root = yaml::parse(text, faults)?;
     redact::tree::mark(&mut root);
-    // Only now it is known which keys a message may name.
+    // After the marking of secrets, since the message names keys.
     yaml::twice(&root, faults);
     Some(root)
 }

@@ -7,7 +7,7 @@ use super::file::File;
 use super::file::issuers::Client;
 use super::file::value::KeywordOr;
 
-/// Returns the path of each file, as it was written, with the place of its key: `["issuers", "main", "ca_file"]`. Secrets
+/// Returns the path of each file, as it was written, with the path of its key: `["issuers", "main", "ca_file"]`. Secrets
 /// are not among them.
 pub(super) fn of(file: &File) -> Vec<(Vec<String>, Value)> {
     let mut files = NamedFiles(Vec::new());
@@ -15,41 +15,43 @@ pub(super) fn of(file: &File) -> Vec<(Vec<String>, Value)> {
         if let KeywordOr::Mapping(listener) = &item.value
             && let Some(KeywordOr::Mapping(tls)) = listener.tls.get().map(|at| &at.value)
         {
-            let place = ["listen", &index.to_string(), "tls"];
-            files.all(&place, "cert", &tls.cert);
-            files.all(&place, "key", &tls.key);
-            files.one(&place, "client_ca", &tls.client_ca);
+            let key_path = ["listen", &index.to_string(), "tls"];
+            files.all(&key_path, "cert", &tls.cert);
+            files.all(&key_path, "key", &tls.key);
+            files.one(&key_path, "client_ca", &tls.client_ca);
         }
     }
     if let Some(server) = file.server.get() {
         files.all(&["server"], "identity_keys", &server.identity_keys);
     }
     for (name, issuer) in file.issuers.get().into_iter().flat_map(|map| map.value.iter()) {
-        let place = ["issuers", &*name.value];
-        files.one(&place, "ca_file", &issuer.ca_file);
-        files.one(&place, "jwks_file", &issuer.jwks_file);
-        files.client(&place, &issuer.client);
+        let key_path = ["issuers", &*name.value];
+        files.one(&key_path, "ca_file", &issuer.ca_file);
+        files.one(&key_path, "jwks_file", &issuer.jwks_file);
+        files.client(&key_path, &issuer.client);
         if let Some(decryption) = issuer.decryption.get() {
-            files.all(&[&place[..], &["decryption"]].concat(), "keys", &decryption.keys);
+            files.all(&[&key_path[..], &["decryption"]].concat(), "keys", &decryption.keys);
         }
     }
     for (name, session) in file.sessions.get().into_iter().flat_map(|map| map.value.iter()) {
-        let place = ["sessions", &*name.value];
-        files.one(&place, "style", &session.style);
+        let key_path = ["sessions", &*name.value];
+        files.one(&key_path, "style", &session.style);
         let issuers = file.issuers.get().into_iter().flat_map(|map| map.value.iter());
         let is_its = |name: &str| session.issuer.get().is_some_and(|issuer| issuer.value == *name);
         let inherited = issuers.into_iter().find(|(name, _)| is_its(&name.value));
         match inherited {
-            Some((_, issuer)) if session.client.is_absent() => files.client(&place, &issuer.client),
-            _ => files.client(&place, &session.client),
+            Some((_, issuer)) if session.client.is_absent() => {
+                files.client(&key_path, &issuer.client)
+            }
+            _ => files.client(&key_path, &session.client),
         }
     }
     for (name, upstream) in file.upstreams.get().into_iter().flat_map(|map| map.value.iter()) {
         if let Some(tls) = upstream.tls.get() {
-            let place = ["upstreams", &*name.value, "tls"];
-            files.one(&place, "ca_file", &tls.ca_file);
-            files.one(&place, "cert", &tls.cert);
-            files.one(&place, "key", &tls.key);
+            let key_path = ["upstreams", &*name.value, "tls"];
+            files.one(&key_path, "ca_file", &tls.ca_file);
+            files.one(&key_path, "cert", &tls.cert);
+            files.one(&key_path, "key", &tls.key);
         }
     }
     if let Some(redis) = file.redis.get() {
@@ -64,29 +66,29 @@ pub(super) fn of(file: &File) -> Vec<(Vec<String>, Value)> {
 struct NamedFiles(Vec<(Vec<String>, Value)>);
 
 impl NamedFiles {
-    fn one(&mut self, place: &[&str], key: &str, file: &Field<String>) {
+    fn one(&mut self, key_path: &[&str], key: &str, file: &Field<String>) {
         if let Some(at) = file.get() {
-            self.add(place, key, json!(at.value));
+            self.add(key_path, key, json!(at.value));
         }
     }
 
-    fn all(&mut self, place: &[&str], key: &str, files: &Field<OneOrMany<String>>) {
+    fn all(&mut self, key_path: &[&str], key: &str, files: &Field<OneOrMany<String>>) {
         if let Some(list) = files.get() {
             let names: Vec<_> = list.items.iter().map(|at| &at.value).collect();
-            self.add(place, key, json!(names));
+            self.add(key_path, key, json!(names));
         }
     }
 
-    fn client(&mut self, place: &[&str], client: &Field<Client>) {
+    fn client(&mut self, key_path: &[&str], client: &Field<Client>) {
         if let Some(client) = client.get() {
-            let place = [place, &["client"]].concat();
-            self.one(&place, "key", &client.key);
-            self.one(&place, "cert", &client.cert);
+            let key_path = [key_path, &["client"]].concat();
+            self.one(&key_path, "key", &client.key);
+            self.one(&key_path, "cert", &client.cert);
         }
     }
 
-    fn add(&mut self, place: &[&str], key: &str, value: Value) {
-        let place = place.iter().chain([&key]).map(|&key| key.to_owned()).collect();
-        self.0.push((place, value));
+    fn add(&mut self, key_path: &[&str], key: &str, value: Value) {
+        let key_path = key_path.iter().chain([&key]).map(|&key| key.to_owned()).collect();
+        self.0.push((key_path, value));
     }
 }

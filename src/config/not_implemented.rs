@@ -18,7 +18,7 @@ pub(super) fn fault_for(path: &KeyPath<'_>, entry: &Entry) -> Option<Fault> {
     });
     is_listed.then(|| {
         Fault::new(Code::C106, entry.key_at, format!("`{}` is not built yet", entry.key))
-            .help("take it out; the reference in docs/config.md says what works")
+            .help("remove it; the reference in docs/config.md says what works")
     })
 }
 

@@ -139,19 +139,20 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
                 }
                 if meant < 0x20 || meant == 0x7f {
                     return Err(
-                        "requests with this escape are refused: it can match nothing".into()
+                        "requests with this escape are refused: the path can never match".into()
                     );
                 }
                 if matches!(meant, b'/' | b'\\') {
                     return Err(
-                        "requests with an escaped slash are refused: it can match nothing".into()
+                        "requests with an escaped slash are refused: the path can never match"
+                            .into(),
                     );
                 }
                 if escape.is_some_and(|(a, b)| a.is_ascii_lowercase() || b.is_ascii_lowercase()) {
                     return Err("write the digits after `%` in upper case".into());
                 }
             }
-            b'?' | b'#' => return Err("take out `?` or `#` and what follows".into()),
+            b'?' | b'#' => return Err("remove `?` or `#` and what follows".into()),
             b if b.is_ascii_alphanumeric() || b"-._~!$&'()+,;=:@".contains(&b) => {}
             _ => {
                 let escaped: String = segment
@@ -169,7 +170,7 @@ fn literal(segment: &str) -> Result<Box<str>, String> {
         }
     }
     if is_overlong(segment) {
-        return Err("requests with overlong UTF-8 are refused: it can match nothing".into());
+        return Err("requests with overlong UTF-8 are refused: the path can never match".into());
     }
     Ok(segment.into())
 }
@@ -327,11 +328,11 @@ mod tests {
             ("/café", "write caf%C3%A9 for this segment"),
             ("/caf%c3%a9", "write the digits after `%` in upper case"),
             ("/%41", "write `A` for its escape"),
-            ("/a%2Fb", "requests with an escaped slash are refused: it can match nothing"),
-            ("/a%00b", "requests with this escape are refused: it can match nothing"),
+            ("/a%2Fb", "requests with an escaped slash are refused: the path can never match"),
+            ("/a%00b", "requests with this escape are refused: the path can never match"),
             ("/orders%3Awipe", "write `:` for its escape"),
             ("/a%zz", "write two hexadecimal digits after `%`"),
-            ("/a?b=c", "take out `?` or `#` and what follows"),
+            ("/a?b=c", "remove `?` or `#` and what follows"),
             ("/a{x}", "write {x} as a whole segment"),
             ("/{}", "write letters, digits and `_` between braces: {id}"),
             ("/{x}/{x}", "give the second {x} another name"),

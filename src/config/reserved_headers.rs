@@ -33,21 +33,21 @@ struct NameFilter([u64; 4]);
 
 impl NameFilter {
     fn add(&mut self, name: &str) {
-        let (word, bit) = Self::place(name.as_bytes());
+        let (word, bit) = Self::bit_of(name.as_bytes());
         self.0[word] |= bit;
     }
 
     fn has(&self, name: &[u8]) -> bool {
-        let (word, bit) = Self::place(name);
+        let (word, bit) = Self::bit_of(name);
         self.0[word] & bit != 0
     }
 
-    fn place(name: &[u8]) -> (usize, u64) {
+    fn bit_of(name: &[u8]) -> (usize, u64) {
         // Other characters than letters and digits count as one, as in `begins_alike`.
         let last = name.last().filter(|last| last.is_ascii_alphanumeric());
         let last = last.map_or(0, |&last| usize::from(last));
-        let place = name.len() * 37 + last;
-        (place >> 6 & 3, 1 << (place & 63))
+        let hash = name.len() * 37 + last;
+        (hash >> 6 & 3, 1 << (hash & 63))
     }
 }
 

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_was_meant() {
+    fn the_closest_key_is_suggested_for_a_misspelled_one() {
         let keys = ["upstream", "respond", "redirect", "auth"];
 
         assert_eq!(closest("upstrem", keys.into_iter()), Some("upstream"));
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_letters() {
+    fn the_distance_of_two_words_is_the_number_of_edits() {
         assert_eq!(distance("shpo", "shop"), 1);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("kitten", "sitting"), 3);

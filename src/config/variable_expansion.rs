@@ -80,10 +80,8 @@ pub(crate) fn expand(node: &mut Node, environment: &Environment, faults: &mut Ve
             for entry in entries {
                 if entry.key_style != Style::Verbatim && entry.key.contains(OPENING) {
                     faults.push(
-                        Fault::new(Code::C103, entry.key_at, "no variable is filled in in a key")
-                            .help(
-                                "write the key out, or put it in single quotes if it is meant so",
-                            ),
+                        Fault::new(Code::C103, entry.key_at, "variables are not expanded in keys")
+                            .help("write the key without variables, or put it in single quotes"),
                     );
                 }
                 expand(&mut entry.value, environment, faults);
@@ -150,9 +148,8 @@ fn fill(
         let value = value.filter(|value| !value.is_empty() || matches!(otherwise, Otherwise::Fail));
         match (value, otherwise) {
             (Some(value), _) if value.contains(OPENING) => fault((
-                format!("the value of the variable {name} holds `${{`, and is not filled in"),
-                "set it to the text that is meant; { file: path } takes a secret as it is"
-                    .to_owned(),
+                format!("the value of the variable {name} contains `${{`, which is not expanded"),
+                "set it to a text without `${`; { file: path } reads a secret unchanged".to_owned(),
             )),
             (Some(value), _) if filled.ends_with('$') && value.starts_with('{') => fault((
                 format!("the value of the variable {name} makes a `${{` with the text before it"),
@@ -253,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn braces_are_counted() {
+    fn nested_braces_of_a_variable_are_matched() {
         assert_eq!(expanded(r#""${UNSET:-{\"a\":{}}}""#), (r#"{"a":{}}"#.into(), vec![]));
         assert_eq!(expanded("/{id}/${SET}/{rest}"), ("/{id}/value/{rest}".into(), vec![]));
         assert_eq!(
@@ -264,7 +261,7 @@ mod tests {
             assert_eq!(
                 expanded(stray).1,
                 [
-                    "1:4 a `}` after a variable closes nothing; take it out, or write $} if it is meant so"
+                    "1:4 a `}` after a variable has no `${` before it; remove it, or write $} for a literal one"
                 ]
             );
         }
@@ -286,7 +283,7 @@ mod tests {
         assert_eq!(expanded(&nested(8)), ("x".into(), vec![]));
         assert_eq!(
             expanded(&nested(9)).1,
-            ["1:4 variables stand more than 8 levels deep in one another; write fewer defaults"]
+            ["1:4 variables are nested more than 8 levels deep; write fewer defaults"]
         );
         assert_eq!(expanded(&nested(100_000)).1.len(), 1);
     }
@@ -296,8 +293,8 @@ mod tests {
         for variable in ["${NESTED}", "a-${UNSET:-${NESTED}}"] {
             assert_eq!(
                 expanded(variable).1,
-                ["1:4 the value of the variable NESTED holds `${`, and is not filled in; \
-                     set it to the text that is meant; { file: path } takes a secret as it is"]
+                ["1:4 the value of the variable NESTED contains `${`, which is not expanded; \
+                     set it to a text without `${`; { file: path } reads a secret unchanged"]
             );
         }
         assert_eq!(expanded("${STRUCTURE}"), ("a: [x]}".into(), vec![]));
@@ -417,7 +414,7 @@ mod tests {
         let Kind::Scalar(scalar) = &entries[0].value.kind else { panic!("a scalar") };
         let faults = faults
             .iter()
-            .map(|f| format!("{}:{} {}; {}", f.place.line, f.place.column, f.message, f.help))
+            .map(|f| format!("{}:{} {}; {}", f.position.line, f.position.column, f.message, f.help))
             .collect();
         (scalar.text.clone(), faults)
     }

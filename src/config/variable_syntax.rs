@@ -60,8 +60,8 @@ impl MalformedVariable<'_> {
                 "write ${NAME}, or put the text in single quotes",
             ),
             Self::Stray => (
-                "a `}` after a variable closes nothing".to_owned(),
-                "take it out, or write $} if it is meant so",
+                "a `}` after a variable has no `${` before it".to_owned(),
+                "remove it, or write $} for a literal one",
             ),
             Self::Nameless => (
                 "a variable has no name".to_owned(),
@@ -69,14 +69,14 @@ impl MalformedVariable<'_> {
             ),
             Self::Operator(_) if secret => (
                 "unexpected text after the name of a variable".to_owned(),
-                "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ is a `${` that is meant so",
+                "write ${NAME}, ${NAME:-default} or ${NAME:?message}; $${ stands for a literal `${`",
             ),
             Self::Operator(name) => (
                 format!("unexpected text after the name of the variable {name}"),
                 "write ${NAME}, ${NAME:-default} or ${NAME:?message}",
             ),
             Self::Deep => (
-                format!("variables stand more than {MAX_DEPTH} levels deep in one another"),
+                format!("variables are nested more than {MAX_DEPTH} levels deep"),
                 "write fewer defaults",
             ),
         };

@@ -168,7 +168,7 @@ enum OpenKind {
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, start: Marker, end: Marker) -> Result<(), Fault> {
-        let at = place(start);
+        let at = position(start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 refuse_tag(tag.is_some(), at)?;
@@ -178,7 +178,7 @@ impl Builder {
                     _ => Style::Verbatim,
                 };
                 let scalar = Scalar::new(text.into_owned(), style);
-                let node = Node { at, end: place(end), kind: Kind::Scalar(scalar) };
+                let node = Node { at, end: position(end), kind: Kind::Scalar(scalar) };
                 self.count(1, at)?;
                 self.finished(node, anchor, 1)
             }
@@ -218,7 +218,7 @@ impl Builder {
             }
             Event::DocumentStart(_) if self.root.is_some() => {
                 Err(Fault::new(Code::C108, at, "a second document begins here")
-                    .help("one file holds one configuration; take out `---`"))
+                    .help("one file holds one configuration; remove `---`"))
             }
             _ => Ok(()),
         }
@@ -288,7 +288,7 @@ fn as_key(node: Node) -> Result<Key, Fault> {
 fn refuse_tag(tagged: bool, at: Position) -> Result<(), Fault> {
     if tagged {
         return Err(Fault::new(Code::C108, at, "YAML tags are not read")
-            .help("take out the word that begins with `!`, or put the text in quotes"));
+            .help("remove the word that begins with `!`, or put the text in quotes"));
     }
     Ok(())
 }
@@ -306,7 +306,7 @@ fn depth(node: &Node) -> usize {
 }
 
 fn malformed(text: &str, error: &ScanError) -> Fault {
-    let at = place(*error.marker());
+    let at = position(*error.marker());
     let line = fault::lines(text).nth(at.line as usize - 1).unwrap_or_default();
     let fault = Fault::new(Code::C108, at, format!("this is not YAML: {}", error.info()));
     if line.trim_start_matches(' ').starts_with('\t') {
@@ -320,7 +320,7 @@ fn malformed(text: &str, error: &ScanError) -> Fault {
     }
 }
 
-fn place(marker: Marker) -> Position {
+fn position(marker: Marker) -> Position {
     Position::new(marker.line().max(1), marker.col() + 1)
 }
 
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn remembers_where_everything_stands() {
+    fn every_node_has_its_position() {
         let root = tree("a: 1\nb:\n  - { c: 'x' }\n");
 
         let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_aliases() {
+    fn an_alias_has_the_value_of_its_anchor() {
         let Kind::Mapping(entries) = tree("a: &x [1, 2]\nb: *x\n").kind else {
             panic!("a mapping")
         };
@@ -394,7 +394,7 @@ mod tests {
         let root = crate::config::parse("a: 1\na: 2\n", &mut faults).expect("a tree");
 
         assert_eq!(faults.len(), 1);
-        assert_eq!((faults[0].code, faults[0].place), (Code::C111, Position::new(2, 1)));
+        assert_eq!((faults[0].code, faults[0].position), (Code::C111, Position::new(2, 1)));
         let Kind::Mapping(entries) = root.kind else { panic!("a mapping") };
         assert_eq!((entries[0].again, entries[1].again), (false, true));
     }

@@ -162,8 +162,8 @@ impl Writer {
         }
         if let Some(moved) = self.moved_records()? {
             let kept = moved.into_iter().chain(self.read_back()?);
-            let standing = self.live_records(kept.chain(self.pending.iter().cloned()));
-            self.rewrite(&standing)?;
+            let live = self.live_records(kept.chain(self.pending.iter().cloned()));
+            self.rewrite(&live)?;
             self.pending.clear();
             return Ok(());
         }

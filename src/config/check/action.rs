@@ -36,9 +36,9 @@ impl Check<'_> {
             }
             (upstream, respond, redirect) => {
                 let second = respond.filter(|_| upstream.is_some()).map(|at| at.key_at);
-                let place = second.or(redirect.map(|at| at.key_at)).unwrap_or(keys.at);
+                let position = second.or(redirect.map(|at| at.key_at)).unwrap_or(keys.at);
                 let message = "a route has one of upstream, respond and redirect";
-                self.fault(Code::C106, place, message, "keep one of them");
+                self.fault(Code::C106, position, message, "keep one of them");
                 None
             }
         }
@@ -60,7 +60,7 @@ impl Check<'_> {
         if let (204 | 205 | 304, Some(at)) = (status, keys.body.get().filter(|_| !body.is_empty()))
         {
             let message = format!("a response with status {status} has no content (RFC 9110 §15)");
-            self.fault(Code::C106, at.at, message, "take it out, or write status: 200");
+            self.fault(Code::C106, at.at, message, "remove it, or write status: 200");
         }
         let typed = headers.iter().any(|(name, _)| name == http::header::CONTENT_TYPE);
         if !body.is_empty() && !typed {
@@ -75,8 +75,8 @@ impl Check<'_> {
         let location = to.and_then(|to| {
             let path = to.value.starts_with('/') && !to.value.starts_with("//");
             if to.value.contains(['{', '}']) {
-                let help = "write a place without braces: nothing of the request is put in";
-                self.wrong(to, InvalidValue::new("is sent as written", help));
+                let help = "write a target without braces: no part of the request is inserted";
+                self.wrong(to, InvalidValue::new("is not a template", help));
                 return None;
             }
             let valid = path
@@ -102,7 +102,7 @@ impl Check<'_> {
                     self.wrong(
                         at,
                         InvalidValue::new(
-                            "does not lead elsewhere",
+                            "is not a redirect status",
                             "write 301, 302, 303, 307 or 308",
                         ),
                     );
@@ -138,7 +138,7 @@ impl Check<'_> {
             && !paths.iter().all(|path| begins_with(path, prefix))
         {
             let message = format!("not every path of the route begins with {}", at.shown());
-            self.fault(Code::C106, at.at, message, "write what all of them begin with");
+            self.fault(Code::C106, at.at, message, "write a prefix of every path of the route");
         }
         if strip.is_none() && add.is_none() {
             return Rewrite::Keep;
@@ -158,7 +158,7 @@ impl Check<'_> {
                 let help = format!("write {}", text.value.trim_end_matches('/'));
                 Err(InvalidValue::new(
                     "ends in a slash",
-                    if text.value == "/" { "take it out".to_owned() } else { help },
+                    if text.value == "/" { "remove it".to_owned() } else { help },
                 ))
             }
             _ => Ok(pattern),

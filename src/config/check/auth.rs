@@ -111,9 +111,9 @@ impl Check<'_> {
         file: &File,
         inner: &file::Auth,
         outer: Option<&file::Auth>,
-        place: &Spanned<T>,
+        written: &Spanned<T>,
     ) -> Option<AuthMethod> {
-        let credential = self.credential(file, inner, place);
+        let credential = self.credential(file, inner, written);
         macro_rules! key {
             ($key:ident) => {
                 inner.$key.or_else(outer.map(|outer| &outer.$key))
@@ -186,7 +186,7 @@ impl Check<'_> {
         let mut texts = Vec::new();
         for at in list.into_iter().flat_map(|list| &list.items) {
             if at.value.is_empty() {
-                self.fault(Code::C103, at.at, "this is empty", "write a text, or take it out");
+                self.fault(Code::C103, at.at, "this is empty", "write a text, or remove it");
             }
             texts.push(at.value.as_str().into());
         }
@@ -252,8 +252,8 @@ impl Check<'_> {
         let identity = session.and_then(|(_, session)| session.identity.get());
         if identity.is_some_and(|identity| identity.value.0 == Identity::IdToken) {
             let message =
-                format!("session `{name}` does not read its access token: this can never hold");
-            let help = "take it out, or write identity: access_token into the session";
+                format!("session `{name}` does not read its access token: this can never be met");
+            let help = "remove it, or write identity: access_token into the session";
             self.fault(Code::C109, at.key_at, message, help);
         }
     }
@@ -268,7 +268,7 @@ impl Check<'_> {
     ) -> Option<AuthenticationLevel> {
         let values = acr.get().map(|list| &list.value.items[..]).unwrap_or_default();
         for at in values {
-            // They are written into a quoted list, separated by spaces (RFC 9470 §3).
+            // The values are sent in a quoted list, separated by spaces (RFC 9470 §3).
             let plain = |byte: u8| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
             if at.value.is_empty() || !at.value.bytes().all(plain) {
                 let help =
@@ -276,7 +276,7 @@ impl Check<'_> {
                 self.wrong(at, InvalidValue::new("is not a value of `acr`", help));
             }
         }
-        let place = acr.get().map(|at| at.key_at).or(max_age.get().map(|at| at.key_at))?;
+        let position = acr.get().map(|at| at.key_at).or(max_age.get().map(|at| at.key_at))?;
         let by_password = |name: &Arc<str>| {
             let session = file.sessions.get()?.iter().find(|(key, _)| *key.value == **name)?.1;
             let flow = session.flow.get()?;
@@ -288,11 +288,9 @@ impl Check<'_> {
             _ => false,
         };
         if cannot_step_up {
-            let message =
-                "tokens of a password grant do not describe the user's login: this can never hold";
-            let help =
-                "write it beside a session with flow: code, or beside tokens; or take it out";
-            self.fault(Code::C109, place, message, help);
+            let message = "tokens of a password grant do not describe the user's login: this can never be met";
+            let help = "write it beside a session with flow: code, or beside tokens; or remove it";
+            self.fault(Code::C109, position, message, help);
         }
         self.whole_seconds(max_age);
         let max_age = max_age.get().map(|_| self.time(max_age, MAX_DURATION, MAX_DURATION));
@@ -304,16 +302,16 @@ impl Check<'_> {
         &mut self,
         file: &File,
         keys: &file::Auth,
-        place: &Spanned<T>,
+        written: &Spanned<T>,
     ) -> Option<Credential> {
         let methods = method(keys);
         match methods.as_slice() {
             [_] => {}
             [] => {
-                let message = "no credential is named";
+                let message = "no credential is listed";
                 self.fault(
                     Code::C105,
-                    place.at,
+                    written.at,
                     message,
                     "write one of jwt, introspection, bearer, basic, session, any",
                 );
@@ -322,7 +320,7 @@ impl Check<'_> {
             [first, second, ..] => {
                 let message = format!("`{}` and `{}` exclude each other", first.0, second.0);
                 let help = format!("write any: [{{ {}: … }}, {{ {}: … }}]", first.0, second.0);
-                self.fault(Code::C106, place.at, message, help);
+                self.fault(Code::C106, written.at, message, help);
                 return None;
             }
         }
@@ -367,7 +365,7 @@ impl Check<'_> {
         key: &str,
     ) -> Option<Vec<Arc<str>>> {
         let issuers = defined_names(&file.issuers);
-        self.told_apart(file, &names.items, key);
+        self.distinguishable_issuers(file, &names.items, key);
         let mut found: Vec<Arc<str>> = Vec::new();
         for name in &names.items {
             found.extend(
@@ -408,13 +406,13 @@ impl Check<'_> {
         };
         let plain = |value: &Json| value.is_string() || value.is_number() || value.is_boolean();
         if values.is_empty() || !values.iter().all(plain) {
-            let message = "a claim cannot be compared with this";
+            let message = "a claim cannot be compared with this value";
             self.fault(Code::C103, value.at, message, "write a text, a number, true or false");
             return None;
         }
         if values.iter().any(|value| value.as_str() == Some("")) {
             let message = "an empty text is no value to compare a claim with";
-            self.fault(Code::C103, value.at, message, "write the text, or take the rule out");
+            self.fault(Code::C103, value.at, message, "write the text, or remove the rule");
             return None;
         }
         Some(ClaimRule { path: path.value.as_str().into(), expected })
@@ -464,12 +462,12 @@ impl Check<'_> {
             (keys.dpop.get().filter(|at| at.value).map(|at| at.key_at), "dpop"),
             (keys.mtls.get().filter(|at| at.value).map(|at| at.key_at), "mtls"),
         ];
-        for (place, name) in rules {
-            if let Some(place) = place {
+        for (position, name) in rules {
+            if let Some(position) = position {
                 let message = format!(
-                    "`{name}` would hold for callers with a token, and not for those without"
+                    "`{name}` would apply to callers with a token, and not to those without"
                 );
-                self.fault(Code::C109, place, message, "take out `optional`, or the rule");
+                self.fault(Code::C109, position, message, "remove `optional`, or the rule");
             }
         }
     }

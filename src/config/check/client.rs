@@ -58,7 +58,7 @@ impl Check<'_> {
                     Code::C106,
                     at.key_at,
                     format!("`{name}` has no effect with this `auth`"),
-                    "take it out",
+                    "remove it",
                 );
             }
         }
@@ -68,7 +68,7 @@ impl Check<'_> {
                 Code::C106,
                 at.key_at,
                 "`secret` has no effect with this `auth`",
-                "take it out",
+                "remove it",
             );
         }
         Some(Client { id: id?.value.as_str().into(), auth: auth? })

@@ -45,7 +45,7 @@ impl Check<'_> {
             match word.value.0.0 {
                 None if words.items.len() == 1 => {}
                 None => {
-                    let message = "`false` beside codings";
+                    let message = "`false` cannot be combined with codings";
                     self.fault(Code::C106, word.at, message, "write false alone, or the codings");
                 }
                 Some(coding) if codings.contains(&coding) => {

@@ -44,7 +44,7 @@ impl Check<'_> {
                 [&headers.request, &headers.response].into_iter().filter_map(|edits| edits.get())
             }) {
                 for fields in [&edits.set, &edits.add].into_iter().filter_map(|map| map.get()) {
-                    self.told_apart_fields(&fields.value);
+                    self.distinguishable_fields(&fields.value);
                 }
             }
         }
@@ -65,13 +65,13 @@ impl Check<'_> {
             || ReservedHeaders::new(identity_headers).contains(id, false)
             || gateway_field(id, None).is_some()
         {
-            let message = format!("`{id}` has another meaning");
+            let message = format!("`{id}` is a field with a meaning of its own");
             self.fault(Code::C106, at.at, message, "write another field, such as X-Request-Id");
         }
     }
 
     fn identity_fields(&mut self, names: &Map<String>, server: &Server) {
-        self.told_apart_fields(names);
+        self.distinguishable_fields(names);
         for (at, _) in names.iter() {
             let Ok(name) = at.value.parse::<HeaderName>() else { continue };
             // The exact name of the identity token has a fault of its own.
@@ -90,7 +90,7 @@ impl Check<'_> {
     }
 
     /// Refuses names that are one field, or that upstreams take for one.
-    fn told_apart_fields<T>(&mut self, names: &Map<T>) {
+    fn distinguishable_fields<T>(&mut self, names: &Map<T>) {
         let mut earlier: Vec<(HeaderName, String)> = Vec::new();
         for (at, _) in names.iter() {
             let Ok(name) = at.value.parse::<HeaderName>() else { continue };
@@ -159,7 +159,7 @@ fn gateway_field(name: &HeaderName, request_id: Option<&HeaderName>) -> Option<&
     if request_id.is_some_and(is) {
         Some("the request's id")
     } else if [VIA, FORWARDED].iter().chain(&WAY).any(is) {
-        Some("the way of the request")
+        Some("the path of the request through proxies")
     } else if is(&IDENTITY_TOKEN) {
         Some("the gateway's identity token")
     } else if is(&DPOP) {

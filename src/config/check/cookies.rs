@@ -32,7 +32,7 @@ impl Check<'_> {
         };
         if let Some(path) = session.own_paths().find(unseen) {
             let message = format!("`cookie.path` keeps the session's cookies away from {path}");
-            self.fault(Code::C106, at, message, "write `paths` below it, or take it out");
+            self.fault(Code::C106, at, message, "write `paths` below it, or remove it");
         }
     }
 }

@@ -34,7 +34,7 @@ impl Check<'_> {
             .find(|algorithm| !ring.keys.iter().any(|key| key.supports(**algorithm)));
         if let (Some(algorithm), Some(at)) = (useless, own.algorithms.get()) {
             let message = format!("no key of the ring can be used with {}", algorithm.name());
-            self.fault(Code::C106, at.at, message, "take it out, or add its key to keys");
+            self.fault(Code::C106, at.at, message, "remove it, or add its key to keys");
         }
         Some(Arc::new(ring))
     }

@@ -81,7 +81,7 @@ impl Check<'_> {
                 Code::C103,
                 source.at,
                 "this secret is a variable's name, not its value: it was not expanded",
-                "write \"${NAME}\" or { env: NAME }; $${ is a `${` that is meant so",
+                "write \"${NAME}\" or { env: NAME }; $${ stands for a literal `${`",
             );
             return None;
         }
@@ -209,7 +209,12 @@ impl Check<'_> {
             Ok(_) => format!("{} is no directory", path.shown()),
             Err(error) => format!("{} cannot be used: {}", path.shown(), plain(&error)),
         };
-        self.fault(Code::C108, path.at, message, "make it, writable for the gateway alone");
+        self.fault(
+            Code::C108,
+            path.at,
+            message,
+            "create it, writable by the gateway's account alone",
+        );
         None
     }
 
@@ -219,12 +224,12 @@ impl Check<'_> {
         let (code, message, help) = match Permissions::by(found) {
             Permissions::None => return,
             Permissions::Readers => {
-                let message = format!("{shown} can be looked into by other accounts");
+                let message = format!("other accounts can list the files in {shown}");
                 (Code::C110, message, "chmod 700")
             }
             Permissions::Writers => {
                 let message = format!("{shown} can be written by other accounts");
-                (Code::C109, message, "chmod 700: they could put keys of their own there")
+                (Code::C109, message, "chmod 700: other accounts could place their own keys there")
             }
             Permissions::Owner => {
                 let message = format!("{shown} belongs to another account");
@@ -272,7 +277,8 @@ impl Check<'_> {
                     (Code::C110, "the saved keys of identity tokens cannot be read".to_owned())
                 }
             };
-            let help = "give it to the gateway's account alone (chown, chmod 600), or take it away";
+            let help =
+                "make it readable by the gateway's account alone (chown, chmod 600), or delete it";
             self.fault(code, path.at, format!("{message}: {why}"), help);
         }
     }

@@ -32,7 +32,7 @@ impl Check<'_> {
         let bytes = keys.max_stale_size.get().map_or(DEFAULT_STALE_BYTES, |at| at.value.0.0);
         if let (None, Some(at)) = (age, keys.max_stale_size.get()) {
             let message = "`max_stale_size` has no effect without `stale`";
-            self.fault(Code::C106, at.key_at, message, "write stale: 5m, or take it out");
+            self.fault(Code::C106, at.key_at, message, "write stale: 5m, or remove it");
         }
         let respond = keys.respond.get().and_then(|respond| self.respond(respond));
         let is_empty =
@@ -55,7 +55,7 @@ impl Check<'_> {
         let Some(split) = layers.given(|keys: &file::Route| &keys.split) else {
             if let Some(by) = by {
                 let message = "`split_by` has no effect without `split`";
-                self.fault(Code::C106, by.key_at, message, "write split, or take it out");
+                self.fault(Code::C106, by.key_at, message, "write split, or remove it");
             }
             return None;
         };

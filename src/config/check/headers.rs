@@ -75,13 +75,13 @@ impl Check<'_> {
         let framing = patterns::is_framing(name);
         if framing {
             let message = format!(
-                "`{name}` belongs to the connection: to change it would let requests be smuggled"
+                "`{name}` belongs to the connection: changing it would allow request smuggling"
             );
             self.fault(
                 Code::C109,
                 at,
                 message,
-                "take it out; `host_header` of an upstream sets Host",
+                "remove it; `host_header` of an upstream sets Host",
             );
         }
         !framing
@@ -96,7 +96,7 @@ impl Check<'_> {
         let help = "write origins: [https://app.example.com]";
         let origins = self.required(&keys.origins, keys.at, "origins", help)?;
         let credentials = keys.credentials.or(false);
-        self.told_once(&origins.items);
+        self.no_duplicates(&origins.items);
         let any = origins.items.iter().find(|origin| origin.value == "*");
         if any.is_some() && credentials {
             let message = "every page on the web could act with its visitor's credentials";
@@ -104,7 +104,7 @@ impl Check<'_> {
                 Code::C109,
                 origins.at,
                 message,
-                "name the origins, or take out `credentials`",
+                "name the origins, or remove `credentials`",
             );
         }
         let mut named = Vec::new();
@@ -115,7 +115,7 @@ impl Check<'_> {
                     self.wrong(
                         origin,
                         InvalidValue::new(
-                            "is not how browsers write an origin",
+                            "is not an origin as browsers send it",
                             format!("write {right}"),
                         ),
                     );

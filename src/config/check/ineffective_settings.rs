@@ -1,7 +1,7 @@
 //! Warns of keys that have no effect (C110): header fields that no request has when they are evaluated,
 //! and keys that only matter to another kind of route, limit, upstream, issuer or log.
 //!
-//! A key that is an error in such a place, because it looks like a protection, is refused elsewhere in `check`.
+//! A key that is an error in such a position, because it looks like a protection, is refused elsewhere in `check`.
 
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderName, HeaderValue, Method};
@@ -45,7 +45,7 @@ impl Check<'_> {
             self.uncounted(keys, &seen);
             self.unanswered(keys);
         }
-        if let Some(at) = place(&file.metering)
+        if let Some(at) = position(&file.metering)
             && !entries(&file.limits)
                 .any(|(_, keys)| keys.metered.or(false) || keys.metered.is_bad())
         {
@@ -65,7 +65,7 @@ impl Check<'_> {
     }
 
     pub(super) fn means_nothing(&mut self, at: Position, key: &str, why: &str) {
-        self.fault(Code::C110, at, format!("`{key}` has no effect {why}"), "take it out");
+        self.fault(Code::C110, at, format!("`{key}` has no effect {why}"), "remove it");
     }
 
     fn unseen_fields(&mut self, keys: &file::Route, seen: &Seen<'_>) {
@@ -85,8 +85,11 @@ impl Check<'_> {
                 && !values.iter().any(|value| matched.fits(&HeaderValue::from_static(value)))
             {
                 let only = values.iter().filter(|value| value.is_ascii()).copied();
-                let message = format!("no request ever has such a {}", name.shown());
-                let help = format!("the gateway says {}", crate::config::de::units::listed(only));
+                let message = format!("no request ever has this value of {}", name.shown());
+                let help = format!(
+                    "write {}, the values that the gateway sets",
+                    crate::config::de::units::listed(only)
+                );
                 self.fault(Code::C110, value.at, message, help);
             }
         }
@@ -117,18 +120,18 @@ impl Check<'_> {
         };
         let request = keys.headers.get().and_then(|headers| headers.request.get());
         let given = [
-            (place(&keys.rewrite), "rewrite"),
-            (place(&keys.timeout), "timeout"),
-            (place(&keys.retries), "retries"),
-            (place(&keys.buffer_request), "buffer_request"),
-            (place(&keys.fallback), "fallback"),
-            (place(&keys.split), "split"),
-            (place(&keys.mirror), "mirror"),
-            (place(&keys.websocket), "websocket"),
-            (place(&keys.close_on_expiry), "close_on_expiry"),
+            (position(&keys.rewrite), "rewrite"),
+            (position(&keys.timeout), "timeout"),
+            (position(&keys.retries), "retries"),
+            (position(&keys.buffer_request), "buffer_request"),
+            (position(&keys.fallback), "fallback"),
+            (position(&keys.split), "split"),
+            (position(&keys.mirror), "mirror"),
+            (position(&keys.websocket), "websocket"),
+            (position(&keys.close_on_expiry), "close_on_expiry"),
             (request.map(|at| at.key_at), "headers.request"),
-            (auth.and_then(|auth| place(&auth.identity_token)), "identity_token"),
-            (auth.and_then(|auth| place(&auth.forward_token)), "forward_token"),
+            (auth.and_then(|auth| position(&auth.identity_token)), "identity_token"),
+            (auth.and_then(|auth| position(&auth.forward_token)), "forward_token"),
         ];
         for (at, key) in given {
             if let Some(at) = at {
@@ -169,7 +172,7 @@ impl Check<'_> {
         let Some(id) = keys.id.get() else { return };
         let Some(route) = routes.iter().find(|route| *route.id == *id.value) else { return };
         if route.auth.methods().is_empty() {
-            if let Some(at) = place(&keys.close_on_expiry) {
+            if let Some(at) = position(&keys.close_on_expiry) {
                 self.means_nothing(at, "close_on_expiry", "with `auth: none`: no token expires");
             }
         } else if let Some(stale) = keys.fallback.get().and_then(|fallback| fallback.stale.get())
@@ -185,7 +188,7 @@ impl Check<'_> {
         if let Some(response) = keys.response.get() {
             if keys.dry_run.or(false) {
                 self.means_nothing(response.key_at, "response", "with dry_run: nothing is refused");
-            } else if let Some(jitter) = place(&response.retry_jitter)
+            } else if let Some(jitter) = position(&response.retry_jitter)
                 && !keys.headers.or(true)
             {
                 let why = "with headers: false: there is no `Retry-After`";
@@ -226,7 +229,7 @@ impl Check<'_> {
             if let Some(retries) = keys.retries.get()
                 && retries.attempts.get().is_some_and(|at| at.value == 0)
             {
-                let given = [(place(&retries.on), "on"), (place(&retries.budget), "budget")];
+                let given = [(position(&retries.on), "on"), (position(&retries.budget), "budget")];
                 for (at, key) in given {
                     if let Some(at) = at {
                         self.means_nothing(at, key, "with attempts: 0");
@@ -234,7 +237,7 @@ impl Check<'_> {
                 }
             } else if let Some(retries) = keys.retries.get()
                 && retries.on.get().is_some_and(|on| on.items.is_empty() && !on.incomplete)
-                && let Some(at) = place(&retries.attempts)
+                && let Some(at) = position(&retries.attempts)
             {
                 self.means_nothing(at, "attempts", "with on: []: nothing is sent again");
             }
@@ -243,7 +246,7 @@ impl Check<'_> {
                 keys.circuit_breaker.get().map(|keys| (&keys.error_rate, &keys.min_requests));
             for (rate, least) in [outlier, breaker].into_iter().flatten() {
                 if rate.get().is_some_and(|at| at.value.0.0 == 0)
-                    && let Some(at) = place(least)
+                    && let Some(at) = position(least)
                 {
                     self.means_nothing(at, "min_requests", "with error_rate: 0%");
                 }
@@ -253,7 +256,7 @@ impl Check<'_> {
             };
             if let [only] = &targets.items[..]
                 && let KeywordOr::Mapping(target) = &only.value
-                && let Some(at) = place(&target.weight)
+                && let Some(at) = position(&target.weight)
             {
                 self.means_nothing(at, "weight", "for the only target");
             }
@@ -293,9 +296,9 @@ impl Check<'_> {
             });
             let unused = keys.revocation_check.is_absent() && !introspects;
             let given = [
-                (place(&keys.introspection), "introspection"),
-                (place(&keys.on_unavailable), "on_unavailable"),
-                (place(&keys.stale_for), "stale_for"),
+                (position(&keys.introspection), "introspection"),
+                (position(&keys.on_unavailable), "on_unavailable"),
+                (position(&keys.stale_for), "stale_for"),
             ];
             for (at, key) in given {
                 if let Some(at) = at.filter(|_| unused) {
@@ -321,21 +324,21 @@ impl Check<'_> {
             {
                 let message =
                     "no request carries a token of this size: `server.max_header_size` is smaller";
-                let help = "raise server.max_header_size as well, or take it out";
+                let help = "raise server.max_header_size as well, or remove it";
                 self.fault(Code::C110, at.at, message, help);
             }
-            if let Some(at) = place(&keys.password_grant).filter(|_| !exchanges) {
+            if let Some(at) = position(&keys.password_grant).filter(|_| !exchanges) {
                 let why = "here: no route takes `basic` credentials of this issuer";
                 self.means_nothing(at, "password_grant", why);
             }
         }
         let Some(server) = file.server.get() else { return };
         let takes_tokens = methods().any(|auth_method| auth_method.credential.takes_tokens());
-        if let Some(at) = place(&server.dpop_nonce_keys).filter(|_| !takes_tokens) {
+        if let Some(at) = position(&server.dpop_nonce_keys).filter(|_| !takes_tokens) {
             let why = "here: no route takes tokens that clients present";
             self.means_nothing(at, "dpop_nonce_keys", why);
         }
-        if let Some(at) = place(&server.identity_keys)
+        if let Some(at) = position(&server.identity_keys)
             && !methods().any(|auth_method| auth_method.identity_token)
         {
             self.means_nothing(at, "identity_keys", "without a route that has `identity_token`");
@@ -347,11 +350,11 @@ impl Check<'_> {
     /// Warns of keys of an issuer that only matter to signed tokens.
     fn of_signed_tokens(&mut self, keys: &Issuer) {
         let given = [
-            (place(&keys.algorithms), "algorithms"),
-            (place(&keys.token_types), "token_types"),
-            (place(&keys.required_claims), "required_claims"),
-            (place(&keys.jwt_cache), "jwt_cache"),
-            (place(&keys.max_token_size), "max_token_size"),
+            (position(&keys.algorithms), "algorithms"),
+            (position(&keys.token_types), "token_types"),
+            (position(&keys.required_claims), "required_claims"),
+            (position(&keys.jwt_cache), "jwt_cache"),
+            (position(&keys.max_token_size), "max_token_size"),
         ];
         for (at, key) in given {
             if let Some(at) = at {
@@ -444,6 +447,6 @@ pub(super) fn entries<T>(
 }
 
 /// Returns the position of a key, if it is present.
-fn place<T>(set: &Field<T>) -> Option<Position> {
+fn position<T>(set: &Field<T>) -> Option<Position> {
     set.get().map(|at| at.key_at)
 }

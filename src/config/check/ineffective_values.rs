@@ -41,7 +41,7 @@ impl Check<'_> {
             }
         }
         for (name, keys) in entries(&file.limits).filter(|_| is_whole) {
-            self.untold_costs(name, keys, routes);
+            self.cost_without_upstream(name, keys, routes);
         }
     }
 
@@ -53,7 +53,7 @@ impl Check<'_> {
             {
                 let message =
                     "no request ever has spaces around this value: they are not part of it";
-                self.fault(Code::C110, value.at, message, "take the spaces out");
+                self.fault(Code::C110, value.at, message, "remove the spaces");
             }
         }
     }
@@ -61,7 +61,7 @@ impl Check<'_> {
     /// Warns of claims on a route that authenticates no caller.
     fn claims_of_no_caller(&mut self, keys: &file::Route) {
         let why = "this route authenticates no caller: there is no claim";
-        let help = "write which tokens it takes in `auth`, or take it out";
+        let help = "list the tokens that the route takes in `auth`, or remove it";
         if let Some(by) = keys.split_by.get().filter(|by| is_claim(&by.value.0)) {
             self.fault(Code::C110, by.at, why, help);
         }
@@ -102,7 +102,7 @@ impl Check<'_> {
         for (at, key) in given.into_iter().filter(|_| !needs_dns) {
             if let Some(at) = at {
                 let message = format!("`{key}` has no effect here: every target is an address");
-                self.fault(Code::C110, at, message, "take it out");
+                self.fault(Code::C110, at, message, "remove it");
             }
         }
     }
@@ -117,12 +117,12 @@ impl Check<'_> {
         }
     }
 
-    /// Warns of a cost in the content of responses where no route with the limit has a service.
-    fn untold_costs(&mut self, name: &Spanned<String>, keys: &Limit, routes: &[Route]) {
-        let Some(KeywordOr::Mapping(told)) = keys.cost.get().map(|cost| &cost.value) else {
+    /// Warns of a cost in the content of responses where no route with the limit has an upstream.
+    fn cost_without_upstream(&mut self, name: &Spanned<String>, keys: &Limit, routes: &[Route]) {
+        let Some(KeywordOr::Mapping(cost)) = keys.cost.get().map(|cost| &cost.value) else {
             return;
         };
-        let Some(at) = told.response_json.get() else { return };
+        let Some(at) = cost.response_json.get() else { return };
         let counts = |route: &&Route| route.limits.iter().any(|limit| **limit == *name.value);
         let mut counted = routes.iter().filter(counts).peekable();
         if counted.peek().is_some()

@@ -27,7 +27,7 @@ impl Check<'_> {
         if introspected.peek().is_none() {
             let message =
                 "`max_staleness` has no effect here: no issuer is asked about signed tokens";
-            let help = "write revocation_check: introspection into the issuer, or take it out";
+            let help = "write revocation_check: introspection into the issuer, or remove it";
             self.fault(Code::C110, at.key_at, message, help);
             return;
         }
@@ -35,7 +35,7 @@ impl Check<'_> {
         if oldest.max().is_some_and(|oldest| at.value.0 > oldest) {
             let message =
                 "`max_staleness` has no effect here: `introspection.cache` is shorter already";
-            self.fault(Code::C110, at.key_at, message, "take it out, or write a shorter time");
+            self.fault(Code::C110, at.key_at, message, "remove it, or write a shorter time");
         }
     }
 

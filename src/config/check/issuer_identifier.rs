@@ -53,7 +53,7 @@ impl Check<'_> {
             }
             None => {
                 let what = format!(
-                    "{} is a name and no address: its metadata cannot be found",
+                    "{} is a name, not a URL: metadata cannot be discovered from it",
                     at.shown()
                 );
                 let help = match at.value.split_once('/').map_or(&*at.value, |(host, _)| host) {

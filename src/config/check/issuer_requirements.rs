@@ -27,7 +27,7 @@ impl Check<'_> {
                     Code::C105,
                     name.at,
                     message,
-                    "write what its tokens for this gateway say in `aud`",
+                    "write the `aud` of its tokens for this gateway",
                 );
             }
             if used.introspection && keys.client.is_absent() {
@@ -113,7 +113,7 @@ impl Used {
         };
         let among = |names: &[Arc<str>]| names.iter().any(|name| &**name == issuer);
         let sessions = || file.sessions.get().into_iter().flat_map(|map| map.value.iter());
-        // Those whose rules compare what an access token of this issuer says.
+        // Routes whose rules compare claims of this issuer's access tokens.
         let is_own_session = |name: &str| {
             sessions().any(|(key, session)| {
                 key.value == name

@@ -59,8 +59,8 @@ impl Check<'_> {
         settings.introspection = self.introspection(keys);
         settings.password_grant = self.password_grant(&keys.password_grant);
         settings.timeout = self.time(&keys.timeout, seconds(3), seconds(300));
-        let most = self.number(&keys.max_concurrent, 1..=100_000, 64) as usize;
-        settings.max_concurrent = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        let max = self.number(&keys.max_concurrent, 1..=100_000, 64) as usize;
+        settings.max_concurrent = NonZeroUsize::new(max).unwrap_or(NonZeroUsize::MIN);
         settings.proxy = self.proxy(&keys.proxy);
         settings.ca = self.authorities(&keys.ca_file);
         settings.on_unavailable = self.on_unavailable(keys);
@@ -80,7 +80,7 @@ impl Check<'_> {
 
     fn endpoints(&mut self, keys: &Spanned<file::Issuer>) -> Endpoints {
         if let (Some(uri), Some(_)) = (keys.jwks_uri.get(), keys.jwks_file.get()) {
-            let message = "the signing keys are in two places";
+            let message = "the signing keys are given twice";
             self.fault(Code::C106, uri.key_at, message, "keep one of jwks_uri and jwks_file");
         }
         let absent = file::Endpoints::default();
@@ -89,7 +89,7 @@ impl Check<'_> {
             self.fault(
                 Code::C106,
                 uri.key_at,
-                "the signing keys are in two places",
+                "the signing keys are given twice",
                 "keep one of jwks_uri and endpoints.jwks",
             );
         }
@@ -182,7 +182,7 @@ impl Check<'_> {
         let Some(own) = keys.introspection.get() else { return default };
         let cache = self.time_or_zero(&own.cache, default.cache, MAX_DURATION);
         if let Some(at) = own.cache.get().filter(|_| cache > Duration::from_secs(300)) {
-            let message = "a revoked token stays good that long";
+            let message = "a revoked token stays valid for that long";
             self.fault(Code::C110, at.at, message, "write 5m or less");
         }
         if let Some(at) = own.accept_without_audience.get().filter(|at| at.value) {
@@ -241,7 +241,7 @@ impl Check<'_> {
         match keys.on_unavailable.get() {
             Some(at) if at.value.0 == Away::Stale => {
                 if stale_for.is_zero() && !keys.stale_for.is_bad() {
-                    let message = "`stale` without `stale_for` keeps nothing";
+                    let message = "`stale` has no effect without `stale_for`";
                     self.fault(
                         Code::C106,
                         at.at,
@@ -254,7 +254,7 @@ impl Check<'_> {
             _ => {
                 if let Some(at) = keys.stale_for.get().filter(|_| !stale_for.is_zero()) {
                     let message = "`stale_for` has no effect without on_unavailable: stale";
-                    self.fault(Code::C106, at.key_at, message, "take it out");
+                    self.fault(Code::C106, at.key_at, message, "remove it");
                 }
                 OnUnavailable::Deny
             }

@@ -99,7 +99,7 @@ impl Check<'_> {
             self.fault(Code::C110, issuer.at, message, help);
         } else if address.path.ends_with('/') {
             let message = "tokens of Entra ID have no slash after /v2.0";
-            self.fault(Code::C110, issuer.at, message, "take the slash out");
+            self.fault(Code::C110, issuer.at, message, "remove the slash");
         } else if tenant.contains('.') {
             let message = "tokens of Entra ID name the tenant by its id, not by its domain";
             let help = "write the id in its place, from the tenant's overview";
@@ -246,7 +246,7 @@ impl<'a> Address<'a> {
         }
         if self.host == "accounts.google.com" && !self.path.is_empty() {
             let message = "tokens of Google say https://accounts.google.com";
-            return Some((message.into(), "take the rest out".into()));
+            return Some((message.into(), "remove the rest".into()));
         }
         None
     }

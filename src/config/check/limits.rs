@@ -37,7 +37,7 @@ impl Check<'_> {
         let mut settings = Settings::new(&name.value, kind);
         settings.plans = plans;
         if let Some(by) = keys.by.get() {
-            self.told_once(&by.items);
+            self.no_duplicates(&by.items);
             settings.by = by.items.iter().map(|part| part.value.0.clone()).collect();
         }
         settings.on_missing = keys.on_missing.get().map(|at| at.value.0).unwrap_or_default();
@@ -45,19 +45,19 @@ impl Check<'_> {
         if let Some(cost) = keys.cost.get() {
             match &cost.value {
                 KeywordOr::Scalar(cost) => settings.cost = cost.0,
-                KeywordOr::Mapping(told) => {
-                    let (reserved, told) = self.told_cost(cost.at, told)?;
+                KeywordOr::Mapping(keys) => {
+                    let (reserved, response_cost) = self.response_cost(cost.at, keys)?;
                     settings.cost = Cost::Fixed(reserved);
-                    settings.response_cost = Some(told);
+                    settings.response_cost = Some(response_cost);
                 }
             }
         }
         if let (Kind::Concurrency(_), Some(cost)) = (&settings.kind, keys.cost.get()) {
             let message = "requests in flight have no cost: each is one";
-            self.fault(Code::C106, cost.key_at, message, "take it out");
+            self.fault(Code::C106, cost.key_at, message, "remove it");
         }
         if let Some(methods) = keys.methods.get() {
-            self.told_once(&methods.items);
+            self.no_duplicates(&methods.items);
         }
         settings.methods =
             keys.methods.get().map(|list| list.items.iter().map(|at| at.value.0.clone()).collect());
@@ -72,7 +72,7 @@ impl Check<'_> {
                 && at.value.0 < Duration::from_secs(1)
             {
                 let help = "write whole seconds, such as 5s";
-                let message = "`Retry-After` has whole seconds";
+                let message = "`retry_jitter` must be a whole number of seconds";
                 self.fault(Code::C103, at.at, message, help);
             }
         }
@@ -81,22 +81,22 @@ impl Check<'_> {
         settings.store = self.limit_store(keys, file);
         settings.metered = keys.metered.or(false);
         if let Err(error) = settings.check() {
-            let place = keys.cost.get().map_or(keys.at, |at| at.at);
+            let position = keys.cost.get().map_or(keys.at, |at| at.at);
             self.fault(
                 Code::C106,
-                place,
+                position,
                 error.to_string(),
                 "raise `burst` or the quota, or lower `cost`",
             );
         }
         if let (Some(plans), Cost::Fixed(cost)) = (&settings.plans, settings.cost) {
-            let place = keys.cost.get().map_or(keys.at, |at| at.at);
-            self.cost_fits_plans(plans, cost, place);
+            let position = keys.cost.get().map_or(keys.at, |at| at.at);
+            self.cost_fits_plans(plans, cost, position);
         }
         Some(settings)
     }
 
-    /// Returns the place of a limit's counters.
+    /// Returns the position of a limit's counters.
     fn limit_store(&mut self, keys: &Spanned<file::Limit>, file: &File) -> Store {
         let kind = keys.store.get().map(|at| at.value.0).unwrap_or_default();
         let is_shared = kind == StoreKind::Redis;
@@ -171,18 +171,18 @@ impl Check<'_> {
         rate: Position,
         burst: Option<&Spanned<u32>>,
     ) {
-        let place = match (error, burst) {
+        let position = match (error, burst) {
             (InvalidLimit::Burst, Some(burst)) => burst.at,
             _ => rate,
         };
-        self.fault(Code::C103, place, error.to_string(), "");
+        self.fault(Code::C103, position, error.to_string(), "");
     }
 
     /// Refuses a key that has no effect without another.
     pub(super) fn only_with<T>(&mut self, set: &Field<T>, with: bool, key: &str, other: &str) {
         if let (Some(at), false) = (set.get(), with) {
             let message = format!("`{key}` has no effect without `{other}`");
-            self.fault(Code::C106, at.key_at, message, "take it out");
+            self.fault(Code::C106, at.key_at, message, "remove it");
         }
     }
 }

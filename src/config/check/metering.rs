@@ -63,7 +63,7 @@ impl Check<'_> {
             let Some(at) = keys.metered.get() else { continue };
             if !keys.concurrency.is_absent() {
                 let message = "a concurrency limit cannot be metered";
-                self.fault(Code::C106, at.key_at, message, "take it out");
+                self.fault(Code::C106, at.key_at, message, "remove it");
             } else if file.metering.is_absent() {
                 let message = "usage of this limit would go nowhere: there is no `metering`";
                 self.fault(Code::C106, at.key_at, message, "write metering: { log: true } as well");

@@ -159,7 +159,7 @@ impl Check<'_> {
                 self.fault(
                     Code::C103,
                     version.at,
-                    "this gateway reads version 1",
+                    "only version 1 is supported",
                     "write `version: 1`",
                 );
             }
@@ -175,16 +175,16 @@ impl Check<'_> {
         }
     }
 
-    /// Returns the value of a required key of the section at `place`; records a fault if the key is absent.
+    /// Returns the value of a required key of the section at `position`; records a fault if the key is absent.
     fn required<'s, T>(
         &mut self,
         set: &'s Field<T>,
-        place: Position,
+        position: Position,
         what: &str,
         help: &str,
     ) -> Option<&'s Spanned<T>> {
         if set.is_absent() {
-            self.fault(Code::C105, place, format!("`{what}` is missing"), help);
+            self.fault(Code::C105, position, format!("`{what}` is missing"), help);
         }
         set.get()
     }
@@ -207,8 +207,8 @@ impl Check<'_> {
         default
     }
 
-    /// Returns a duration that is neither zero nor above `most`.
-    fn time(&mut self, set: &Value<Duration>, default: Duration, most: Duration) -> Duration {
+    /// Returns a duration that is neither zero nor above `max`.
+    fn time(&mut self, set: &Value<Duration>, default: Duration, max: Duration) -> Duration {
         match set.get() {
             Some(at) if at.value.0.is_zero() => {
                 self.fault(
@@ -219,28 +219,28 @@ impl Check<'_> {
                 );
                 default
             }
-            _ => self.time_or_zero(set, default, most),
+            _ => self.time_or_zero(set, default, max),
         }
     }
 
     /// Refuses a duration with a part of a second, where HTTP or tokens count in whole ones.
     fn whole_seconds(&mut self, set: &Value<Duration>) {
         if let Some(at) = set.get().filter(|at| at.value.0.subsec_nanos() != 0) {
-            let message = "this is counted in whole seconds";
+            let message = "this must be a whole number of seconds";
             self.fault(Code::C103, at.at, message, "write whole seconds, such as 1s");
         }
     }
 
-    /// Returns a duration not above `most`.
+    /// Returns a duration not above `max`.
     fn time_or_zero(
         &mut self,
         set: &Value<Duration>,
         default: Duration,
-        most: Duration,
+        max: Duration,
     ) -> Duration {
         match set.get() {
-            Some(at) if at.value.0 > most => {
-                let help = format!("write at most {}", units::format_duration(most));
+            Some(at) if at.value.0 > max => {
+                let help = format!("write at most {}", units::format_duration(max));
                 self.fault(Code::C103, at.at, "this is too long", help);
                 default
             }
@@ -250,7 +250,7 @@ impl Check<'_> {
     }
 
     /// Refuses an item that is twice in a list.
-    fn told_once<T: PartialEq + core::fmt::Display>(&mut self, items: &[Spanned<T>]) {
+    fn no_duplicates<T: PartialEq + core::fmt::Display>(&mut self, items: &[Spanned<T>]) {
         for (index, item) in items.iter().enumerate() {
             if items[..index].iter().any(|earlier| earlier.value == item.value) {
                 let message = format!("{} is repeated", item.shown());

@@ -44,11 +44,11 @@ impl Check<'_> {
         };
         let default = keys.default.get().map(|rate| one(self, rate));
         let mut values = Vec::new();
-        let mut places = Vec::new();
+        let mut positions = Vec::new();
         if let Some(named) = keys.values.get() {
             for (name, rate) in named.value.iter() {
                 values.push(Plan { name: name.value.as_str().into(), kind: one(self, rate)? });
-                places.push(rate.at);
+                positions.push(rate.at);
             }
         }
         if values.is_empty() || values.len() > Plans::MAX {
@@ -70,10 +70,10 @@ impl Check<'_> {
         let has_default = default.is_some();
         let kind = match default {
             Some(kind) => kind?,
-            // Only the window of this one is used: no caller is without a plan.
+            // Every caller has a plan: only the window of this amount is used.
             None => values.first()?.kind.clone(),
         };
-        self.same_window(&kind, &values, &places);
+        self.same_window(&kind, &values, &positions);
         let (values, clients) = (values.into(), clients?);
         Some((kind, Some(Plans { claim, values, clients, has_default })))
     }
@@ -81,7 +81,7 @@ impl Check<'_> {
     fn clients_of_plans(&mut self, keys: &file::Plans, values: &[Plan]) -> Option<ClientPlans> {
         let mut clients = Vec::new();
         for (client, plan) in keys.clients.get().into_iter().flat_map(|map| map.value.iter()) {
-            let Some(place) = values.iter().position(|value| *value.name == *plan.value) else {
+            let Some(index) = values.iter().position(|value| *value.name == *plan.value) else {
                 let names: Vec<_> = values.iter().map(|value| &*value.name).collect();
                 let help = format!("write one of {}", names.join(", "));
                 self.fault(
@@ -92,19 +92,19 @@ impl Check<'_> {
                 );
                 return None;
             };
-            clients.push((Box::from(client.value.as_str()), place as u16));
+            clients.push((Box::from(client.value.as_str()), index as u16));
         }
         clients.sort();
         Some(clients.into())
     }
 
     /// Refuses plans whose windows differ: a caller that changes its plan keeps its counter, and so its window.
-    fn same_window(&mut self, kind: &Kind, values: &[Plan], places: &[Position]) {
+    fn same_window(&mut self, kind: &Kind, values: &[Plan], positions: &[Position]) {
         let unit = |kind: &Kind| match kind {
             Kind::Quota(quota) => Some(quota.rate().unit()),
             Kind::Rate(_) | Kind::Concurrency(_) => None,
         };
-        for (plan, place) in values.iter().zip(places) {
+        for (plan, position) in values.iter().zip(positions) {
             if let (Some(one), Some(other)) = (unit(kind), unit(&plan.kind))
                 && one != other
             {
@@ -113,19 +113,19 @@ impl Check<'_> {
                     plan.name
                 );
                 let help = format!("write every amount per {one}, or make two limits");
-                self.fault(Code::C106, *place, message, help);
+                self.fault(Code::C106, *position, message, help);
             }
         }
     }
 
     /// Refuses a fixed cost that a plan never allows at once.
-    pub(super) fn cost_fits_plans(&mut self, plans: &Plans, cost: NonZeroU32, place: Position) {
+    pub(super) fn cost_fits_plans(&mut self, plans: &Plans, cost: NonZeroU32, position: Position) {
         for plan in &plans.values {
             if plan.kind.whole() < u64::from(cost.get()) {
                 let message = format!("plan `{}`: {}", plan.name, InvalidLimit::Cost);
                 self.fault(
                     Code::C106,
-                    place,
+                    position,
                     message,
                     "raise `burst` or the plan, or lower `cost`",
                 );

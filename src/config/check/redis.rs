@@ -50,7 +50,7 @@ impl Check<'_> {
         let (_, Ok(mut settings)) = made? else { return None };
         if let (Some(at), false) = (keys.ca_file.get(), settings.is_encrypted()) {
             let message = "`ca_file` has no effect without TLS";
-            self.fault(Code::C106, at.key_at, message, "write rediss:// in `url`, or take it out");
+            self.fault(Code::C106, at.key_at, message, "write rediss:// in `url`, or remove it");
         }
         if let (Topology::Cluster, Some(sessions)) = (settings.topology(), file.sessions.get())
             && sessions.iter().next().is_some()

@@ -5,15 +5,15 @@ use core::num::NonZeroU32;
 use super::Check;
 use crate::config::de::units::InvalidValue;
 use crate::config::fault::{Code, Position};
-use crate::config::file::limits::ToldCost;
+use crate::config::file::limits::CostOfResponse;
 use crate::limit::ResponseCost;
 
 impl Check<'_> {
-    /// Returns the cost that is charged until the response has arrived, and the place of the cost in the response.
-    pub(super) fn told_cost(
+    /// Returns the cost that is charged until the response has arrived, and the position of the cost in the response.
+    pub(super) fn response_cost(
         &mut self,
-        place: Position,
-        keys: &ToldCost,
+        position: Position,
+        keys: &CostOfResponse,
     ) -> Option<(NonZeroU32, ResponseCost)> {
         let reserved = self.number(&keys.default, 1..=u32::MAX.into(), 1);
         let reserved = NonZeroU32::new(u32::try_from(reserved).ok()?)?;
@@ -24,7 +24,7 @@ impl Check<'_> {
                 let message = "a cost needs one of response_header and response_json";
                 let help =
                     "write { response_header: X-Cost }, or { response_json: /usage/total_tokens }";
-                self.fault(Code::C106, place, message, help);
+                self.fault(Code::C106, position, message, help);
             }
             return None;
         }

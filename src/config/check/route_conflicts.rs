@@ -47,12 +47,12 @@ impl Check<'_> {
         other: &Spanned<file::Route>,
     ) {
         let paths = keys.path.get().into_iter().flat_map(|paths| &paths.items);
-        let place =
+        let position =
             paths.filter(|at| at.value.0 == *path).map(|at| at.at).next().unwrap_or(keys.at);
         let name = |keys: &file::Route| keys.id.get().map(Spanned::shown).unwrap_or_default();
         let message = format!("routes {} and {} match the same requests", name(other), name(keys));
         let help = "give one of them other `methods`, a `host`, or one more of `match_headers`";
-        self.fault(Code::C112, place, message, help);
+        self.fault(Code::C112, position, message, help);
     }
 }
 
@@ -71,11 +71,11 @@ fn tie(a: &Route, b: &Route) -> bool {
         ([], _) | (_, []) => false,
         (a, b) => a.iter().any(|method| b.contains(method)),
     };
-    methods && a.match_headers.len() == b.match_headers.len() && !told_apart(a, b)
+    methods && a.match_headers.len() == b.match_headers.len() && !are_distinguishable(a, b)
 }
 
 /// Whether some header field must have different values for the two routes.
-fn told_apart(a: &Route, b: &Route) -> bool {
+fn are_distinguishable(a: &Route, b: &Route) -> bool {
     a.match_headers.iter().any(|wanted| {
         b.match_headers.iter().any(|other| {
             wanted.name == other.name

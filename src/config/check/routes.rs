@@ -111,11 +111,11 @@ impl Check<'_> {
             (key(&keys.respond), "respond"),
             (key(&keys.redirect), "redirect"),
         ];
-        for (place, name) in own {
-            if let Some(place) = place {
+        for (position, name) in own {
+            if let Some(position) = position {
                 self.fault(
                     Code::C101,
-                    place,
+                    position,
                     format!("`{name}` is a route's own key"),
                     "write it into each route",
                 );
@@ -166,20 +166,20 @@ impl Check<'_> {
     /// Refuses what is twice in a list of these keys alone.
     fn lists(&mut self, keys: &file::Route) {
         if let Some(hosts) = keys.host.get() {
-            self.told_once(&hosts.items);
+            self.no_duplicates(&hosts.items);
         }
         if let Some(methods) = keys.methods.get() {
-            self.told_once(&methods.items);
+            self.no_duplicates(&methods.items);
         }
         if let Some(limits) = keys.limits.get() {
-            self.told_once(&limits.items);
+            self.no_duplicates(&limits.items);
         }
     }
 
     fn policy_names(&mut self, file: &File, keys: &file::Route) {
         let names = defined_names(&file.policies);
         if let Some(list) = keys.policies.get() {
-            self.told_once(&list.items);
+            self.no_duplicates(&list.items);
         }
         for name in keys.policies.get().into_iter().flat_map(|list| &list.value.items) {
             self.defined(name, "policies", &names);
@@ -212,7 +212,7 @@ impl Check<'_> {
         server: &Server,
         limits: &BTreeMap<Arc<str>, limit::Settings>,
     ) -> Option<Route> {
-        let help = "write where it is, such as path: /orders/**";
+        let help = "write the path of the route, such as path: /orders/**";
         let paths = self.required(&keys.path, keys.at, "path", help).map(|paths| self.paths(paths));
         let action = self.action(file, keys);
         let auth = self.route_auth(file, keys, layers);
@@ -294,7 +294,7 @@ impl Check<'_> {
     }
 
     fn paths(&mut self, paths: &Spanned<OneOrMany<Scalar<PathPattern>>>) -> Vec<PathPattern> {
-        self.told_once(&paths.items);
+        self.no_duplicates(&paths.items);
         let all: Vec<PathPattern> = paths.items.iter().map(|path| path.value.0.clone()).collect();
         for (path, at) in all.iter().zip(&paths.items) {
             let is_of_route =
@@ -315,7 +315,7 @@ impl Check<'_> {
     pub(super) fn not_empty<T>(&mut self, name: &str, map: &Spanned<Map<T>>) {
         if map.value.names().next().is_none() {
             let help =
-                "an empty mapping is not read as \"none\": write at least one, or take the key out";
+                "an empty mapping is not read as \"none\": write at least one, or remove the key";
             self.fault(Code::C105, map.at, format!("`{name}` is empty"), help);
         }
     }
@@ -351,7 +351,7 @@ impl Check<'_> {
         }
         let own =
             keys.limits.get().is_some_and(|list| list.items.iter().any(|own| own.at == name.at));
-        let place = if own { name.at } else { keys.id.get().map_or(keys.at, |id| id.at) };
+        let position = if own { name.at } else { keys.id.get().map_or(keys.at, |id| id.at) };
         let (what, help) = if is_public {
             (
                 "counts by caller, and this route does not require authentication",
@@ -360,11 +360,11 @@ impl Check<'_> {
         } else {
             (
                 "refuses callers without a token, whom `optional` lets in",
-                "write another `on_missing`, a `default` plan, or take out `optional`",
+                "write another `on_missing`, a `default` plan, or remove `optional`",
             )
         };
         let message = format!("limit {} {what}", name.shown());
-        self.fault(Code::C109, place, message, help);
+        self.fault(Code::C109, position, message, help);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::tls;
 
 impl Check<'_> {
     pub(super) fn listeners(&mut self, file: &File) -> Vec<Listener> {
-        let help = "write where clients connect, such as `listen: 0.0.0.0:8080`";
+        let help = "write the address that clients connect to, such as `listen: 0.0.0.0:8080`";
         let Some(listen) = self.required(&file.listen, Position::START, "listen", help) else {
             return Vec::new();
         };
@@ -43,7 +43,7 @@ impl Check<'_> {
                     (at, self.listener(&address.0, &server::Listener::default()))
                 }
                 KeywordOr::Mapping(keys) => {
-                    let help = "write where clients connect, such as `address: 0.0.0.0:8443`";
+                    let help = "write the address that clients connect to, such as `address: 0.0.0.0:8443`";
                     let address = self.required(&keys.address, item.at, "address", help);
                     let Some(address) = address else { continue };
                     let listener = self.listener(&address.value.0, keys);
@@ -114,7 +114,7 @@ impl Check<'_> {
     fn tls(&mut self, tls: &Spanned<KeywordOr<server::SelfSigned, server::Tls>>) -> Option<Tls> {
         let keys = match &tls.value {
             KeywordOr::Scalar(_) => {
-                let message = "clients will not trust a certificate made at start";
+                let message = "clients do not trust a self-signed certificate";
                 self.fault(
                     Code::C110,
                     tls.at,
@@ -139,7 +139,7 @@ impl Check<'_> {
         }
         if cert.items.len() != key.items.len() {
             let message =
-                format!("`cert` lists {} and `key` {}", cert.items.len(), key.items.len());
+                format!("`cert` lists {} files and `key` {}", cert.items.len(), key.items.len());
             self.fault(
                 Code::C106,
                 key.at,
@@ -178,7 +178,7 @@ impl Check<'_> {
         };
         if let Some(tickets) = keys.session_tickets.get().filter(|at| at.value) {
             let message = "a resumed TLS session does not verify the client certificate again";
-            self.fault(Code::C106, tickets.key_at, message, "take it out: it is false here");
+            self.fault(Code::C106, tickets.key_at, message, "remove it: it is false here");
         }
         if keys.client_ca.is_absent() {
             let message = "there is no `client_ca` to verify client certificates with";
@@ -377,10 +377,10 @@ impl Check<'_> {
             }
             None => default,
         };
-        let place = keys.listen.get().map_or(Position::START, |at| at.at);
+        let position = keys.listen.get().map_or(Position::START, |at| at.at);
         if listeners.iter().any(|listener| takes(&listener.address, listen)) {
             let message = "a listener has the address of the admin listener already";
-            self.fault(Code::C111, place, message, "give `admin.listen` a port of its own");
+            self.fault(Code::C111, position, message, "give `admin.listen` a port of its own");
         }
         let token = keys.token.get().and_then(|token| self.secret(token));
         let public_metrics_only = keys.public_metrics_only.or(false);
@@ -393,7 +393,7 @@ impl Check<'_> {
                 "any client that reaches this address could reload and read the configuration";
             let help =
                 "set `admin.token`, or `admin.public_metrics_only: true`, or listen on 127.0.0.1";
-            self.fault(Code::C109, place, message, help);
+            self.fault(Code::C109, position, message, help);
         }
         Admin { listen, token, public_metrics_only }
     }

@@ -72,7 +72,7 @@ impl Check<'_> {
                         name.value
                     );
                     let help =
-                        "take the rule out, or have the issuer issue access tokens for the gateway";
+                        "remove the rule, or have the issuer issue access tokens for the gateway";
                     self.fault(Code::C110, name.at, message, help);
                 }
             }
@@ -139,11 +139,11 @@ impl Check<'_> {
             let claim = match name.value.as_str() {
                 "max_age" => {
                     if value.value.parse::<u64>().is_err() {
-                        let message = format!("{} is no number of seconds", value.shown());
+                        let message = format!("{} is not a number of seconds", value.shown());
                         self.fault(Code::C103, value.at, message, "write max_age: \"300\"");
                     }
                     if !has_id_token {
-                        let message = "only an ID token has the time of the login, and without the scope `openid` there is none";
+                        let message = "the time of the login is in the ID token, and without the scope `openid` there is none";
                         self.fault(Code::C106, name.at, message, "write the scope openid as well");
                     }
                     continue;
@@ -255,15 +255,15 @@ impl Check<'_> {
             let (message, help) = match (address.host, scope) {
                 (_, "offline_access") if address.is_cognito() => (
                     "Cognito knows no scope `offline_access`, and refuses the login",
-                    "take it out: Cognito issues refresh tokens without",
+                    "remove it: Cognito issues refresh tokens without",
                 ),
                 ("accounts.google.com", "offline_access") => (
                     "Google knows no scope `offline_access`, and refuses the login",
-                    "take it out, and write authorize_parameters: { access_type: offline, prompt: consent }",
+                    "remove it, and write authorize_parameters: { access_type: offline, prompt: consent }",
                 ),
                 ("appleid.apple.com", "email" | "name") => (
                     "with this scope Apple posts the response of a login, which the gateway does not take",
-                    "take it out",
+                    "remove it",
                 ),
                 _ => continue,
             };

@@ -32,7 +32,7 @@ impl Check<'_> {
         let fits = is_name && domain.contains('.') && is_within(host, domain);
         if !fits {
             let message = format!("browsers refuse a cookie for {} from {host}", at.shown());
-            let help = "write the host of `public_url`, or a domain above it; or take it out";
+            let help = "write the host of `public_url`, or a domain above it; or remove it";
             self.fault(Code::C106, at.at, message, help);
         }
     }
@@ -45,7 +45,7 @@ impl Check<'_> {
         let Some(map) = keys.authorize_parameters.get() else { return Vec::new() };
         if keys.flow.get().is_some_and(|at| at.value.0 == Flow::Password) {
             let message = "`flow: password` has no authorization request";
-            self.fault(Code::C106, map.key_at, message, "write flow: code, or take it out");
+            self.fault(Code::C106, map.key_at, message, "write flow: code, or remove it");
         }
         let mut parameters = Vec::new();
         for (name, value) in map.value.iter() {
@@ -54,7 +54,7 @@ impl Check<'_> {
                 self.fault(Code::C106, name.at, message, *help);
             }
             if name.value == "prompt" && !keys.prompt.is_absent() {
-                let message = "`prompt` is in two places";
+                let message = "`prompt` is given twice";
                 self.fault(Code::C106, name.at, message, "keep one of them");
             }
             if name.value.is_empty() || value.value.is_empty() {
@@ -95,17 +95,17 @@ impl Check<'_> {
             if let (Flow::Password, Some(at)) = (flow, at) {
                 let message =
                     format!("`{key}` has no effect: `flow: password` has no authorization request");
-                self.fault(Code::C110, at.key_at, message, "take it out");
+                self.fault(Code::C110, at.key_at, message, "remove it");
             }
         }
         if let (Flow::Password, Some(at)) = (flow, keys.userinfo.get().filter(|at| at.value)) {
             let message = "`flow: password` does not ask the userinfo endpoint";
-            self.fault(Code::C106, at.at, message, "write flow: code, or take it out");
+            self.fault(Code::C106, at.at, message, "write flow: code, or remove it");
         }
         if let (Flow::Code, Some(at)) = (flow, keys.login_failures.get()) {
             let message =
                 "`login_failures` has no effect: with `flow: code` the issuer counts them";
-            self.fault(Code::C110, at.key_at, message, "take it out");
+            self.fault(Code::C110, at.key_at, message, "remove it");
         }
     }
 
@@ -152,7 +152,7 @@ impl Check<'_> {
         let by_code = keys.flow.get().is_none_or(|flow| flow.value.0 == Flow::Code);
         if at.value.0 == Identity::IdToken && (!by_code || !scopes.contains("openid")) {
             let message = "there is no ID token that the gateway verifies";
-            let help = "write flow: code and the scope openid, or take it out";
+            let help = "write flow: code and the scope openid, or remove it";
             self.fault(Code::C106, at.at, message, help);
         }
         at.value.0
@@ -161,8 +161,8 @@ impl Check<'_> {
 
 /// Parameters of the authorization request that the gateway sets itself, or cannot have, and what to do instead.
 const OWN_PARAMETERS: [(&str, &str); 18] = [
-    ("response_type", "take it out: it is always code"),
-    ("response_mode", "take it out: the gateway reads the response from the query"),
+    ("response_type", "remove it: it is always code"),
+    ("response_mode", "remove it: the gateway reads the response from the query"),
     ("client_id", "write client: { id: … }"),
     ("client_secret", "write client: { secret: … }"),
     ("client_assertion", "write client: { auth: private_key_jwt, key: path }"),
@@ -170,13 +170,13 @@ const OWN_PARAMETERS: [(&str, &str); 18] = [
     ("redirect_uri", "write public_url and paths.callback"),
     ("scope", "write scopes: […]"),
     ("resource", "write resource: …"),
-    ("state", "take it out: each login has its own"),
-    ("nonce", "take it out: each login has its own"),
-    ("code_challenge", "take it out: each login has its own"),
-    ("code_challenge_method", "take it out: it is always S256"),
-    ("code_verifier", "take it out: each login has its own"),
-    ("request", "take it out"),
-    ("request_uri", "take it out: the gateway pushes the request where the issuer takes that"),
-    ("id_token_hint", "take it out"),
-    ("dpop_jkt", "take it out"),
+    ("state", "remove it: each login has its own"),
+    ("nonce", "remove it: each login has its own"),
+    ("code_challenge", "remove it: each login has its own"),
+    ("code_challenge_method", "remove it: it is always S256"),
+    ("code_verifier", "remove it: each login has its own"),
+    ("request", "remove it"),
+    ("request_uri", "remove it: the gateway pushes the request where the issuer takes that"),
+    ("id_token_hint", "remove it"),
+    ("dpop_jkt", "remove it"),
 ];

@@ -74,11 +74,11 @@ impl Check<'_> {
         let idle_timeout = self.time(&keys.idle_timeout, seconds(1_800), MAX_DURATION);
         let absolute_timeout = self.time(&keys.absolute_timeout, seconds(43_200), MAX_DURATION);
         if absolute_timeout < idle_timeout {
-            let place =
+            let position =
                 keys.absolute_timeout.get().or(keys.idle_timeout.get()).map_or(keys.at, |at| at.at);
             self.fault(
                 Code::C106,
-                place,
+                position,
                 "`absolute_timeout` is shorter than `idle_timeout`",
                 "write the longer time for the whole session",
             );
@@ -199,7 +199,7 @@ impl Check<'_> {
         // The style sheet is embedded in a `<style>` element.
         if text.contains("</") {
             let message = format!("{} holds `</`, which would end it early", path.shown());
-            self.fault(Code::C108, path.at, message, "take it out of the style sheet");
+            self.fault(Code::C108, path.at, message, "remove it from the style sheet");
             return None;
         }
         Some(text.into())
@@ -250,9 +250,9 @@ impl Check<'_> {
         ];
         for (index, path) in own.iter().enumerate() {
             if own[..index].contains(path) {
-                let place = set.get().map_or(name.at, |at| at.at);
+                let position = set.get().map_or(name.at, |at| at.at);
                 let message = "two of the session's paths are the same";
-                self.fault(Code::C106, place, message, "write another for one of them");
+                self.fault(Code::C106, position, message, "write another for one of them");
             }
         }
         paths
@@ -273,7 +273,7 @@ impl Check<'_> {
     fn own_path(&mut self, set: &Field<String>, default: &str) -> Arc<str> {
         if let Some(at) = set.get().filter(|at| at.value.contains(';')) {
             let wrong =
-                "can match nothing: a service could read another path, without what follows `;`";
+                "can never match: an upstream could read the path without the part after `;`";
             self.wrong(at, InvalidValue::new(wrong, "write it without `;`"));
             return default.into();
         }
@@ -294,16 +294,18 @@ impl Check<'_> {
     fn token_storage(&mut self, name: &Spanned<String>, keys: &file::Session) -> TokenStorage {
         let tokens = keys.tokens.get().map(|at| at.value.0).unwrap_or_default();
         if let TokenStorage::Server(_) = tokens {
-            let place = keys.tokens.get().map_or(name.at, |at| at.at);
-            let store = self.required(&keys.store, place, "store", "write store: memory, or redis");
+            let position = keys.tokens.get().map_or(name.at, |at| at.at);
+            let store =
+                self.required(&keys.store, position, "store", "write store: memory, or redis");
             return TokenStorage::Server(store.map(|at| at.value.0).unwrap_or_default());
         }
         if let Some(at) = keys.store.get() {
-            let message = "`store` is where `tokens: server` keeps sessions";
-            self.fault(Code::C106, at.at, message, "write tokens: server as well, or take it out");
+            let message = "`store` is for sessions with `tokens: server`";
+            self.fault(Code::C106, at.at, message, "write tokens: server as well, or remove it");
         }
         if let (TokenStorage::PlainCookies, Some(at)) = (tokens, keys.tokens.get()) {
-            let message = "browsers and everything on them will hold usable tokens";
+            let message =
+                "browsers will hold usable tokens, which other programs on their machines can read";
             self.fault(Code::C110, at.at, message, "write sealed_cookies");
         }
         tokens
@@ -369,10 +371,10 @@ impl Check<'_> {
                 "`secure: false`",
             ),
         ];
-        for (place, what) in breaks {
-            if let Some(place) = place {
+        for (position, what) in breaks {
+            if let Some(position) = position {
                 let message = format!("browsers refuse a cookie with this `prefix` and {what}");
-                self.fault(Code::C106, place, message, "take it out, or write another `prefix`");
+                self.fault(Code::C106, position, message, "remove it, or write another `prefix`");
             }
         }
         let same_site = keys.same_site.get().map(|at| at.value.0).unwrap_or_default();
@@ -383,7 +385,7 @@ impl Check<'_> {
         if let Some(at) = keys.secure.get().filter(|_| !secure && !secure_prefix) {
             let message =
                 "session cookies will travel over http, where others on the network can read them";
-            self.fault(Code::C110, at.key_at, message, "take it out");
+            self.fault(Code::C110, at.key_at, message, "remove it");
         }
         let domain = keys.domain.get().and_then(|at| match self.parsed::<HostPattern>(at)? {
             HostPattern::Exact(host) => Some(Arc::from(host)),
@@ -406,14 +408,15 @@ impl Check<'_> {
 
     fn return_to(&mut self, set: &Field<ListOrNone<String>>) -> Vec<ReturnTo> {
         let Some(list) = set.get() else { return vec![ReturnTo::SameOrigin] };
-        let mut places = Vec::new();
+        let mut destinations = Vec::new();
         for at in &list.items {
             if at.value.starts_with('/') {
                 match PathPattern::parse(&at.value) {
                     Ok(pattern) if patterns::check_literal(&at.value).is_ok() || pattern.rest => {
                         let path = at.value.strip_suffix("/**").unwrap_or(&at.value);
                         let path = if path.is_empty() { "/" } else { path };
-                        places.push(ReturnTo::Path { path: path.into(), below: pattern.rest });
+                        destinations
+                            .push(ReturnTo::Path { path: path.into(), below: pattern.rest });
                     }
                     Ok(_) => self.wrong(
                         at,
@@ -429,13 +432,13 @@ impl Check<'_> {
             match Url::parse(&at.value).map(|url| url.origin().ascii_serialization()) {
                 // No origin contains `*`.
                 Ok(origin) if origin == at.value && !origin.contains('*') => {
-                    places.push(ReturnTo::Origin(origin.into()));
+                    destinations.push(ReturnTo::Origin(origin.into()));
                 }
                 Ok(origin) if origin != "null" && !origin.contains('*') => {
                     self.wrong(
                         at,
                         InvalidValue::new(
-                            "is not how browsers write an origin",
+                            "is not an origin as browsers send it",
                             format!("write {origin}"),
                         ),
                     );
@@ -449,7 +452,7 @@ impl Check<'_> {
                 ),
             }
         }
-        places
+        destinations
     }
 
     /// Refuses two owners of one host and path, since a session's own paths precede every route where it is used.
@@ -470,18 +473,18 @@ impl Check<'_> {
                     *path == own.path && own_path_hosts::overlap(others, &hosts)
                 };
                 if let Some((_, other, _)) = taken.iter().find(same) {
-                    let message = format!("{} is session `{other}`'s already", own.shown);
+                    let message = format!("{} is already a path of session `{other}`", own.shown);
                     let help = "give one of the two sessions other `paths`";
-                    self.fault(Code::C106, own.place, message, help);
+                    self.fault(Code::C106, own.position, message, help);
                 }
                 if let Some(route) = route_at(routes, &hosts, &own.path) {
                     let message = format!("{} is shadowed by route `{route}`", own.shown);
                     let help = "give the session other `paths`, or the route another path";
-                    self.fault(Code::C106, own.place, message, help);
+                    self.fault(Code::C106, own.position, message, help);
                 }
                 if DOCUMENTS.iter().any(|document| own.path.starts_with(document)) {
                     let message = format!("{} is a path of the gateway's own documents", own.shown);
-                    self.fault(Code::C106, own.place, message, "write another path");
+                    self.fault(Code::C106, own.position, message, "write another path");
                 }
                 taken.push((own.path, &name.value, Rc::clone(&hosts)));
             }
@@ -501,7 +504,7 @@ const DOCUMENTS: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/oauth-prot
 struct OwnPath {
     path: String,
     shown: String,
-    place: Position,
+    position: Position,
 }
 
 /// Returns a session's paths, including defaults, with their positions in the file.
@@ -519,9 +522,9 @@ fn own_paths(name: &Spanned<String>, keys: &file::Session) -> Vec<OwnPath> {
         (&own.back_channel_logout, default.back_channel_logout),
     ];
     let paths = pairs.into_iter().map(|(set, default)| match set.get() {
-        Some(at) => OwnPath { path: at.value.clone(), shown: at.shown(), place: at.at },
+        Some(at) => OwnPath { path: at.value.clone(), shown: at.shown(), position: at.at },
         None => {
-            OwnPath { path: default.to_string(), shown: format!("`{default}`"), place: name.at }
+            OwnPath { path: default.to_string(), shown: format!("`{default}`"), position: name.at }
         }
     });
     paths.collect()

@@ -25,8 +25,8 @@ impl Check<'_> {
         }
         rules.leeway = self.time_or_zero(&keys.leeway, rules.leeway, Duration::from_secs(300));
         if let Some(at) = keys.leeway.get().filter(|_| rules.leeway > Duration::from_secs(60)) {
-            let message = "tokens will be accepted more than a minute after their end";
-            self.fault(Code::C110, at.at, message, "keep the machines' clocks right instead");
+            let message = "tokens will be accepted more than a minute after they expire";
+            self.fault(Code::C110, at.at, message, "synchronize the machines' clocks instead");
         }
         if let Some(list) = keys.required_claims.get() {
             rules.required_claims = self.required_claims(list);
@@ -70,7 +70,7 @@ impl Check<'_> {
                 Code::C109,
                 any.at,
                 message,
-                "write what its tokens for this gateway say in `aud`",
+                "write the `aud` of its tokens for this gateway",
             );
         }
         Audience::OneOf(self.texts::<Arc<str>>(Some(audience)).into())
@@ -83,13 +83,13 @@ impl Check<'_> {
     ) -> Vec<Box<str>> {
         if keys.audience.is_absent() {
             let message = "`audience_claim` has no effect without `audience`";
-            let help = "write under audience what tokens for this gateway say in that claim";
+            let help = "write under `audience` the value of that claim in tokens for this gateway";
             self.fault(Code::C106, list.key_at, message, help);
         }
         if let Some(at) =
             list.items.iter().find(|at| matches!(&*at.value, "" | "aud" | "iss" | "exp"))
         {
-            let message = format!("{} takes the place of nothing", at.shown());
+            let message = format!("{} cannot replace `aud`", at.shown());
             let help = "write the claim that says what a token is for, such as client_id";
             self.fault(Code::C103, at.at, message, help);
         }
@@ -116,7 +116,7 @@ impl Check<'_> {
             {
                 let message =
                     format!("{} is not the type of an access token (RFC 8725 §3.11)", at.shown());
-                self.fault(Code::C109, at.at, message, "take it out");
+                self.fault(Code::C109, at.at, message, "remove it");
             }
             types.push(Box::from(bare));
         }
@@ -146,14 +146,14 @@ impl Check<'_> {
         if keys.hmac_secret.is_absent() {
             if let Some(at) = keys.hmac_secret_encoding.get() {
                 let message = "`hmac_secret_encoding` has no effect without `hmac_secret`";
-                self.fault(Code::C106, at.key_at, message, "take it out");
+                self.fault(Code::C106, at.key_at, message, "remove it");
             }
             if let Some(at) = hs {
                 let message = format!(
                     "`{}` with public keys: any holder of a public key could sign",
                     at.value.0.name()
                 );
-                self.fault(Code::C109, at.at, message, "take it out, or set `hmac_secret`");
+                self.fault(Code::C109, at.at, message, "remove it, or set `hmac_secret`");
             }
             return None;
         }
@@ -163,9 +163,9 @@ impl Check<'_> {
             keys.jwks_file.get().map(|at| at.key_at),
             keys.endpoints.get().and_then(|endpoints| endpoints.jwks.get()).map(|at| at.key_at),
         ];
-        for place in published.into_iter().flatten() {
+        for position in published.into_iter().flatten() {
             let message = "an issuer has either a shared secret or published keys";
-            self.fault(Code::C109, place, message, "take it out, or `hmac_secret`");
+            self.fault(Code::C109, position, message, "remove it, or `hmac_secret`");
         }
         let only_hs =
             algorithms.is_some_and(|list| list.items.iter().all(|at| symmetric(&at.value.0)));
@@ -190,7 +190,7 @@ impl Check<'_> {
                 let name = at.value.0.name();
                 let message =
                     format!("`{name}` needs a secret of {needed} bytes, this one has {length}");
-                let help = "take it out, or set a longer secret (RFC 7518 §3.2)";
+                let help = "remove it, or set a longer secret (RFC 7518 §3.2)";
                 self.fault(Code::C106, at.at, message, help);
             }
         }

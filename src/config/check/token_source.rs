@@ -22,7 +22,7 @@ impl Check<'_> {
         }
         if let Some(dpop) = dpop.get().filter(|at| at.value) {
             let message = "a token with a proof travels in `Authorization` alone (RFC 9449 §7.1)";
-            self.fault(Code::C106, dpop.key_at, message, "take out dpop, or token_from");
+            self.fault(Code::C106, dpop.key_at, message, "remove dpop, or token_from");
         }
         match (&from.header, &from.cookie) {
             (Field::Present(header), Field::Absent) => self.token_header(header),
@@ -41,14 +41,14 @@ impl Check<'_> {
 
     pub(super) fn token_from_means_nothing(&mut self, at: Position) {
         let message = "`token_from` has no effect here: clients present no token";
-        self.fault(Code::C106, at, message, "take it out");
+        self.fault(Code::C106, at, message, "remove it");
     }
 
     fn token_header(&mut self, name: &Spanned<String>) -> TokenSource {
         let Some(header) = self.field(name) else { return TokenSource::Authorization };
         if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(&header) {
-            let message = format!("`{header}` carries other credentials");
-            self.fault(Code::C106, name.at, message, "write another field, or take token_from out");
+            let message = format!("`{header}` is the field of other credentials");
+            self.fault(Code::C106, name.at, message, "write another field, or remove token_from");
             return TokenSource::Authorization;
         }
         TokenSource::Header(header)

@@ -60,12 +60,7 @@ impl Check<'_> {
         for (name, _) in section.get().into_iter().flat_map(|map| map.value.iter()) {
             if !used.contains(name.value.as_str()) {
                 let message = format!("{what} {} is never used: {why}", name.shown());
-                self.fault(
-                    Code::C110,
-                    name.at,
-                    message,
-                    "name it where it is meant, or take it out",
-                );
+                self.fault(Code::C110, name.at, message, "refer to it, or remove it");
             }
         }
     }
@@ -80,20 +75,20 @@ impl Check<'_> {
         }
         let written = file.routes.get().into_iter().flat_map(|list| &list.value.items);
         for (route, keys) in routes.iter().zip(written) {
-            let (place, name) =
+            let (position, name) =
                 keys.id.get().map_or((keys.at, String::new()), |id| (id.at, id.shown()));
             if spots(route).all(|spot| is_covered(&at, &spot)) {
                 let message = format!(
                     "route {name} is never reached: more specific paths take every request"
                 );
-                let help = "take it out, or one of the routes before it (`northgate routes` shows the order)";
-                self.fault(Code::C110, place, message, help);
+                let help = "remove it, or one of the routes before it (`northgate routes` shows the order)";
+                self.fault(Code::C110, position, message, help);
             } else if route.methods.is_empty()
                 && spots(route).all(|spot| takes_every_method(&at[&spot], route))
             {
                 let message =
                     format!("route {name} is never reached: others take every known method");
-                self.fault(Code::C110, place, message, "take it out, or a method from the others");
+                self.fault(Code::C110, position, message, "remove it, or a method from the others");
             }
         }
     }
@@ -113,7 +108,7 @@ impl Check<'_> {
                     name.shown(),
                     listed(counted.iter().map(|method| method.as_str()))
                 );
-                let help = "write methods that the routes take, or take `methods` out";
+                let help = "write methods that the routes take, or remove `methods`";
                 self.fault(Code::C110, methods.key_at, message, help);
             }
         }

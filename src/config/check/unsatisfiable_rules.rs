@@ -39,7 +39,7 @@ impl Check<'_> {
             }
             if let Some(why) = contradiction(file, auth_method, &path.value, &rule.expected) {
                 let message = format!("no token can satisfy this: {why}");
-                self.fault(Code::C106, path.at, message, "take it out, or write what tokens say");
+                self.fault(Code::C106, path.at, message, "remove it, or write what tokens say");
             }
         }
         self.foreign_clients(file, inner, outer, auth_method);
@@ -47,9 +47,8 @@ impl Check<'_> {
         let any = inner.any_scope.or_else(outer.map(|outer| &outer.any_scope));
         let both = auth_method.any_scope.iter().find(|scope| auth_method.scopes.contains(scope));
         if let (Some(at), Some(both)) = (any.get(), both) {
-            let message =
-                format!("`any_scope` asks for nothing more: `scopes` asks for `{both}` already");
-            self.fault(Code::C110, at.key_at, message, "take that scope out of one of the two");
+            let message = format!("`any_scope` has no effect: `scopes` requires `{both}` already");
+            self.fault(Code::C110, at.key_at, message, "remove that scope from one of the two");
         }
     }
 
@@ -72,7 +71,7 @@ impl Check<'_> {
         {
             let kind = auth_method.credential.key();
             let tokens = format!("tokens beside `{kind}` are of the client `{own}`");
-            let help = "write it beside tokens that clients present, or take it out";
+            let help = "write it beside tokens that clients present, or remove it";
             if inner.clients.get().is_some() {
                 let message = format!("no caller satisfies this: {tokens}");
                 self.fault(Code::C106, at.key_at, message, help);
@@ -104,18 +103,23 @@ impl Check<'_> {
             .any_scope
             .iter()
             .find(|_| auth_method.any_scope.iter().all(|it| is_lacking(&it)));
-        let places = [
+        let unmet = [
             all.get().map(|at| at.key_at).zip(lacking),
             any.get().map(|at| at.key_at).zip(none_of),
         ];
-        for (at, scope) in places.into_iter().flatten() {
+        for (at, scope) in unmet.into_iter().flatten() {
             let message = format!("the gateway does not request `{scope}` for these users");
             self.fault(Code::C110, at, message, format!("add it to {key}"));
         }
     }
 
     /// Refuses an issuer that is twice in one list, and warns of two that are asked about the same tokens.
-    pub(super) fn told_apart(&mut self, file: &File, names: &[Spanned<String>], key: &str) {
+    pub(super) fn distinguishable_issuers(
+        &mut self,
+        file: &File,
+        names: &[Spanned<String>],
+        key: &str,
+    ) {
         for (index, name) in names.iter().enumerate() {
             let earlier = &names[..index];
             if earlier.iter().any(|other| other.value == name.value) {

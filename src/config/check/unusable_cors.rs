@@ -43,7 +43,7 @@ impl Check<'_> {
                 let message = format!(
                     "no page can use {asked}: a token in a cookie authenticates it for pages of the same origin alone"
                 );
-                let help = "take it out, or have pages send the token in a field";
+                let help = "remove it, or have pages send the token in a field";
                 self.fault(Code::C110, method.at, message, help);
             }
         }
@@ -62,7 +62,7 @@ impl Check<'_> {
                     "{} beside `cors` is what every page gets, whatever its origin",
                     name.shown()
                 );
-                self.fault(Code::C110, name.at, message, "take it out: `cors` writes these fields");
+                self.fault(Code::C110, name.at, message, "remove it: `cors` writes these fields");
             }
         }
     }
@@ -77,7 +77,7 @@ impl Check<'_> {
             let is_taken = takes(asked) || (*asked == Method::HEAD && takes(&Method::GET));
             if !is_taken {
                 let message = format!("this route does not take {asked}: no page can use it");
-                let help = "take it out, or write it into `methods`; the route that takes it has a `cors` of its own";
+                let help = "remove it, or write it into `methods`; the route that takes it has a `cors` of its own";
                 self.fault(Code::C110, method.at, message, help);
             }
         }

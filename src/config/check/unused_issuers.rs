@@ -30,9 +30,9 @@ impl Check<'_> {
         let covered: BTreeSet<(&Arc<str>, &Arc<str>)> = lists
             .into_iter()
             .flat_map(|list| {
-                list.iter().enumerate().filter_map(move |(place, later)| {
+                list.iter().enumerate().filter_map(move |(index, later)| {
                     let covers = |first: &&Arc<str>| accepts_all(&issuers[*first], &issuers[later]);
-                    list[..place].iter().find(covers).map(|first| (later, first))
+                    list[..index].iter().find(covers).map(|first| (later, first))
                 })
             })
             .collect();

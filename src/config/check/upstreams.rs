@@ -88,7 +88,7 @@ impl Check<'_> {
             (Some(by), Balance::Hash, _) => Some(by.value.0.clone()),
             (Some(by), _, _) => {
                 let message = "`hash_by` has no effect without `balance: hash`";
-                self.fault(Code::C106, by.key_at, message, "write balance: hash, or take it out");
+                self.fault(Code::C106, by.key_at, message, "write balance: hash, or remove it");
                 None
             }
             (None, ..) => None,
@@ -152,7 +152,7 @@ impl Check<'_> {
     }
 
     fn targets(&mut self, name: &Spanned<String>, keys: &file::Upstream) -> Vec<Target> {
-        let help = "write where the upstream listens, such as targets: [http://10.0.0.31:8080]";
+        let help = "write the addresses of the upstream, such as targets: [http://10.0.0.31:8080]";
         let Some(targets) = self.required(&keys.targets, name.at, "targets", help) else {
             return Vec::new();
         };
@@ -176,8 +176,8 @@ impl Check<'_> {
             all.push(one);
         }
         if !all.is_empty() && all.iter().all(|target| target.backup) {
-            let message = "every target is a backup, and none is there to be backed up";
-            self.fault(Code::C106, targets.at, message, "take `backup` from one of them");
+            let message = "every target is a backup: there is no primary target";
+            self.fault(Code::C106, targets.at, message, "remove `backup` from one of them");
         }
         all
     }

@@ -31,7 +31,7 @@ impl<'n> SeqAccess<'n> for EnumParts<'n, '_> {
         seed: S,
     ) -> Result<Option<S::Value>, Abort> {
         self.part += 1;
-        let number = |place| -> U64Deserializer<Abort> { pack(place).into_deserializer() };
+        let number = |position| -> U64Deserializer<Abort> { pack(position).into_deserializer() };
         match self.part {
             1 => seed.deserialize(number(self.reader.node.at)).map(Some),
             2 => seed.deserialize(number(self.reader.key)).map(Some),
@@ -43,7 +43,7 @@ impl<'n> SeqAccess<'n> for EnumParts<'n, '_> {
                 seed.deserialize(StrDeserializer::new(raw)).map(Some)
             }
             4 => seed.deserialize(hidden(self.reader.hides())).map(Some),
-            _ if self.reader.spoiled => Err(Abort::Recorded),
+            _ if self.reader.has_fault => Err(Abort::Recorded),
             _ => seed.deserialize(self.reader).map(Some),
         }
     }
@@ -91,7 +91,7 @@ impl<'n> MapEntries<'n, '_> {
             if let Some(not_built) = not_implemented::fault_for(self.mapping.path, entry) {
                 self.mapping.fault(
                     not_built.code,
-                    not_built.place,
+                    not_built.position,
                     not_built.message,
                     not_built.help,
                 );
@@ -141,7 +141,7 @@ impl<'n> MapAccess<'n> for MapEntries<'n, '_> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'n>>(&mut self, seed: S) -> Result<S::Value, Abort> {
-        let Some((entry, name, spoiled)) = self.value.take() else { return Err(Abort::Recorded) };
+        let Some((entry, name, has_fault)) = self.value.take() else { return Err(Abort::Recorded) };
         let step = if self.fields.is_some() { name } else { "*" };
         let path = KeyPath { parent: Some(self.mapping.path), step };
         seed.deserialize(NodeDeserializer {
@@ -149,7 +149,7 @@ impl<'n> MapAccess<'n> for MapEntries<'n, '_> {
             key: entry.key_at,
             path: &path,
             record: self.mapping.record,
-            spoiled,
+            has_fault,
             secrecy: self.mapping.secrecy.below(&entry.key),
         })
     }
@@ -198,9 +198,9 @@ impl<'n> SeqAccess<'n> for KeyParts<'n> {
         seed: S,
     ) -> Result<Option<S::Value>, Abort> {
         self.part += 1;
-        let place: U64Deserializer<Abort> = pack(self.key.at).into_deserializer();
+        let position: U64Deserializer<Abort> = pack(self.key.at).into_deserializer();
         match self.part {
-            1 | 2 => seed.deserialize(place),
+            1 | 2 => seed.deserialize(position),
             3 => seed.deserialize(StrDeserializer::new("")),
             4 => seed.deserialize(hidden(self.key.hidden)),
             _ => seed.deserialize(self.key),

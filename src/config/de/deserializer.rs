@@ -27,7 +27,7 @@ pub(crate) fn deserialize<T: DeserializeOwned>(root: &Node, faults: &mut Vec<Fau
         key: root.at,
         path: &path,
         record: &record,
-        spoiled: false,
+        has_fault: false,
         secrecy: Secrecy::Open,
     };
     let value = T::deserialize(reader).ok();

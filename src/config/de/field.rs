@@ -308,8 +308,8 @@ pub(crate) fn quoted(text: &str) -> String {
 const MAX_QUOTED_CHARS: usize = 60;
 
 /// Packs a position into one number, since serde passes no other type here.
-pub(crate) fn pack(place: Position) -> u64 {
-    u64::from(place.line) << 32 | u64::from(place.column)
+pub(crate) fn pack(position: Position) -> u64 {
+    u64::from(position.line) << 32 | u64::from(position.column)
 }
 
 fn unpack(packed: u64) -> Position {

@@ -63,7 +63,7 @@ pub(crate) struct NodeDeserializer<'n, 'p> {
     pub(crate) path: &'p KeyPath<'p>,
     pub(crate) record: &'p RefCell<Vec<Fault>>,
     /// The fault is recorded before the value is visited.
-    pub(crate) spoiled: bool,
+    pub(crate) has_fault: bool,
     /// The part of the node that a message may quote.
     pub(crate) secrecy: Secrecy,
 }
@@ -83,7 +83,7 @@ impl<'n> NodeDeserializer<'n, '_> {
     pub(super) fn recorded<T>(&self, result: Result<T, Abort>) -> Result<T, Abort> {
         if let Err(Abort::Empty) = result {
             let help =
-                "an empty list is not read as \"none\": write at least one, or take the key out";
+                "an empty list is not read as \"none\": write at least one, or remove the key";
             self.fault(Code::C105, self.node.at, format!("`{}` is empty", self.path.step), help);
             return Err(Abort::Recorded);
         }
@@ -94,7 +94,7 @@ impl<'n> NodeDeserializer<'n, '_> {
             };
             let help = match &self.node.kind {
                 Kind::Scalar(scalar) if is_nothing(scalar) => {
-                    "write something, or take the key out".into()
+                    "write a value, or remove the key".into()
                 }
                 Kind::Scalar(scalar) if scalar.raw.is_some() => LOOK_AT_THE_VARIABLE.into(),
                 Kind::Scalar(scalar) => redact::help(help, &scalar.text, self.hides()),

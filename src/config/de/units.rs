@@ -268,11 +268,11 @@ impl FromScalar for Url {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidValue::new(
                 "holds a user name or a password",
-                "take it out of the URL",
+                "remove it from the URL",
             ));
         }
         if url.fragment().is_some() {
-            return Err(InvalidValue::new("has a fragment", "take out `#` and what follows"));
+            return Err(InvalidValue::new("has a fragment", "remove `#` and what follows"));
         }
         Ok(url)
     }
@@ -288,7 +288,7 @@ impl FromScalar for ResourceIndicator {
                 "write an absolute URI, such as https://api.example.com or urn:example:api",
             ),
             NotAResource::Fragment => {
-                InvalidValue::new("has a fragment", "take out `#` and what follows")
+                InvalidValue::new("has a fragment", "remove `#` and what follows")
             }
         })
     }
@@ -338,7 +338,7 @@ impl FromScalar for Method {
         }
         match Self::from_bytes(text.as_bytes()) {
             Ok(Self::CONNECT | Self::TRACE) => {
-                Err(InvalidValue::new("is never forwarded", "take it out of the list"))
+                Err(InvalidValue::new("is never forwarded", "remove it from the list"))
             }
             Ok(method) => Ok(method),
             Err(_) => {

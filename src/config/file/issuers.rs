@@ -185,7 +185,10 @@ impl FromScalar for KeyManagement {
 
     fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text == "RSA1_5" || text.starts_with("PBES2") {
-            return Err(InvalidValue::new("is not safe", "write RSA-OAEP-256 or ECDH-ES+A256KW"));
+            return Err(InvalidValue::new(
+                "is not a safe key management algorithm",
+                "write RSA-OAEP-256 or ECDH-ES+A256KW",
+            ));
         }
         expected_one_of(text, &Self::ALL)
     }

@@ -41,7 +41,7 @@ pub(crate) struct Limit {
     /// Maximum number of keys with a counter of their own; all others share one. Default 100000.
     pub(crate) max_keys: Field<u64>,
     /// Cost of a request: a number, `request_size/N` bytes, or a cost from the response. Default 1.
-    pub(crate) cost: Field<KeywordOr<Cost, ToldCost>>,
+    pub(crate) cost: Field<KeywordOr<Cost, CostOfResponse>>,
     /// Counted methods. Default all.
     pub(crate) methods: Field<List<Scalar<Method>>>,
     /// Response to a refused client.
@@ -57,7 +57,7 @@ pub(crate) struct Limit {
 /// A cost from the response: one of `response_header` and `response_json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct ToldCost {
+pub(crate) struct CostOfResponse {
     /// The header field with the cost.
     pub(crate) response_header: Value<HeaderName>,
     /// The JSON pointer to the cost in the content.

@@ -251,7 +251,7 @@ impl FromScalar for Address {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidValue::new(
                 "holds a user name or a password",
-                "take it out of the URL",
+                "remove it from the URL",
             ));
         }
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();

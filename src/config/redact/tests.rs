@@ -302,14 +302,14 @@ fn an_excerpt_tells_nothing_of_how_long_a_secret_is_and_the_caret_still_points()
         let rendered = |secret: &str| {
             let text = format!("version: 1\n{before}{secret}{behind}\n");
             let faults = load(&text);
-            let place = faults.iter().find(|fault| fault.message.contains("`colour`"));
-            let place = place.expect("an unknown key").place;
+            let position = faults.iter().find(|fault| fault.message.contains("`colour`"));
+            let position = position.expect("an unknown key").position;
             let all = faults.render(Format::Text);
             let rendered =
                 all.lines().skip_while(|line| !line.contains("`colour`")).skip(1).take(3);
             let rendered: Vec<String> = rendered.map(str::to_owned).collect();
             let written: Vec<char> = text.lines().nth(1).unwrap().chars().collect();
-            assert_eq!(written[place.column as usize - 1], 'c', "{text}");
+            assert_eq!(written[position.column as usize - 1], 'c', "{text}");
             let caret = rendered[2].chars().position(|c| c == '^').expect("a caret");
             let shown: Vec<char> = rendered[1].chars().collect();
             // The excerpt has the prefix `2 | ` before the line and `  | ` before the caret.

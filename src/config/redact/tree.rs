@@ -55,9 +55,9 @@ pub(crate) fn shared(root: &Node) -> Vec<String> {
     texts
 }
 
-fn texts_at(node: &Node, places: &HashSet<Position>, texts: &mut Vec<String>) {
+fn texts_at(node: &Node, positions: &HashSet<Position>, texts: &mut Vec<String>) {
     let mut take = |at: &Position, text: &str| {
-        if places.contains(at) && text.len() >= SHORTEST_SECRET {
+        if positions.contains(at) && text.len() >= SHORTEST_SECRET {
             texts.push(text.to_owned());
         }
     };
@@ -67,13 +67,13 @@ fn texts_at(node: &Node, places: &HashSet<Position>, texts: &mut Vec<String>) {
             let raw = scalar.raw.as_deref().filter(|raw| !is_names_only(raw));
             take(&node.at, raw.unwrap_or_default());
         }
-        Kind::Sequence(items) => items.iter().for_each(|item| texts_at(item, places, texts)),
+        Kind::Sequence(items) => items.iter().for_each(|item| texts_at(item, positions, texts)),
         Kind::Mapping(entries) => {
             for entry in entries {
                 take(&entry.key_at, &entry.key);
             }
             for entry in entries {
-                texts_at(&entry.value, places, texts);
+                texts_at(&entry.value, positions, texts);
             }
         }
     }
@@ -127,7 +127,7 @@ pub(crate) fn without_secrets(text: &str, root: &Node) -> Vec<Line> {
 pub(crate) fn without_guess(text: &str, faults: &[Fault]) -> Vec<Line> {
     let lines: Vec<&str> = fault::lines(text).collect();
     let shown = |index: usize| {
-        faults.iter().any(|fault| fault.place.line as usize == index + 1)
+        faults.iter().any(|fault| fault.position.line as usize == index + 1)
             && !lines[index].trim_start().starts_with('-')
             && !gives_a_secret_away(lines[index])
             && around(&lines, index).all(|line| !might_hold_a_secret(line))
