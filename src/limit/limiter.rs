@@ -46,7 +46,7 @@ impl Limiter {
         }
         let (rule, id) = (Algorithm::new(&settings.kind), settings.id().to_string().into());
         let limiter = Self { settings, rule, plans, counts, shared, id };
-        limiter.counts.cells.allow(limiter.settings.max_keys, limiter.used_up());
+        limiter.counts.counters.allow(limiter.settings.max_keys, limiter.used_up());
         limiter
     }
 
@@ -74,13 +74,13 @@ impl Limiter {
     /// Returns the amount of a plan.
     pub(super) fn amount(&self, plan: PlanIndex) -> &Kind {
         let plans = self.settings.plans.as_ref();
-        let value = plan.position().checked_sub(1).and_then(|place| plans?.values.get(place));
+        let value = plan.position().checked_sub(1).and_then(|index| plans?.values.get(index));
         value.map_or(&self.settings.kind, |plan| &plan.kind)
     }
 
     /// Returns the algorithm of a plan.
     pub(super) fn rule(&self, plan: PlanIndex) -> &Algorithm {
-        let value = plan.position().checked_sub(1).and_then(|place| self.plans.get(place));
+        let value = plan.position().checked_sub(1).and_then(|index| self.plans.get(index));
         value.unwrap_or(&self.rule)
     }
 
@@ -109,57 +109,63 @@ impl Limiter {
 
     /// Returns the counter after a request with a body of `size` bytes, or how long to wait, in nanoseconds.
     ///
-    /// `cell` itself is not charged.
+    /// `counter` itself is not charged.
     pub(super) fn admit(
         &self,
         plan: PlanIndex,
-        cell: &mut Counter,
+        counter: &mut Counter,
         now: u64,
         size: u64,
     ) -> Result<Counter, u64> {
         let overdraft = matches!(self.settings.cost, Cost::RequestSize(_));
-        self.rule(plan).admit(cell, now, self.settings.cost.of(size), overdraft)
+        self.rule(plan).admit(counter, now, self.settings.cost.of(size), overdraft)
     }
 
     /// Returns the counter after a body that was admitted as empty has grown from `before` to `size` bytes, or how long
     /// to wait, in nanoseconds. A quota refuses what exceeds it; an open rate takes debt, as for a body with an
     /// announced size.
     ///
-    /// `cell` itself is not charged.
+    /// `counter` itself is not charged.
     pub(super) fn charge_more(
         &self,
         plan: PlanIndex,
-        cell: &mut Counter,
+        counter: &mut Counter,
         now: u64,
         before: u64,
         size: u64,
     ) -> Result<Counter, u64> {
         let cost = self.settings.cost.of(size) - self.settings.cost.of(before);
         match self.rule(plan) {
-            rule @ Algorithm::Rate(_) => Ok(rule.charge(*cell, now, cost)),
-            Algorithm::InFlight(_) => Ok(*cell),
-            rule => rule.admit(cell, now, cost, false),
+            rule @ Algorithm::Rate(_) => Ok(rule.charge(*counter, now, cost)),
+            Algorithm::InFlight(_) => Ok(*counter),
+            rule => rule.admit(counter, now, cost, false),
         }
     }
 
     /// Returns the counter of a request whose cost turned out to be `cost`: what exceeds the limit is debt.
-    pub(super) fn settle(&self, plan: PlanIndex, cell: Counter, now: u64, cost: u64) -> Counter {
+    pub(super) fn adjust_cost(
+        &self,
+        plan: PlanIndex,
+        counter: Counter,
+        now: u64,
+        cost: u64,
+    ) -> Counter {
         let reserved = self.settings.cost.of(0);
         if cost >= reserved {
-            self.rule(plan).charge(cell, now, cost - reserved)
+            self.rule(plan).charge(counter, now, cost - reserved)
         } else {
-            self.rule(plan).refund(cell, now, reserved - cost)
+            self.rule(plan).refund(counter, now, reserved - cost)
         }
     }
 
     /// Returns the counter after giving back what a body of `size` bytes was charged.
-    pub(super) fn refund(&self, plan: PlanIndex, cell: Counter, now: u64, size: u64) -> Counter {
-        self.rule(plan).refund(cell, now, self.settings.cost.of(size))
+    pub(super) fn refund(&self, plan: PlanIndex, counter: Counter, now: u64, size: u64) -> Counter {
+        self.rule(plan).refund(counter, now, self.settings.cost.of(size))
     }
 
     /// Returns the balance of the key with this counter.
-    pub(super) fn left(&self, plan: PlanIndex, cell: Counter, now: u64) -> Balance {
-        let (remaining, reset) = self.rule(plan).left(cell, now);
+    pub(super) fn left(&self, plan: PlanIndex, counter: Counter, now: u64) -> Balance {
+        let (remaining, reset) = self.rule(plan).left(counter, now);
         Balance::new(plan, remaining, reset)
     }
 
@@ -168,11 +174,11 @@ impl Limiter {
     pub(super) fn left_by_refused(
         &self,
         plan: PlanIndex,
-        cell: Counter,
+        counter: Counter,
         now: u64,
         wait: u64,
     ) -> Balance {
-        self.left(plan, cell, now).or_wait(wait)
+        self.left(plan, counter, now).or_wait(wait)
     }
 
     /// Returns the balance of a key with this lease, after a request that would have to wait for `wait` nanoseconds. Only a
@@ -193,8 +199,8 @@ impl Limiter {
 
     /// Returns the name of a plan; `None` for the limit's own amount.
     pub(super) fn plan_name(&self, plan: PlanIndex) -> Option<&str> {
-        let place = plan.position().checked_sub(1)?;
-        Some(&self.settings.plans.as_ref()?.values.get(place)?.name)
+        let index = plan.position().checked_sub(1)?;
+        Some(&self.settings.plans.as_ref()?.values.get(index)?.name)
     }
 
     /// Notes the use of a key whose counter was `before`, for operators.
@@ -205,7 +211,7 @@ impl Limiter {
         now: u64,
         subject: &LimitKeySource<'_>,
     ) {
-        let kind = self.counts.cells.kind();
+        let kind = self.counts.counters.kind();
         // An even rate recovers between two requests: only one that is busy has consumers. Decided without a division.
         if kind == CounterKind::Rate && after.until.saturating_sub(now) <= after.used {
             return;
@@ -232,9 +238,9 @@ impl Limiter {
         self.counts.consumers.note(key, plan, use_of_key, name);
     }
 
-    /// Returns the end of the window that `cell` counts in; `None` without windows.
-    pub(super) fn window_end(&self, plan: PlanIndex, cell: Counter, moment: Now) -> Option<u64> {
-        self.rule(plan).window_end(cell, self.counts.time(moment))
+    /// Returns the end of the window that `counter` counts in; `None` without windows.
+    pub(super) fn window_end(&self, plan: PlanIndex, counter: Counter, moment: Now) -> Option<u64> {
+        self.rule(plan).window_end(counter, self.counts.time(moment))
     }
 
     /// Returns the end of the window of a limit that several gateways share, in calendar time; `None` without windows.
@@ -268,7 +274,7 @@ impl Limiter {
         }
         let window_end = window_end();
         let plans = self.settings.plans.as_ref();
-        let value = plan.position().checked_sub(1).and_then(|place| plans?.values.get(place));
+        let value = plan.position().checked_sub(1).and_then(|index| plans?.values.get(index));
         let plan = value.map(|plan| Arc::clone(&plan.name));
         let entry = Entry { key: Some(key), plan, window_end };
         self.counts.ledger.add(entry, units, self.settings.max_keys, name);

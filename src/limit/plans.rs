@@ -46,11 +46,11 @@ impl Plans {
     ) -> Option<PlanIndex> {
         let by_client = client.and_then(|client| {
             let found = self.clients.binary_search_by(|(id, _)| (**id).cmp(client));
-            found.ok().map(|place| usize::from(self.clients[place].1))
+            found.ok().map(|index| usize::from(self.clients[index].1))
         });
         let found = by_client.or_else(|| self.claimed(claim(self.claim.as_deref()?)?));
         match found {
-            Some(place) => Some(PlanIndex(place as u16 + 1)),
+            Some(index) => Some(PlanIndex(index as u16 + 1)),
             None => self.has_default.then_some(PlanIndex::DEFAULT),
         }
     }

@@ -69,13 +69,13 @@ impl Limiter {
 
     fn census(&self, moment: Now) -> Census {
         let now = self.counts.time(moment);
-        let kind = self.counts.cells.kind();
+        let kind = self.counts.counters.kind();
         let mut census = Census::default();
-        for (_, cell) in self.counts.cells.all(now) {
-            census.add(self, kind.used(cell, now));
+        for (_, counter) in self.counts.counters.all(now) {
+            census.add(self, kind.used(counter, now));
         }
-        let (overflow, _) = self.counts.cells.overflow().save(now);
-        Census { keys: self.counts.cells.len(), overflow: kind.used(overflow, now), ..census }
+        let (overflow, _) = self.counts.counters.overflow().save(now);
+        Census { keys: self.counts.counters.len(), overflow: kind.used(overflow, now), ..census }
     }
 
     /// Counts the keys of a limit that several gateways share: those that this gateway has a lease of.
@@ -158,21 +158,21 @@ impl Limiter {
         if self.is_concurrency() {
             return Reset::InFlight;
         }
-        let cells = &self.counts.cells;
+        let counters = &self.counts.counters;
         let now = self.counts.time(moment);
         if target.parts.is_empty() {
-            let count = cells.clear(now);
+            let count = counters.clear(now);
             self.counts.consumers.retain(|_| false);
             return Reset::Done(count);
         }
         let mut count = 0;
         let keys = self.keys_of(target);
         for (key, _) in keys.iter().flatten() {
-            count += usize::from(cells.remove(*key, now));
+            count += usize::from(counters.remove(*key, now));
         }
         // For a key with further parts: the named consumers only.
         for key in self.named_consumers(target) {
-            count += usize::from(cells.remove(key, now));
+            count += usize::from(counters.remove(key, now));
         }
         match keys {
             None if count == 0 => Reset::OtherKey,
@@ -201,9 +201,9 @@ impl Limiter {
             return Some(Standing { used: whole.saturating_sub(left), left, reset });
         }
         let now = self.counts.time(moment);
-        let cell = self.counts.cells.get(key, now)?;
-        let (left, reset) = self.rule(plan).left(cell, now);
-        let used = self.counts.cells.kind().used(cell, now).max(whole.saturating_sub(left));
+        let counter = self.counts.counters.get(key, now)?;
+        let (left, reset) = self.rule(plan).left(counter, now);
+        let used = self.counts.counters.kind().used(counter, now).max(whole.saturating_sub(left));
         Some(Standing { used, left, reset: seconds(reset) })
     }
 

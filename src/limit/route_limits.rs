@@ -34,7 +34,7 @@ impl RouteLimits {
             if checks.iter().all(|other| !Arc::ptr_eq(&other.limiter.counts, &limiter.counts)) {
                 let metrics = metrics.limit(&limiter.settings().name, route);
                 checks.push(LimitCheck {
-                    place: checks.len(),
+                    limit_index: checks.len(),
                     limiter: Arc::clone(limiter),
                     metrics,
                 });
@@ -153,18 +153,18 @@ impl RouteLimits {
 
     /// Returns the name of the limit that refused, for the log.
     pub fn name(&self, limited: &Limited) -> &str {
-        self.name_of(limited.place)
+        self.name_of(limited.limit_index)
     }
 
     /// Returns the name of the first limit that would have refused a request, were it no dry run; once.
     pub fn take_dry_run(&self, standing: &mut LimitState) -> Option<&str> {
-        standing.dry_run.take().map(|place| self.name_of(place))
+        standing.dry_run.take().map(|limit_index| self.name_of(limit_index))
     }
 
     /// Returns the name of the limit with this index, for the log.
-    pub fn name_of(&self, place: u16) -> &str {
+    pub fn name_of(&self, limit_index: u16) -> &str {
         let mut checks = self.early.iter().chain(&self.late);
-        let named = checks.find(|check| check.place == usize::from(place));
+        let named = checks.find(|check| check.limit_index == usize::from(limit_index));
         named.map_or("", |check| &check.limiter.settings().name)
     }
 

@@ -87,7 +87,7 @@ impl Settings {
     /// Returns [`InvalidLimit::Cost`] if a request costs more than the limit can ever allow, and
     /// [`InvalidLimit::MaxKeys`] if no key may be counted.
     pub fn check(&self) -> Result<(), InvalidLimit> {
-        let most = match &self.kind {
+        let max = match &self.kind {
             Kind::Rate(spike) => u64::from(spike.burst().get()),
             Kind::Quota(quota) => quota.rate().count(),
             // A request of any size is one request in flight.
@@ -95,7 +95,7 @@ impl Settings {
         };
         match self.cost {
             _ if self.max_keys == 0 => Err(InvalidLimit::MaxKeys),
-            Cost::Fixed(cost) if u64::from(cost.get()) > most => Err(InvalidLimit::Cost),
+            Cost::Fixed(cost) if u64::from(cost.get()) > max => Err(InvalidLimit::Cost),
             _ => Ok(()),
         }
     }
@@ -307,8 +307,8 @@ impl fmt::Display for LimitId {
             Counted::Quota(unit, window) => write!(f, "{unit} {window}")?,
             Counted::InFlight => f.write_str("in flight")?,
         }
-        for (place, part) in self.by.iter().enumerate() {
-            write!(f, "{}{part}", if place == 0 { " by " } else { "," })?;
+        for (index, part) in self.by.iter().enumerate() {
+            write!(f, "{}{part}", if index == 0 { " by " } else { "," })?;
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl Algorithm {
     /// one request may pass, and takes the rest as debt.
     pub(in crate::limit) fn admit(
         &self,
-        cell: &mut Counter,
+        counter: &mut Counter,
         now: u64,
         cost: u64,
         overdraft: bool,
@@ -62,34 +62,34 @@ impl Algorithm {
         match self {
             Self::Rate(gcra) | Self::Rolling(gcra) => {
                 // Kept also if refused: the debt is paid at the rate by which it is reported.
-                *cell = gcra.converted(*cell, now);
+                *counter = gcra.converted(*counter, now);
                 let overdraft = overdraft && matches!(self, Self::Rate(_));
                 if overdraft {
-                    gcra.admit_overdraft(*cell, now, cost)
+                    gcra.admit_overdraft(*counter, now, cost)
                 } else {
-                    gcra.admit(*cell, now, cost)
+                    gcra.admit(*counter, now, cost)
                 }
             }
-            Self::Window(window) => window.admit(cell, now, cost),
-            Self::InFlight(slots) => slots.admit(*cell),
+            Self::Window(window) => window.admit(counter, now, cost),
+            Self::InFlight(slots) => slots.admit(*counter),
         }
     }
 
     /// Returns the counter after `cost` that is charged whether or not it fits: what exceeds the amount is debt.
-    pub(in crate::limit) fn charge(&self, cell: Counter, now: u64, cost: u64) -> Counter {
+    pub(in crate::limit) fn charge(&self, counter: Counter, now: u64, cost: u64) -> Counter {
         match self {
-            Self::Rate(gcra) | Self::Rolling(gcra) => gcra.charge(cell, now, cost),
-            Self::Window(window) => window.charge(cell, now, cost),
-            Self::InFlight(_) => cell,
+            Self::Rate(gcra) | Self::Rolling(gcra) => gcra.charge(counter, now, cost),
+            Self::Window(window) => window.charge(counter, now, cost),
+            Self::InFlight(_) => counter,
         }
     }
 
     /// Returns the counter after giving back `cost`.
-    pub(in crate::limit) fn refund(&self, cell: Counter, now: u64, cost: u64) -> Counter {
+    pub(in crate::limit) fn refund(&self, counter: Counter, now: u64, cost: u64) -> Counter {
         match self {
-            Self::Rate(gcra) | Self::Rolling(gcra) => gcra.refund(cell, now, cost),
-            Self::Window(window) => window.refund(cell, now, cost),
-            Self::InFlight(_) => cell,
+            Self::Rate(gcra) | Self::Rolling(gcra) => gcra.refund(counter, now, cost),
+            Self::Window(window) => window.refund(counter, now, cost),
+            Self::InFlight(_) => counter,
         }
     }
 
@@ -105,21 +105,21 @@ impl Algorithm {
     }
 
     /// Returns what is left of a counter, and in how many nanoseconds it is renewed.
-    pub(in crate::limit) fn left(&self, cell: Counter, now: u64) -> (u64, u64) {
+    pub(in crate::limit) fn left(&self, counter: Counter, now: u64) -> (u64, u64) {
         match self {
-            Self::Rate(gcra) | Self::Rolling(gcra) => match gcra.left(cell, now) {
-                0 => (0, gcra.next(cell, now)),
-                left => (left, gcra.debt(cell, now)),
+            Self::Rate(gcra) | Self::Rolling(gcra) => match gcra.left(counter, now) {
+                0 => (0, gcra.next(counter, now)),
+                left => (left, gcra.debt(counter, now)),
             },
-            Self::Window(window) => window.left(cell, now),
-            Self::InFlight(slots) => (slots.left(cell), 0),
+            Self::Window(window) => window.left(counter, now),
+            Self::InFlight(slots) => (slots.left(counter), 0),
         }
     }
 
     /// Returns the end of the window that a counter counts in; `None` without windows.
-    pub(in crate::limit) fn window_end(&self, cell: Counter, now: u64) -> Option<u64> {
+    pub(in crate::limit) fn window_end(&self, counter: Counter, now: u64) -> Option<u64> {
         match self {
-            Self::Window(window) => Some(window.end(cell, now)),
+            Self::Window(window) => Some(window.end(counter, now)),
             Self::Rate(_) | Self::Rolling(_) | Self::InFlight(_) => None,
         }
     }

@@ -13,16 +13,16 @@ pub(in crate::limit) struct ConcurrencyLimit(pub(in crate::limit) u64);
 
 impl ConcurrencyLimit {
     /// Admits a request, or returns how long to wait, in nanoseconds: an estimate, since the end of others is unknown.
-    pub(in crate::limit) fn admit(self, cell: Counter) -> Result<Counter, u64> {
-        match cell.used {
+    pub(in crate::limit) fn admit(self, counter: Counter) -> Result<Counter, u64> {
+        match counter.used {
             used if used < self.0 => Ok(Counter { until: u64::MAX, used: used + 1 }),
             _ => Err(RETRY_AFTER),
         }
     }
 
     /// Returns how many more requests would be admitted.
-    pub(in crate::limit) fn left(self, cell: Counter) -> u64 {
-        self.0.saturating_sub(cell.used)
+    pub(in crate::limit) fn left(self, counter: Counter) -> u64 {
+        self.0.saturating_sub(counter.used)
     }
 }
 
@@ -58,21 +58,21 @@ impl Drop for SharedPermit {
 pub(in crate::limit) struct InFlightPermit {
     counts: Arc<LimitCounters>,
     key: u64,
-    place: Slot,
+    slot: Slot,
 }
 
 impl InFlightPermit {
     /// Creates the permit that releases what [`ConcurrencyLimit::admit`] has counted.
-    pub(in crate::limit) fn new(counts: &Arc<LimitCounters>, key: u64, place: Slot) -> Self {
-        Self { counts: Arc::clone(counts), key, place }
+    pub(in crate::limit) fn new(counts: &Arc<LimitCounters>, key: u64, slot: Slot) -> Self {
+        Self { counts: Arc::clone(counts), key, slot }
     }
 }
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
-        self.counts.cells.give_back(self.key, self.place, |cell| match cell.used {
-            0 | 1 => *cell = Counter::default(),
-            _ => cell.used -= 1,
+        self.counts.counters.give_back(self.key, self.slot, |counter| match counter.used {
+            0 | 1 => *counter = Counter::default(),
+            _ => counter.used -= 1,
         });
     }
 }

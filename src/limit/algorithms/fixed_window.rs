@@ -39,11 +39,11 @@ impl FixedWindow {
     /// the last of the debt.
     pub(in crate::limit) fn admit(
         &self,
-        cell: &mut Counter,
+        counter: &mut Counter,
         now: u64,
         cost: u64,
     ) -> Result<Counter, u64> {
-        let current = self.current(cell, now);
+        let current = self.current(counter, now);
         match current.amount().checked_add(cost) {
             Some(used) if used <= self.allowance.get() => Ok(Counter { used, ..current }),
             _ => Err(self.wait(current, now, cost)),
@@ -78,8 +78,8 @@ impl FixedWindow {
     }
 
     /// Counts `cost` whether or not it fits.
-    pub(in crate::limit) fn charge(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
-        let current = self.current(&mut cell, now);
+    pub(in crate::limit) fn charge(&self, mut counter: Counter, now: u64, cost: u64) -> Counter {
+        let current = self.current(&mut counter, now);
         let used = current.amount();
         // Use within the larger allowance of another plan is no debt.
         let counted = used.min(self.allowance.get().saturating_mul(current.owed_windows() + 1));
@@ -88,11 +88,11 @@ impl FixedWindow {
     }
 
     /// Gives back `cost`.
-    pub(in crate::limit) fn refund(&self, mut cell: Counter, now: u64, cost: u64) -> Counter {
-        if cell == Counter::default() {
-            return cell;
+    pub(in crate::limit) fn refund(&self, mut counter: Counter, now: u64, cost: u64) -> Counter {
+        if counter == Counter::default() {
+            return counter;
         }
-        let current = self.current(&mut cell, now);
+        let current = self.current(&mut counter, now);
         match current.amount().saturating_sub(cost) {
             0 => Counter::default(),
             used => self.owing(current, used, self.windows(used).min(current.owed_windows())),
@@ -100,13 +100,13 @@ impl FixedWindow {
     }
 
     /// Returns the end of the current window.
-    pub(in crate::limit) fn end(&self, mut cell: Counter, now: u64) -> u64 {
-        self.current(&mut cell, now).until
+    pub(in crate::limit) fn end(&self, mut counter: Counter, now: u64) -> u64 {
+        self.current(&mut counter, now).until
     }
 
     /// Returns the remaining allowance of the window, and in how many nanoseconds it is renewed.
-    pub(in crate::limit) fn left(&self, mut cell: Counter, now: u64) -> (u64, u64) {
-        let current = self.current(&mut cell, now);
+    pub(in crate::limit) fn left(&self, mut counter: Counter, now: u64) -> (u64, u64) {
+        let current = self.current(&mut counter, now);
         match self.allowance.get().saturating_sub(current.amount()) {
             0 => (0, self.wait(current, now, 1)),
             left => (left, current.until.saturating_sub(now)),
@@ -115,25 +115,25 @@ impl FixedWindow {
 
     /// Returns the counter as it stands in the current window, and the windows that its debt lasts longer. Corrects one that a clock
     /// has begun before it stepped back.
-    fn current(&self, cell: &mut Counter, now: u64) -> Counter {
-        if *cell == Counter::default() {
+    fn current(&self, counter: &mut Counter, now: u64) -> Counter {
+        if *counter == Counter::default() {
             return Counter { until: self.ends.of(now), used: 0 };
         }
-        let (used, owed) = (cell.amount(), cell.owed_windows());
+        let (used, owed) = (counter.amount(), counter.owed_windows());
         if owed == 0 {
             // Kept, so that a used allowance is not renewed; but only for as long as the clock could not be far ahead.
-            if cell.until > self.ends.latest(now) {
-                cell.until = self.ends.of(now);
+            if counter.until > self.ends.latest(now) {
+                counter.until = self.ends.of(now);
             }
-            return *cell;
+            return *counter;
         }
-        let (end, remaining) = self.ends.until(now, cell.until, owed);
+        let (end, remaining) = self.ends.until(now, counter.until, owed);
         let allowance = self.allowance.get();
         let used = match owed - remaining {
             0 => used,
             passed => {
                 let rest = used.saturating_sub(passed.saturating_mul(allowance));
-                // What another plan used beyond the debt ended with its window.
+                // Units that another plan used beyond the maximum debt ended with their window.
                 rest.min((remaining + 1).saturating_mul(allowance))
             }
         };
@@ -155,7 +155,7 @@ impl FixedWindow {
         let allowance = self.allowance.get();
         let needed = current.amount().saturating_add(cost.min(allowance)).saturating_sub(allowance);
         let windows = needed.div_ceil(allowance).saturating_sub(1);
-        // What exceeds an allowance that the file has lowered is no debt, and ends with the window.
+        // Use beyond an allowance that a reload has lowered is no debt, and ends with the window.
         self.ends.after(current.until, windows.min(current.owed_windows())).saturating_sub(now)
     }
 }
@@ -194,15 +194,15 @@ impl WindowEnds {
         }
     }
 
-    /// Returns the end of the current window, and how many further windows end until `until`: `most` at most.
-    fn until(&self, now: u64, until: u64, most: u64) -> (u64, u64) {
+    /// Returns the end of the current window, and how many further windows end until `until`: `max` at most.
+    fn until(&self, now: u64, until: u64, max: u64) -> (u64, u64) {
         match self {
             Self::After(nanos) => {
                 let nanos = (*nanos).max(1);
                 let windows = until.saturating_sub(now).div_ceil(nanos).saturating_sub(1);
-                if windows > most {
+                if windows > max {
                     // The clock was set back.
-                    return (now.saturating_add(nanos), most);
+                    return (now.saturating_add(nanos), max);
                 }
                 (until - windows * nanos, windows)
             }
@@ -210,7 +210,7 @@ impl WindowEnds {
                 let current = self.of(now);
                 let ends = calendar.ends_from(current / NANOS);
                 let before = ends.partition_point(|secs| secs.saturating_mul(NANOS) < until);
-                (current, (before as u64).min(most))
+                (current, (before as u64).min(max))
             }
         }
     }
@@ -250,17 +250,17 @@ mod tests {
     #[test]
     fn a_clock_that_steps_back_renews_no_allowance() {
         let minutes = calendar(1);
-        let mut cell = minutes.admit(&mut NONE.clone(), 70 * NANOS, 1).unwrap();
+        let mut counter = minutes.admit(&mut NONE.clone(), 70 * NANOS, 1).unwrap();
 
-        assert_eq!(minutes.admit(&mut cell, 30 * NANOS, 1), Err(90 * NANOS));
+        assert_eq!(minutes.admit(&mut counter, 30 * NANOS, 1), Err(90 * NANOS));
     }
 
     #[test]
     fn a_clock_that_was_years_ahead_locks_no_client_out() {
         let minutes = calendar(1);
-        let mut cell = minutes.admit(&mut NONE.clone(), 90_000 * NANOS, 1).unwrap();
+        let mut counter = minutes.admit(&mut NONE.clone(), 90_000 * NANOS, 1).unwrap();
 
-        assert_eq!(minutes.admit(&mut cell, 30 * NANOS, 1), Err(30 * NANOS));
+        assert_eq!(minutes.admit(&mut counter, 30 * NANOS, 1), Err(30 * NANOS));
     }
 
     #[test]
@@ -308,12 +308,12 @@ mod tests {
         ) {
             let window = if in_calendar { calendar(allowance) } else { flexi(allowance) };
             let length = window.ends.of(0);
-            let (mut now, mut cell) = (0, NONE);
+            let (mut now, mut counter) = (0, NONE);
             // The model: the used amount, and the end of its window.
             let (mut used, mut end) = (0_u64, 0_u64);
             for (gap, cost, action) in steps {
                 now += gap * length / 1_000;
-                cell = cell.at(now);
+                counter = counter.at(now);
                 while end <= now && used > 0 {
                     used = used.saturating_sub(allowance);
                     end += length;
@@ -322,25 +322,25 @@ mod tests {
                     end = if in_calendar { now - now % length + length } else { now + length };
                 }
                 if action == 2 {
-                    cell = window.charge(cell, now, cost);
+                    counter = window.charge(counter, now, cost);
                     used += cost;
                 } else if action == 1 {
-                    cell = window.refund(cell, now, cost);
+                    counter = window.refund(counter, now, cost);
                     used = used.saturating_sub(cost);
                 } else {
                     let fits = used + cost <= allowance;
-                    let admitted = window.admit(&mut cell, now, cost);
+                    let admitted = window.admit(&mut counter, now, cost);
                     prop_assert_eq!(admitted.is_ok(), fits);
                     if let Ok(charged) = admitted {
-                        cell = charged;
+                        counter = charged;
                         used += cost;
                     }
                 }
                 if used == 0 {
                     // A window without use is none.
-                    cell = NONE;
+                    counter = NONE;
                 }
-                prop_assert_eq!(window.left(cell, now).0, allowance.saturating_sub(used));
+                prop_assert_eq!(window.left(counter, now).0, allowance.saturating_sub(used));
             }
         }
     }

@@ -64,18 +64,18 @@ impl Gcra {
     /// Admits `cost` requests if the burst has room, or returns how long to wait, in nanoseconds.
     pub(in crate::limit) fn admit(
         &self,
-        cell: Counter,
+        counter: Counter,
         now: u64,
         cost: u64,
     ) -> Result<Counter, u64> {
-        let Some(cost) = NonZeroU64::new(cost) else { return Ok(cell) };
+        let Some(cost) = NonZeroU64::new(cost) else { return Ok(counter) };
         let cost = match NonZeroU32::try_from(cost) {
             Ok(cost) if cost <= self.quota.burst_size() => cost,
             // A cost above the burst never fits; the wait is a whole refill, and the answer will be the same.
             // governor would find that out too, but only after a product that may overflow.
             _ => return Err(self.whole),
         };
-        let limiter = self.lend(cell, now);
+        let limiter = self.lend(counter, now);
         match limiter.check_n(cost) {
             Ok(Ok(())) => Ok(self.counter(limiter.into_state_store().0.get())),
             Ok(Err(not_until)) => Err(nanos(not_until.wait_time_from(now.into()))),
@@ -86,60 +86,60 @@ impl Gcra {
     /// Admits a request if one may pass, and charges its whole `weight` as debt; else returns how long to wait.
     pub(in crate::limit) fn admit_overdraft(
         &self,
-        cell: Counter,
+        counter: Counter,
         now: u64,
         weight: u64,
     ) -> Result<Counter, u64> {
-        let limiter = self.lend(cell, now);
+        let limiter = self.lend(counter, now);
         match limiter.check() {
             Ok(()) => {
-                let cell = self.counter(limiter.into_state_store().0.get());
-                Ok(self.charge(cell, now, weight.saturating_sub(1)))
+                let counter = self.counter(limiter.into_state_store().0.get());
+                Ok(self.charge(counter, now, weight.saturating_sub(1)))
             }
             Err(not_until) => Err(nanos(not_until.wait_time_from(now.into()))),
         }
     }
 
     /// Returns the counter after charging `weight` more, whether or not it fits.
-    pub(in crate::limit) fn charge(&self, cell: Counter, now: u64, weight: u64) -> Counter {
-        let cell = self.converted(cell, now);
+    pub(in crate::limit) fn charge(&self, counter: Counter, now: u64, weight: u64) -> Counter {
+        let counter = self.converted(counter, now);
         let weight = self.interval.saturating_mul(weight);
-        let until = cell.until.max(now).saturating_add(weight);
+        let until = counter.until.max(now).saturating_add(weight);
         // A counter that another rate has charged further keeps its debt.
-        let most = now.saturating_add(self.max_debt).max(cell.until);
-        self.counter(until.min(most))
+        let max = now.saturating_add(self.max_debt).max(counter.until);
+        self.counter(until.min(max))
     }
 
     /// Returns the counter after giving `weight` back.
-    pub(in crate::limit) fn refund(&self, cell: Counter, now: u64, weight: u64) -> Counter {
-        let until = self.converted(cell, now).until;
+    pub(in crate::limit) fn refund(&self, counter: Counter, now: u64, weight: u64) -> Counter {
+        let until = self.converted(counter, now).until;
         let until = until.saturating_sub(self.interval.saturating_mul(weight));
         if until > now { self.counter(until) } else { Counter::default() }
     }
 
     /// Returns the number of requests that would be admitted at once now.
-    pub(in crate::limit) fn left(&self, cell: Counter, now: u64) -> u64 {
-        self.whole.saturating_sub(self.debt(cell, now)) / self.interval
+    pub(in crate::limit) fn left(&self, counter: Counter, now: u64) -> u64 {
+        self.whole.saturating_sub(self.debt(counter, now)) / self.interval
     }
 
     /// Returns how long until the next request is admitted, in nanoseconds.
-    pub(in crate::limit) fn next(&self, cell: Counter, now: u64) -> u64 {
-        (self.debt(cell, now) + self.interval).saturating_sub(self.whole)
+    pub(in crate::limit) fn next(&self, counter: Counter, now: u64) -> u64 {
+        (self.debt(counter, now) + self.interval).saturating_sub(self.whole)
     }
 
     /// Returns how long until the whole burst is refilled, in nanoseconds.
-    pub(in crate::limit) fn debt(&self, cell: Counter, now: u64) -> u64 {
-        self.converted(cell, now).until.saturating_sub(now)
+    pub(in crate::limit) fn debt(&self, counter: Counter, now: u64) -> u64 {
+        self.converted(counter, now).until.saturating_sub(now)
     }
 
     /// Converts a counter that was charged under another rate, keeping the number of requests used. A
     /// rate that changes, in the file or with a caller's plan, neither forgives nor multiplies them.
-    pub(in crate::limit) fn converted(&self, cell: Counter, now: u64) -> Counter {
-        if cell.used == self.interval || cell.used == 0 || cell.until <= now {
-            return cell;
+    pub(in crate::limit) fn converted(&self, counter: Counter, now: u64) -> Counter {
+        if counter.used == self.interval || counter.used == 0 || counter.until <= now {
+            return counter;
         }
-        let debt = u128::from(cell.until - now) * u128::from(self.interval);
-        let debt = debt.div_ceil(u128::from(cell.used));
+        let debt = u128::from(counter.until - now) * u128::from(self.interval);
+        let debt = debt.div_ceil(u128::from(counter.used));
         let debt = u64::try_from(debt).unwrap_or(MAX_NANOS).min(MAX_NANOS);
         self.counter(now.saturating_add(debt))
     }
@@ -150,12 +150,12 @@ impl Gcra {
 
     fn lend(
         &self,
-        cell: Counter,
+        counter: Counter,
         now: u64,
     ) -> RateLimiter<NotKeyed, BorrowedState, FixedClock, NoOpMiddleware<Nanos>> {
         let limiter = RateLimiter::new(
             self.quota,
-            BorrowedState(Slot::new(self.converted(cell, now).until)),
+            BorrowedState(Slot::new(self.converted(counter, now).until)),
             FixedClock::default(),
         );
         // governor counts from its creation, which here is the clock's zero.
@@ -235,9 +235,9 @@ mod tests {
         let gcra = gcra.with_max_debt(Duration::from_secs(60));
         let fresh = Counter { until: 0, used: 0 };
 
-        let cell = gcra.admit_overdraft(fresh, 1, u64::MAX).expect("it is open");
-        assert_eq!(gcra.debt(cell, 1), 60_000_000_000);
-        assert_eq!(gcra.debt(gcra.charge(cell, 1, u64::MAX), 1), 60_000_000_000);
+        let counter = gcra.admit_overdraft(fresh, 1, u64::MAX).expect("it is open");
+        assert_eq!(gcra.debt(counter, 1), 60_000_000_000);
+        assert_eq!(gcra.debt(gcra.charge(counter, 1, u64::MAX), 1), 60_000_000_000);
         assert_eq!(gcra.debt(gcra.admit_overdraft(fresh, 1, 3).expect("it is open"), 1), 3_000_000);
         let slow = Gcra::new(Duration::from_secs(600), NonZeroU32::MIN);
         let slow = slow.with_max_debt(Duration::from_secs(60));
@@ -255,22 +255,22 @@ mod tests {
 
     #[test]
     fn weight_two_at_ten_a_minute_leaves_five_and_weight_five_leaves_two() {
-        for (weight, most) in [(2, 5), (5, 2)] {
+        for (weight, max) in [(2, 5), (5, 2)] {
             let mut arrest = Arrest::new(Duration::from_secs(6), 1);
             let admitted =
                 (0..60).filter(|second| arrest.weighs(f64::from(*second), weight).is_ok());
-            assert_eq!(admitted.count(), most);
+            assert_eq!(admitted.count(), max);
         }
     }
 
     #[test]
     fn a_fixed_cost_waits_until_all_of_it_fits() {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(5).unwrap());
-        let cell = gcra.admit(NONE, SECOND, 3).unwrap();
+        let counter = gcra.admit(NONE, SECOND, 3).unwrap();
 
-        assert_eq!(gcra.left(cell, SECOND), 2);
-        assert_eq!(gcra.admit(cell, SECOND, 3), Err(SECOND));
-        assert!(gcra.admit(cell, 2 * SECOND, 3).is_ok());
+        assert_eq!(gcra.left(counter, SECOND), 2);
+        assert_eq!(gcra.admit(counter, SECOND, 3), Err(SECOND));
+        assert!(gcra.admit(counter, 2 * SECOND, 3).is_ok());
     }
 
     #[test]
@@ -288,10 +288,10 @@ mod tests {
     #[test]
     fn the_heaviest_request_does_not_wrap_around() {
         let gcra = Gcra::new(Duration::from_secs(86_400), NonZeroU32::MIN);
-        let cell = gcra.admit_overdraft(NONE, 0, u64::MAX).unwrap();
+        let counter = gcra.admit_overdraft(NONE, 0, u64::MAX).unwrap();
 
-        assert!(gcra.admit_overdraft(cell, MAX_NANOS / 2, 1).is_err());
-        assert!(gcra.admit(cell, MAX_NANOS / 2, 1).is_err());
+        assert!(gcra.admit_overdraft(counter, MAX_NANOS / 2, 1).is_err());
+        assert!(gcra.admit(counter, MAX_NANOS / 2, 1).is_err());
     }
 
     #[test]
@@ -299,14 +299,14 @@ mod tests {
         let gcra = Gcra::new(Duration::from_secs(1), NonZeroU32::new(3).unwrap());
         assert_eq!((gcra.left(NONE, 0), gcra.debt(NONE, 0)), (3, 0));
 
-        let cell = gcra.admit(NONE, 0, 3).unwrap();
+        let counter = gcra.admit(NONE, 0, 3).unwrap();
         assert_eq!(
-            (gcra.left(cell, 0), gcra.debt(cell, 0), gcra.next(cell, 0)),
+            (gcra.left(counter, 0), gcra.debt(counter, 0), gcra.next(counter, 0)),
             (0, 3 * SECOND, SECOND)
         );
 
         let later = SECOND + SECOND / 2;
-        assert_eq!((gcra.left(cell, later), gcra.next(cell, later)), (1, 0));
+        assert_eq!((gcra.left(counter, later), gcra.next(counter, later)), (1, 0));
     }
 
     #[test]
@@ -333,11 +333,11 @@ mod tests {
             Algorithm::new(&Kind::Rate(spike.unwrap()))
         };
         let (slow, fast) = (rule(Unit::Minute, 20), rule(Unit::Second, 20));
-        let mut cell = slow.admit(&mut Counter::default(), SECOND, 20, false).unwrap();
+        let mut counter = slow.admit(&mut Counter::default(), SECOND, 20, false).unwrap();
 
-        assert_eq!(fast.admit(&mut cell, SECOND, 1, false), Err(SECOND));
+        assert_eq!(fast.admit(&mut counter, SECOND, 1, false), Err(SECOND));
 
-        assert!(fast.admit(&mut cell, 2 * SECOND, 1, false).is_ok());
+        assert!(fast.admit(&mut counter, 2 * SECOND, 1, false).is_ok());
     }
 
     proptest! {
@@ -346,14 +346,14 @@ mod tests {
         fn a_rate_that_changes_with_every_request_keeps_what_was_used(
             requests in prop::collection::vec((1_u64..50, 1_u64..9), 1..40),
         ) {
-            let mut cell = NONE;
+            let mut counter = NONE;
             let mut used = 0;
             for (interval, cost) in requests {
                 let gcra = Gcra::new(Duration::from_nanos(interval * SECOND), NonZeroU32::new(1_000).unwrap());
-                cell = gcra.admit(cell, 0, cost).unwrap();
+                counter = gcra.admit(counter, 0, cost).unwrap();
                 used += cost;
 
-                let left = gcra.left(cell, 0);
+                let left = gcra.left(counter, 0);
                 prop_assert!((999 - used..=1_000 - used).contains(&left), "{left} left, {used} used");
             }
         }
@@ -361,10 +361,10 @@ mod tests {
         #[test]
         fn a_refund_undoes_a_charge(weight in 0_u64..1_000, before in 0_u64..1_000) {
             let gcra = Gcra::new(Duration::from_secs(7), NonZeroU32::new(5).unwrap());
-            let cell = gcra.charge(NONE, 1, before);
+            let counter = gcra.charge(NONE, 1, before);
 
-            let back = gcra.refund(gcra.charge(cell, 1, weight), 1, weight);
-            prop_assert_eq!(gcra.debt(back, 1), gcra.debt(cell, 1));
+            let back = gcra.refund(gcra.charge(counter, 1, weight), 1, weight);
+            prop_assert_eq!(gcra.debt(back, 1), gcra.debt(counter, 1));
         }
 
         /// The model is a bucket of `burst` tokens in nanoseconds, filled evenly: an equivalent of GCRA.
@@ -376,7 +376,7 @@ mod tests {
         ) {
             let gcra = Gcra::new(Duration::from_nanos(interval), NonZeroU32::new(burst).unwrap());
             let full = i128::from(interval) * i128::from(burst);
-            let (mut tokens, mut now, mut cell) = (full, 0, NONE);
+            let (mut tokens, mut now, mut counter) = (full, 0, NONE);
             for (gap, cost, open) in requests {
                 now += gap;
                 tokens = (tokens + i128::from(gap)).min(full);
@@ -384,17 +384,17 @@ mod tests {
                 let needed = if open { i128::from(interval) } else { price };
                 let expected = tokens >= needed;
 
-                let outcome = if open { gcra.admit_overdraft(cell, now, cost) } else { gcra.admit(cell, now, cost) };
+                let outcome = if open { gcra.admit_overdraft(counter, now, cost) } else { gcra.admit(counter, now, cost) };
                 prop_assert_eq!(outcome.is_ok(), expected);
                 match outcome {
                     Ok(next) => {
                         tokens -= price;
-                        cell = next;
+                        counter = next;
                     }
                     Err(wait) if needed <= full => prop_assert_eq!(i128::from(wait), needed - tokens),
                     Err(wait) => prop_assert_eq!(i128::from(wait), full),
                 }
-                prop_assert_eq!(i128::from(gcra.left(cell, now)), (tokens / i128::from(interval)).max(0));
+                prop_assert_eq!(i128::from(gcra.left(counter, now)), (tokens / i128::from(interval)).max(0));
             }
         }
     }
@@ -402,12 +402,12 @@ mod tests {
     /// One key, with times in seconds.
     struct Arrest {
         gcra: Gcra,
-        cell: Counter,
+        counter: Counter,
     }
 
     impl Arrest {
         fn new(interval: Duration, burst: u32) -> Self {
-            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), cell: NONE }
+            Self { gcra: Gcra::new(interval, NonZeroU32::new(burst).unwrap()), counter: NONE }
         }
 
         fn at(&mut self, second: f64) -> Result<(), f64> {
@@ -416,8 +416,8 @@ mod tests {
 
         fn weighs(&mut self, second: f64, weight: u64) -> Result<(), f64> {
             let now = (second * SECOND as f64).round() as u64;
-            let admitted = self.gcra.admit_overdraft(self.cell, now, weight);
-            self.cell = admitted.unwrap_or(self.cell);
+            let admitted = self.gcra.admit_overdraft(self.counter, now, weight);
+            self.counter = admitted.unwrap_or(self.counter);
             admitted.map(drop).map_err(|wait| wait as f64 / SECOND as f64)
         }
     }

@@ -53,11 +53,11 @@ pub(in crate::limit) enum CounterKind {
 
 impl CounterKind {
     /// Returns the used units of a counter as of `now`, rounded up.
-    pub(in crate::limit) fn used(self, cell: Counter, now: u64) -> u64 {
+    pub(in crate::limit) fn used(self, counter: Counter, now: u64) -> u64 {
         match self {
-            Self::Window => cell.amount(),
-            Self::InFlight => cell.used,
-            Self::Rate => cell.until.saturating_sub(now).div_ceil(cell.used.max(1)),
+            Self::Window => counter.amount(),
+            Self::InFlight => counter.used,
+            Self::Rate => counter.until.saturating_sub(now).div_ceil(counter.used.max(1)),
         }
     }
 

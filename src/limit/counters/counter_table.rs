@@ -82,15 +82,15 @@ impl CounterTable {
         change: impl FnOnce(&mut Counter, Slot) -> R,
     ) -> R {
         // Noted under the lock: a save that does not see the change is followed by another.
-        let change = |cell: &mut Counter, slot| {
-            let result = change(cell, slot);
+        let change = |counter: &mut Counter, slot| {
+            let result = change(counter, slot);
             self.note_change();
             result
         };
         let mut shard = lock(&self.shard(key).0);
-        if let Some(cell) = shard.cells.get_mut(&key) {
-            *cell = cell.at(now);
-            return change(cell, Slot::Own);
+        if let Some(counter) = shard.counters.get_mut(&key) {
+            *counter = counter.at(now);
+            return change(counter, Slot::Own);
         }
         let brought = self.overflow.count_of(key, now);
         // A request in flight is released where it was counted: its key stays with the shared counter.
@@ -99,14 +99,16 @@ impl CounterTable {
         if !room {
             drop(shard);
             let max_keys = self.max_keys.load(Relaxed);
-            return self.overflow.with(key, now, max_keys, |cell| change(cell, Slot::Overflow));
+            return self
+                .overflow
+                .with(key, now, max_keys, |counter| change(counter, Slot::Overflow));
         }
-        let mut cell = brought.unwrap_or_default();
-        let result = change(&mut cell, Slot::Own);
-        if cell == Counter::default() {
+        let mut counter = brought.unwrap_or_default();
+        let result = change(&mut counter, Slot::Own);
+        if counter == Counter::default() {
             self.keys.fetch_sub(1, Relaxed);
         } else {
-            shard.cells.insert(key, cell);
+            shard.counters.insert(key, counter);
             self.gauge.inc();
         }
         result
@@ -117,21 +119,21 @@ impl CounterTable {
     pub(in crate::limit) fn give_back(
         &self,
         key: u64,
-        place: Slot,
+        slot: Slot,
         change: impl FnOnce(&mut Counter),
     ) {
-        let change = |cell: &mut Counter| {
-            change(cell);
+        let change = |counter: &mut Counter| {
+            change(counter);
             self.note_change();
         };
-        if place == Slot::Overflow {
+        if slot == Slot::Overflow {
             return self.overflow.give_back(change);
         }
         let mut shard = lock(&self.shard(key).0);
-        let Some(cell) = shard.cells.get_mut(&key) else { return };
-        change(cell);
-        if *cell == Counter::default() {
-            shard.cells.remove(&key);
+        let Some(counter) = shard.counters.get_mut(&key) else { return };
+        change(counter);
+        if *counter == Counter::default() {
+            shard.counters.remove(&key);
             self.release(1);
         }
     }
@@ -143,8 +145,8 @@ impl CounterTable {
 
     /// Returns the key's own counter as of `now`, if it has one that counts.
     pub(in crate::limit) fn get(&self, key: u64, now: u64) -> Option<Counter> {
-        let cell = lock(&self.shard(key).0).cells.get(&key).copied();
-        cell.filter(|cell| cell.until > now)
+        let counter = lock(&self.shard(key).0).counters.get(&key).copied();
+        counter.filter(|counter| counter.until > now)
     }
 
     /// Removes the key's own counter; whether it had one. Its part of the shared counter stays.
@@ -152,19 +154,19 @@ impl CounterTable {
         let removed = {
             let mut shard = lock(&self.shard(key).0);
             self.note_change();
-            shard.cells.remove(&key)
+            shard.counters.remove(&key)
         };
         self.release(usize::from(removed.is_some()));
-        removed.is_some_and(|cell| cell.until > now)
+        removed.is_some_and(|counter| counter.until > now)
     }
 
     /// Removes every counter, the shared one included; returns the number of keys that had one.
     pub(in crate::limit) fn clear(&self, now: u64) -> usize {
         let mut count = 0;
         for shard in &self.shards {
-            let cells = core::mem::take(&mut lock(&shard.0).cells);
-            self.release(cells.len());
-            count += cells.values().filter(|cell| cell.until > now).count();
+            let counters = core::mem::take(&mut lock(&shard.0).counters);
+            self.release(counters.len());
+            count += counters.values().filter(|counter| counter.until > now).count();
         }
         self.overflow.restore(Counter::default(), Vec::new());
         self.note_change();
@@ -177,9 +179,9 @@ impl CounterTable {
             let mut shard = lock(&shard.0);
             self.release(shard.sweep(now));
             // Returns the memory of a flood to the system.
-            let roomy = 4 * shard.cells.len() + 64;
-            if shard.cells.capacity() > roomy {
-                shard.cells.shrink_to(roomy / 2);
+            let roomy = 4 * shard.counters.len() + 64;
+            if shard.counters.capacity() > roomy {
+                shard.counters.shrink_to(roomy / 2);
             }
         }
         self.overflow.sweep(now);
@@ -200,8 +202,8 @@ impl CounterTable {
         let mut all = Vec::with_capacity(self.len());
         for shard in &self.shards {
             let shard = lock(&shard.0);
-            let live = shard.cells.iter().filter(|(_, cell)| cell.until > now);
-            all.extend(live.map(|(key, cell)| (*key, *cell)));
+            let live = shard.counters.iter().filter(|(_, counter)| counter.until > now);
+            all.extend(live.map(|(key, counter)| (*key, *counter)));
         }
         all
     }
@@ -212,15 +214,17 @@ impl CounterTable {
     }
 
     /// Restores the counters of an earlier table; keys beyond the bound are left out, the least used first.
-    pub(in crate::limit) fn fill(&self, now: u64, mut cells: Vec<(u64, Counter)>) {
+    pub(in crate::limit) fn fill(&self, now: u64, mut counters: Vec<(u64, Counter)>) {
         let max_keys = self.max_keys.load(Relaxed);
-        if cells.len() > max_keys {
-            cells.sort_unstable_by_key(|(_, cell)| core::cmp::Reverse(self.kind.used(*cell, now)));
+        if counters.len() > max_keys {
+            counters.sort_unstable_by_key(|(_, counter)| {
+                core::cmp::Reverse(self.kind.used(*counter, now))
+            });
         }
-        for (key, cell) in cells {
+        for (key, counter) in counters {
             if self.reserve() {
                 self.gauge.inc();
-                if lock(&self.shard(key).0).cells.insert(key, cell).is_some() {
+                if lock(&self.shard(key).0).counters.insert(key, counter).is_some() {
                     self.release(1);
                 }
             }
@@ -282,7 +286,7 @@ impl CounterTable {
             }
         }
         if freed == 0 {
-            own.skipped_sweeps = own.cells.len().max(MIN_SKIPPED_SWEEPS);
+            own.skipped_sweeps = own.counters.len().max(MIN_SKIPPED_SWEEPS);
         }
         freed > 0 && self.reserve()
     }
@@ -295,14 +299,16 @@ impl CounterTable {
         }
         let used_up = self.used_up.load(Relaxed);
         let mut candidates = Vec::new();
-        for (place, shard) in shards.iter().enumerate() {
-            let used =
-                shard.cells.iter().map(|(key, cell)| (self.kind.used(*cell, now), place, *key));
+        for (index, shard) in shards.iter().enumerate() {
+            let used = shard
+                .counters
+                .iter()
+                .map(|(key, counter)| (self.kind.used(*counter, now), index, *key));
             candidates.extend(used.filter(|(used, ..)| *used < used_up));
         }
         let least = least(&mut candidates);
-        for (_, place, key) in least {
-            shards[*place].cells.remove(key);
+        for (_, index, key) in least {
+            shards[*index].counters.remove(key);
         }
         self.release(least.len());
         least.len()
@@ -332,7 +338,7 @@ struct Shard(Mutex<ShardState>);
 
 #[derive(Debug, Default)]
 struct ShardState {
-    cells: PrehashedMap<Counter>,
+    counters: PrehashedMap<Counter>,
     /// The number of further requests that skip the search for room in a full table.
     skipped_sweeps: usize,
 }
@@ -340,9 +346,9 @@ struct ShardState {
 impl ShardState {
     /// Removes the recovered counters; returns their number.
     fn sweep(&mut self, now: u64) -> usize {
-        let before = self.cells.len();
-        self.cells.retain(|_, cell| cell.until > now);
-        before - self.cells.len()
+        let before = self.counters.len();
+        self.counters.retain(|_, counter| counter.until > now);
+        before - self.counters.len()
     }
 }
 
@@ -363,135 +369,135 @@ mod tests {
 
     #[test]
     fn a_counter_is_stored_under_its_key_alone() {
-        let cells = table(10);
+        let counters = table(10);
 
-        assert_eq!(count(&cells, 1, 0), (1, Slot::Own));
-        assert_eq!(count(&cells, 1, 0), (2, Slot::Own));
-        assert_eq!(count(&cells, 2, 0), (1, Slot::Own));
-        cells.with(3, 0, |cell, _| assert_eq!(*cell, Counter::default()));
+        assert_eq!(count(&counters, 1, 0), (1, Slot::Own));
+        assert_eq!(count(&counters, 1, 0), (2, Slot::Own));
+        assert_eq!(count(&counters, 2, 0), (1, Slot::Own));
+        counters.with(3, 0, |counter, _| assert_eq!(*counter, Counter::default()));
 
-        assert_eq!(cells.len(), 2);
+        assert_eq!(counters.len(), 2);
     }
 
     #[test]
     fn keys_beyond_the_bound_share_one_counter() {
-        let cells = table(2);
-        (1..=2).for_each(|key| _ = count(&cells, key, 0));
+        let counters = table(2);
+        (1..=2).for_each(|key| _ = count(&counters, key, 0));
 
-        assert_eq!(count(&cells, 3, 0), (1, Slot::Overflow));
-        assert_eq!(count(&cells, 4, 0), (2, Slot::Overflow));
-        assert_eq!(count(&cells, 1, 0), (2, Slot::Own));
-        assert_eq!(cells.len(), 2);
+        assert_eq!(count(&counters, 3, 0), (1, Slot::Overflow));
+        assert_eq!(count(&counters, 4, 0), (2, Slot::Overflow));
+        assert_eq!(count(&counters, 1, 0), (2, Slot::Own));
+        assert_eq!(counters.len(), 2);
     }
 
     #[test]
     fn a_recovered_counter_makes_room_in_its_shard() {
-        let cells = table(2);
-        (1..=2).for_each(|key| _ = count(&cells, key, 0));
+        let counters = table(2);
+        (1..=2).for_each(|key| _ = count(&counters, key, 0));
 
-        assert_eq!(count(&cells, 3, LIFE), (1, Slot::Own));
-        assert_eq!(cells.len(), 1);
+        assert_eq!(count(&counters, 3, LIFE), (1, Slot::Own));
+        assert_eq!(counters.len(), 1);
     }
 
     #[test]
     fn a_recovered_counter_is_the_default() {
-        let cells = table(1);
-        count(&cells, 1, 0);
+        let counters = table(1);
+        count(&counters, 1, 0);
 
-        assert_eq!(count(&cells, 1, LIFE - 1), (2, Slot::Own));
-        assert_eq!(count(&cells, 1, LIFE), (1, Slot::Own));
+        assert_eq!(count(&counters, 1, LIFE - 1), (2, Slot::Own));
+        assert_eq!(count(&counters, 1, LIFE), (1, Slot::Own));
     }
 
     #[test]
     fn a_full_table_drops_the_least_used_counter_and_none_that_is_used_up() {
-        let cells = with_allowance(3, 3);
+        let counters = with_allowance(3, 3);
         for (key, times) in [(1, 3), (2, 1), (3, 2)] {
-            (0..times).for_each(|_| _ = count(&cells, spread(key), 0));
+            (0..times).for_each(|_| _ = count(&counters, spread(key), 0));
         }
 
-        assert_eq!(count(&cells, spread(4), 0), (1, Slot::Own), "2 made room");
-        assert_eq!(count(&cells, spread(1), 0), (4, Slot::Own), "used up, and still counted");
-        assert_eq!(count(&cells, spread(3), 0), (3, Slot::Own));
-        (0..2).for_each(|_| _ = count(&cells, spread(4), 0));
-        assert_eq!(count(&cells, spread(5), 0), (1, Slot::Overflow), "all are used up");
+        assert_eq!(count(&counters, spread(4), 0), (1, Slot::Own), "2 made room");
+        assert_eq!(count(&counters, spread(1), 0), (4, Slot::Own), "used up, and still counted");
+        assert_eq!(count(&counters, spread(3), 0), (3, Slot::Own));
+        (0..2).for_each(|_| _ = count(&counters, spread(4), 0));
+        assert_eq!(count(&counters, spread(5), 0), (1, Slot::Overflow), "all are used up");
     }
 
     #[test]
     fn a_key_that_leaves_the_overflow_keeps_its_count() {
-        let cells = table(1);
-        count(&cells, spread(1), 0);
-        (0..2).for_each(|_| _ = count(&cells, spread(2), LIFE / 2));
-        assert_eq!(count(&cells, spread(3), LIFE / 2), (3, Slot::Overflow));
-        cells.sweep(LIFE);
+        let counters = table(1);
+        count(&counters, spread(1), 0);
+        (0..2).for_each(|_| _ = count(&counters, spread(2), LIFE / 2));
+        assert_eq!(count(&counters, spread(3), LIFE / 2), (3, Slot::Overflow));
+        counters.sweep(LIFE);
 
-        assert_eq!(count(&cells, spread(2), LIFE), (4, Slot::Own));
+        assert_eq!(count(&counters, spread(2), LIFE), (4, Slot::Own));
     }
 
     #[test]
     fn a_flood_shuts_no_newcomer_out_of_a_large_table() {
-        let cells = with_allowance(20_000, 2);
+        let counters = with_allowance(20_000, 2);
         let used_up = |key: &u64| key.is_multiple_of(1_000);
         for key in (0..200_000).map(spread) {
             let times = if used_up(&key) { 2 } else { 1 };
             for _ in 0..times {
-                assert_eq!(count(&cells, key, 0).1, Slot::Own);
+                assert_eq!(count(&counters, key, 0).1, Slot::Own);
             }
         }
 
-        assert_eq!(cells.len(), held(&cells));
-        assert!(cells.len() <= 20_000);
+        assert_eq!(counters.len(), held(&counters));
+        assert!(counters.len() <= 20_000);
         for key in (0..200_000).map(spread).filter(used_up) {
-            assert_eq!(count(&cells, key, 0), (3, Slot::Own), "used up, and never dropped");
+            assert_eq!(count(&counters, key, 0), (3, Slot::Own), "used up, and never dropped");
         }
     }
 
     #[test]
     fn a_table_made_smaller_shuts_no_newcomer_out() {
-        let cells = with_allowance(100_000, 5);
-        cells.allow(20, 5);
+        let counters = with_allowance(100_000, 5);
+        counters.allow(20, 5);
 
         for key in (0..120).map(spread) {
-            assert_eq!(count(&cells, key, 0), (1, Slot::Own));
+            assert_eq!(count(&counters, key, 0), (1, Slot::Own));
         }
     }
 
     #[test]
     fn a_sweep_removes_recovered_counters_only() {
-        let cells = table(1_000);
-        (0..500).for_each(|key| _ = count(&cells, spread(key), 0));
-        (500..800).for_each(|key| _ = count(&cells, spread(key), 50));
+        let counters = table(1_000);
+        (0..500).for_each(|key| _ = count(&counters, spread(key), 0));
+        (500..800).for_each(|key| _ = count(&counters, spread(key), 50));
 
-        cells.sweep(LIFE);
-        assert_eq!(cells.len(), 300);
-        cells.sweep(50 + LIFE);
-        assert_eq!(cells.len(), 0);
+        counters.sweep(LIFE);
+        assert_eq!(counters.len(), 300);
+        counters.sweep(50 + LIFE);
+        assert_eq!(counters.len(), 0);
     }
 
     #[test]
     fn a_million_keys_take_no_more_memory_than_the_bound() {
         const MAX_KEYS: usize = 10_000;
-        let cells = table(MAX_KEYS);
-        (0..1_000_000).for_each(|key| _ = count(&cells, spread(key), 0));
+        let counters = table(MAX_KEYS);
+        (0..1_000_000).for_each(|key| _ = count(&counters, spread(key), 0));
 
-        assert_eq!(cells.len(), MAX_KEYS);
-        assert_eq!(held(&cells), MAX_KEYS);
+        assert_eq!(counters.len(), MAX_KEYS);
+        assert_eq!(held(&counters), MAX_KEYS);
         // A map doubles, so its capacity may be twice its length, and an eighth of slots stays free.
-        assert!(room(&cells) <= 3 * MAX_KEYS, "room for {} keys", room(&cells));
+        assert!(room(&counters) <= 3 * MAX_KEYS, "room for {} keys", room(&counters));
 
-        cells.sweep(LIFE);
-        assert!(room(&cells) <= 64 * cells.shards.len(), "a flood's memory is given back");
+        counters.sweep(LIFE);
+        assert!(room(&counters) <= 64 * counters.shards.len(), "a flood's memory is given back");
     }
 
     #[test]
     fn searching_a_full_table_costs_a_flood_nothing() {
-        let cells = table(1_000);
-        (0..1_000).for_each(|key| _ = count(&cells, spread(key), 0));
+        let counters = table(1_000);
+        (0..1_000).for_each(|key| _ = count(&counters, spread(key), 0));
         let mut searches = 0;
         for key in 1_000..11_000 {
-            let shard = lock(&cells.shard(spread(key)).0);
-            searches += usize::from(shard.skipped_sweeps == 0) * shard.cells.len();
+            let shard = lock(&counters.shard(spread(key)).0);
+            searches += usize::from(shard.skipped_sweeps == 0) * shard.counters.len();
             drop(shard);
-            count(&cells, spread(key), 0);
+            count(&counters, spread(key), 0);
         }
 
         assert!(searches <= 10_000 + 1_000, "{searches} counters swept for 10 000 requests");
@@ -499,73 +505,75 @@ mod tests {
 
     #[test]
     fn eight_threads_count_every_request_once() {
-        let cells = table(64);
+        let counters = table(64);
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| (0..10_000).for_each(|n| _ = count(&cells, spread(n % 100), 0)));
+                scope.spawn(|| (0..10_000).for_each(|n| _ = count(&counters, spread(n % 100), 0)));
             }
         });
 
-        let own = |shard: &Shard| lock(&shard.0).cells.values().map(|cell| cell.used).sum::<u64>();
-        let overflow = cells.overflow().save(0).0.used;
-        assert_eq!(cells.shards.iter().map(own).sum::<u64>() + overflow, 80_000);
-        assert_eq!(cells.len(), 64);
+        let own = |shard: &Shard| {
+            lock(&shard.0).counters.values().map(|counter| counter.used).sum::<u64>()
+        };
+        let overflow = counters.overflow().save(0).0.used;
+        assert_eq!(counters.shards.iter().map(own).sum::<u64>() + overflow, 80_000);
+        assert_eq!(counters.len(), 64);
     }
 
     #[test]
     fn a_change_during_a_save_is_saved_by_the_next() {
-        let cells = table(1);
+        let counters = table(1);
         for key in [1, 1, 2] {
-            cells.with(key, 0, |cell, _| {
-                cells.take_changed();
-                *cell = Counter { until: LIFE, used: cell.used + 1 };
+            counters.with(key, 0, |counter, _| {
+                counters.take_changed();
+                *counter = Counter { until: LIFE, used: counter.used + 1 };
             });
-            assert!(cells.take_changed(), "own and shared counters");
+            assert!(counters.take_changed(), "own and shared counters");
         }
-        cells.give_back(1, Slot::Own, |cell| {
-            cells.take_changed();
-            cell.used -= 1;
+        counters.give_back(1, Slot::Own, |counter| {
+            counters.take_changed();
+            counter.used -= 1;
         });
-        assert!(cells.take_changed());
+        assert!(counters.take_changed());
     }
 
     #[test]
     fn the_gauge_shows_the_keys_and_nothing_when_they_are_gone() {
         let gauge = Metrics::new(&[]).limit_keys("spike");
-        let cells = CounterTable::new(CounterKind::Window, 10, Arc::clone(&gauge));
-        (0..3).for_each(|key| _ = count(&cells, key, 0));
-        cells.with(7, 0, |_, _| ());
+        let counters = CounterTable::new(CounterKind::Window, 10, Arc::clone(&gauge));
+        (0..3).for_each(|key| _ = count(&counters, key, 0));
+        counters.with(7, 0, |_, _| ());
         assert_eq!(gauge.value(), 3);
 
-        cells.sweep(LIFE);
+        counters.sweep(LIFE);
         assert_eq!(gauge.value(), 0);
 
-        count(&cells, 1, 0);
-        drop(cells);
+        count(&counters, 1, 0);
+        drop(counters);
         assert_eq!(gauge.value(), 0);
     }
 
     const LIFE: u64 = 100;
 
     /// A table in which a counter that counts anything is used up.
-    fn table(most: usize) -> CounterTable {
-        with_allowance(most, 1)
+    fn table(max: usize) -> CounterTable {
+        with_allowance(max, 1)
     }
 
-    fn with_allowance(most: usize, used_up: u64) -> CounterTable {
+    fn with_allowance(max: usize, used_up: u64) -> CounterTable {
         let table =
-            CounterTable::new(CounterKind::Window, most, Metrics::new(&[]).limit_keys("spike"));
-        table.allow(most, used_up);
+            CounterTable::new(CounterKind::Window, max, Metrics::new(&[]).limit_keys("spike"));
+        table.allow(max, used_up);
         table
     }
 
-    fn count(cells: &CounterTable, key: u64, now: u64) -> (u64, Slot) {
-        cells.with(key, now, |cell, place| {
-            if cell.until == 0 {
-                cell.until = now + LIFE;
+    fn count(counters: &CounterTable, key: u64, now: u64) -> (u64, Slot) {
+        counters.with(key, now, |counter, slot| {
+            if counter.until == 0 {
+                counter.until = now + LIFE;
             }
-            cell.used += 1;
-            (cell.used, place)
+            counter.used += 1;
+            (counter.used, slot)
         })
     }
 
@@ -574,11 +582,11 @@ mod tests {
         (key + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    fn held(cells: &CounterTable) -> usize {
-        cells.shards.iter().map(|shard| lock(&shard.0).cells.len()).sum()
+    fn held(counters: &CounterTable) -> usize {
+        counters.shards.iter().map(|shard| lock(&shard.0).counters.len()).sum()
     }
 
-    fn room(cells: &CounterTable) -> usize {
-        cells.shards.iter().map(|shard| lock(&shard.0).cells.capacity()).sum()
+    fn room(counters: &CounterTable) -> usize {
+        counters.shards.iter().map(|shard| lock(&shard.0).counters.capacity()).sum()
     }
 }

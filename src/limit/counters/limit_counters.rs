@@ -38,7 +38,7 @@ impl Now {
 #[derive(Debug)]
 pub(in crate::limit) struct LimitCounters {
     pub(in crate::limit) seed: HashSeed,
-    pub(in crate::limit) cells: CounterTable,
+    pub(in crate::limit) counters: CounterTable,
     /// The largest consumers, by name.
     pub(in crate::limit) consumers: Consumers,
     /// Usage to be billed.
@@ -77,7 +77,7 @@ impl LimitCounters {
         let keys = metrics.limit_keys(&settings.name);
         Self {
             seed: HashSeed(seed),
-            cells: CounterTable::new(kind, settings.max_keys, keys),
+            counters: CounterTable::new(kind, settings.max_keys, keys),
             consumers: Consumers::default(),
             ledger: Ledger::default(),
             name: Arc::clone(&settings.name),
@@ -91,10 +91,10 @@ impl LimitCounters {
     /// Counters of a limit that several gateways share have leases: `has_lease`.
     pub(in crate::limit) fn sweep(&self, has_lease: Option<impl Fn(u64) -> bool>, moment: Now) {
         let now = self.time(moment);
-        self.cells.sweep(now);
+        self.counters.sweep(now);
         self.consumers.retain(|key| match &has_lease {
             Some(has_lease) => has_lease(key),
-            None => self.cells.get(key, now).is_some(),
+            None => self.counters.get(key, now).is_some(),
         });
     }
 
@@ -118,11 +118,13 @@ impl LimitCounters {
         // If the machine's clock was set back meanwhile, the wait is bounded by the longest period.
         let latest = self.time(moment).saturating_add(saved_as.longest);
         let began = self.began(moment);
-        let own =
-            |cell: Counter| Counter { until: cell.until.saturating_sub(began).min(latest), ..cell };
-        self.cells.overflow().restore(own(saved.overflow), saved.members);
-        let cells = saved.cells.into_iter().map(|(key, cell)| (key, own(cell)));
-        self.cells.fill(self.time(moment), cells.collect());
+        let own = |counter: Counter| Counter {
+            until: counter.until.saturating_sub(began).min(latest),
+            ..counter
+        };
+        self.counters.overflow().restore(own(saved.overflow), saved.members);
+        let counters = saved.counters.into_iter().map(|(key, counter)| (key, own(counter)));
+        self.counters.fill(self.time(moment), counters.collect());
         Self { seed: saved.seed, ..self }
     }
 
@@ -131,26 +133,27 @@ impl LimitCounters {
         let saved_as = self.saved_as.as_ref()?;
         let (now, began) = (self.time(moment), self.began(moment));
         let since_epoch =
-            |cell: Counter| Counter { until: cell.until.saturating_add(began), ..cell };
-        let (overflow, members) = self.cells.overflow().save(now);
-        let cells = self.cells.all(now).into_iter().map(|(key, cell)| (key, since_epoch(cell)));
+            |counter: Counter| Counter { until: counter.until.saturating_add(began), ..counter };
+        let (overflow, members) = self.counters.overflow().save(now);
+        let counters =
+            self.counters.all(now).into_iter().map(|(key, counter)| (key, since_epoch(counter)));
         let saved = SavedCounters {
             seed: self.seed,
             overflow: since_epoch(overflow),
             members,
-            cells: cells.collect(),
+            counters: counters.collect(),
         };
         Some((saved_as.id.clone(), saved))
     }
 
     /// Whether there are no counters and no unbilled usage.
     pub(in crate::limit) fn is_empty(&self, moment: Now) -> bool {
-        self.cells.is_empty(self.time(moment)) && self.ledger.is_empty()
+        self.counters.is_empty(self.time(moment)) && self.ledger.is_empty()
     }
 
     /// Returns the usage to be billed, and forgets it if `collect`.
     pub(in crate::limit) fn usage(&self, moment: Now, collect: bool) -> Vec<Usage> {
-        // Of a shared limit the ends are in calendar time already.
+        // The window ends of a shared limit are in calendar time already.
         let began = if self.is_shared { 0 } else { self.began(moment) };
         let seconds = |end: u64| end.saturating_add(began).saturating_add(NANOS / 2) / NANOS;
         let all = self.ledger.read(collect).into_iter();
@@ -166,7 +169,7 @@ impl LimitCounters {
 
     /// Whether counters that are saved may have changed since the last call.
     pub(in crate::limit) fn take_changed(&self) -> bool {
-        self.saved_as.is_some() && self.cells.take_changed()
+        self.saved_as.is_some() && self.counters.take_changed()
     }
 
     /// Returns the zero of this limit's time, in nanoseconds since the Unix epoch.

@@ -21,7 +21,7 @@ pub(in crate::limit) struct Overflow {
 /// The state under the lock.
 #[derive(Debug, Default)]
 pub(in crate::limit) struct State {
-    pub(in crate::limit) cell: Counter,
+    pub(in crate::limit) counter: Counter,
     /// Empty until the first member.
     members: Vec<u64>,
 }
@@ -36,10 +36,10 @@ impl Overflow {
         change: impl FnOnce(&mut Counter) -> R,
     ) -> R {
         let mut state = self.lock(now);
-        let before = state.cell;
-        let result = change(&mut state.cell);
+        let before = state.counter;
+        let result = change(&mut state.counter);
         // A refused key has used nothing.
-        if state.cell != before {
+        if state.counter != before {
             state.join(key, max_keys);
             self.is_used.store(true, Relaxed);
         }
@@ -52,12 +52,12 @@ impl Overflow {
             return None;
         }
         let state = self.lock(now);
-        (state.cell != Counter::default() && state.has(key)).then_some(state.cell)
+        (state.counter != Counter::default() && state.has(key)).then_some(state.counter)
     }
 
     /// Passes `change` the counter as it is.
     pub(in crate::limit) fn give_back(&self, change: impl FnOnce(&mut Counter)) {
-        change(&mut self.state.lock().ignore_poison().cell);
+        change(&mut self.state.lock().ignore_poison().counter);
     }
 
     /// Forgets the members of a counter that has recovered.
@@ -68,22 +68,22 @@ impl Overflow {
     /// Returns the counter as of `now` and its members, to be saved.
     pub(in crate::limit) fn save(&self, now: u64) -> (Counter, Vec<u64>) {
         let state = self.lock(now);
-        (state.cell, state.members.clone())
+        (state.counter, state.members.clone())
     }
 
     /// Restores what was saved. Members of an unknown number mean that every key may be one.
-    pub(in crate::limit) fn restore(&self, cell: Counter, members: Vec<u64>) {
+    pub(in crate::limit) fn restore(&self, counter: Counter, members: Vec<u64>) {
         let mut state = self.state.lock().ignore_poison();
-        let is_known = cell == Counter::default() || members.len().is_power_of_two();
+        let is_known = counter == Counter::default() || members.len().is_power_of_two();
         let members = if is_known { members } else { vec![u64::MAX] };
-        *state = State { cell, members };
-        self.is_used.store(cell != Counter::default(), Relaxed);
+        *state = State { counter, members };
+        self.is_used.store(counter != Counter::default(), Relaxed);
     }
 
     fn lock(&self, now: u64) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().ignore_poison();
-        state.cell = state.cell.at(now);
-        if state.cell == Counter::default() {
+        state.counter = state.counter.at(now);
+        if state.counter == Counter::default() {
             state.members = Vec::new();
             self.is_used.store(false, Relaxed);
         }
@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn a_member_brings_its_count_along_and_a_newcomer_does_not() {
         let overflow = Overflow::default();
-        let count = |cell: &mut Counter| *cell = Counter { until: 100, used: cell.used + 1 };
+        let count =
+            |counter: &mut Counter| *counter = Counter { until: 100, used: counter.used + 1 };
         (0..3).for_each(|_| overflow.with(7 << 40, 0, 1_000, count));
 
         assert_eq!(overflow.count_of(7 << 40, 0), Some(Counter { until: 100, used: 3 }));
@@ -135,12 +136,12 @@ mod tests {
     #[test]
     fn members_are_restored_with_the_count() {
         let overflow = Overflow::default();
-        overflow.with(7 << 40, 0, 10, |cell| *cell = Counter { until: 100, used: 3 });
-        let (cell, members) = overflow.save(0);
+        overflow.with(7 << 40, 0, 10, |counter| *counter = Counter { until: 100, used: 3 });
+        let (counter, members) = overflow.save(0);
 
         let restored = Overflow::default();
-        restored.restore(cell, members);
-        assert_eq!(restored.count_of(7 << 40, 0), Some(cell));
+        restored.restore(counter, members);
+        assert_eq!(restored.count_of(7 << 40, 0), Some(counter));
         assert_eq!(restored.count_of(9 << 40, 0), None);
     }
 }

@@ -30,13 +30,13 @@ pub(in crate::limit) struct SavedCounters {
     /// Which keys that counter has counted, as a set of bits.
     pub(in crate::limit) members: Vec<u64>,
     /// The counters by key.
-    pub(in crate::limit) cells: Vec<(u64, Counter)>,
+    pub(in crate::limit) counters: Vec<(u64, Counter)>,
 }
 
 impl SavedCounters {
     /// Whether a counter has not recovered at `now`.
     pub(in crate::limit) fn is_live(&self, now: u64) -> bool {
-        self.overflow.until > now || self.cells.iter().any(|(_, cell)| cell.until > now)
+        self.overflow.until > now || self.counters.iter().any(|(_, counter)| counter.until > now)
     }
 }
 
@@ -115,11 +115,11 @@ fn encode(limits: &HashMap<String, SavedCounters>) -> Vec<u8> {
         number(&mut bytes, saved.overflow.used);
         number(&mut bytes, saved.members.len() as u64);
         saved.members.iter().for_each(|word| number(&mut bytes, *word));
-        number(&mut bytes, saved.cells.len() as u64);
-        for (key, cell) in &saved.cells {
+        number(&mut bytes, saved.counters.len() as u64);
+        for (key, counter) in &saved.counters {
             number(&mut bytes, *key);
-            number(&mut bytes, cell.until);
-            number(&mut bytes, cell.used);
+            number(&mut bytes, counter.until);
+            number(&mut bytes, counter.used);
         }
     }
     bytes.extend(digest(&SHA256, &bytes).as_ref());
@@ -143,15 +143,15 @@ fn decode(bytes: &[u8]) -> Option<HashMap<String, SavedCounters>> {
 
 /// Converts a limit of the first format, whose id had the number: `daily: 10000/day …`. Rolling counters did not say
 /// at which rate they were charged.
-fn converted(id: &str, cells: &mut [(u64, Counter)]) -> Option<String> {
+fn converted(id: &str, counters: &mut [(u64, Counter)]) -> Option<String> {
     let (name, rest) = id.split_once(": ")?;
     let (count, rest) = rest.split_once('/')?;
     if rest.split(' ').nth(1) == Some("rolling") {
         let unit = Unit::ALL.into_iter().find(|unit| rest.starts_with(&unit.to_string()))?;
         let interval = Rate::new(count.parse().ok()?, unit).ok()?.interval().as_nanos();
         let used = u64::try_from(interval).ok()?;
-        for (_, cell) in cells.iter_mut() {
-            cell.used = used;
+        for (_, counter) in counters.iter_mut() {
+            counter.used = used;
         }
     }
     Some(format!("{name}: {rest}"))
@@ -167,19 +167,19 @@ impl Input<'_> {
         let (seed, rest) = rest.split_first_chunk()?;
         self.0 = rest;
         let id = String::from_utf8(id.to_vec()).ok()?;
-        let overflow = self.cell()?;
+        let overflow = self.counter()?;
         let members = match version {
             // Which keys had used the shared counter was not saved: any may have.
             1 => vec![u64::MAX],
             _ => (0..self.number()?).map(|_| self.number()).collect::<Option<_>>()?,
         };
-        let cells = (0..self.number()?).map(|_| Some((self.number()?, self.cell()?)));
-        let mut cells = cells.collect::<Option<Vec<_>>>()?;
-        let id = if version == 1 { converted(&id, &mut cells)? } else { id };
-        Some((id, SavedCounters { seed: HashSeed(*seed), overflow, members, cells }))
+        let counters = (0..self.number()?).map(|_| Some((self.number()?, self.counter()?)));
+        let mut counters = counters.collect::<Option<Vec<_>>>()?;
+        let id = if version == 1 { converted(&id, &mut counters)? } else { id };
+        Some((id, SavedCounters { seed: HashSeed(*seed), overflow, members, counters }))
     }
 
-    fn cell(&mut self) -> Option<Counter> {
+    fn counter(&mut self) -> Option<Counter> {
         Some(Counter { until: self.number()?, used: self.number()? })
     }
 
@@ -297,8 +297,8 @@ mod tests {
 
         let limits = decode(&bytes).unwrap();
 
-        let cells = &limits["daily: day rolling by client"].cells;
-        assert_eq!(cells, &[(99, Counter { until: 1_000, used: 8_640_000_000_000 })]);
+        let counters = &limits["daily: day rolling by client"].counters;
+        assert_eq!(counters, &[(99, Counter { until: 1_000, used: 8_640_000_000_000 })]);
     }
 
     proptest! {
@@ -329,12 +329,12 @@ mod tests {
     }
 
     fn some() -> HashMap<String, SavedCounters> {
-        let cell = |n| Counter { until: n * 1_000, used: n };
+        let counter = |n| Counter { until: n * 1_000, used: n };
         let saved = |n| SavedCounters {
             seed: HashSeed([n as u8; 16]),
-            overflow: cell(n),
+            overflow: counter(n),
             members: vec![n; 16],
-            cells: (0..n).map(|key| (key, cell(key))).collect(),
+            counters: (0..n).map(|key| (key, counter(key))).collect(),
         };
         HashMap::from([("none".into(), saved(0)), ("daily".into(), saved(20))])
     }

@@ -66,7 +66,7 @@ impl LimitRegistry {
             return Err(StateError::Blocked);
         }
         let all = self.all();
-        // Each is asked, so that all begin to look for changes before the counters are read.
+        // `count` visits every limit, so that each resets its flag before the counters are read.
         let changed = all.iter().filter(|counts| counts.take_changed()).count();
         if !self.is_due.swap(false, Relaxed) && changed == 0 {
             return Ok(false);
@@ -178,7 +178,7 @@ impl LimitRegistry {
 
     /// Whether there may be more usage than at the last call.
     pub fn take_usage_changed(&self) -> bool {
-        // Each is asked, so that all begin to look for changes.
+        // `count` visits every limit, so that each resets its flag.
         self.all().iter().filter(|counts| counts.ledger.take_changed()).count() > 0
     }
 

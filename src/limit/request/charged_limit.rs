@@ -20,7 +20,7 @@ pub(in crate::limit) struct ChargedLimit {
     pub(in crate::limit) key: u64,
     pub(in crate::limit) plan: PlanIndex,
     pub(in crate::limit) slot: Slot,
-    pub(in crate::limit) place: usize,
+    pub(in crate::limit) limit_index: usize,
     /// The parts of the key, if usage is metered.
     pub(in crate::limit) name: Option<Arc<Map<String, Value>>>,
     /// The end of the window that was charged, if there are windows and it is known here.
@@ -31,8 +31,8 @@ pub(in crate::limit) struct ChargedLimit {
 
 impl ChargedLimit {
     /// Adds `units` to the usage that is billed.
-    pub(in crate::limit) fn meter(&self, cell: Counter, moment: Now, units: i64) {
-        self.bill(|| self.limiter.window_end(self.plan, cell, moment), units);
+    pub(in crate::limit) fn meter(&self, counter: Counter, moment: Now, units: i64) {
+        self.bill(|| self.limiter.window_end(self.plan, counter, moment), units);
     }
 
     /// Takes `units` back from what the window that was charged is billed.
@@ -40,9 +40,9 @@ impl ChargedLimit {
         self.bill(|| self.window_end, -units.cast_signed());
     }
 
-    /// Whether `cell` counts in the window that was charged: what the request did not cost is given back there alone.
-    pub(in crate::limit) fn counts_in(&self, cell: Counter, moment: Now) -> bool {
-        self.limiter.window_end(self.plan, cell, moment) == self.window_end
+    /// Whether `counter` counts in the window that was charged: what the request did not cost is given back there alone.
+    pub(in crate::limit) fn counts_in(&self, counter: Counter, moment: Now) -> bool {
+        self.limiter.window_end(self.plan, counter, moment) == self.window_end
     }
 
     /// Adds `units` to the usage of the window with this end.
@@ -52,7 +52,7 @@ impl ChargedLimit {
     }
 
     /// Charges what the request turned out to cost; returns the new balance.
-    pub(in crate::limit) fn settle(&self, cost: u64, moment: Now) -> Balance {
+    pub(in crate::limit) fn adjust_cost(&self, cost: u64, moment: Now) -> Balance {
         let limiter = &*self.limiter;
         let reserved = limiter.cost(0);
         let units = cost.cast_signed() - reserved.cast_signed();
@@ -71,14 +71,14 @@ impl ChargedLimit {
             });
         }
         let now = limiter.counts.time(moment);
-        limiter.counts.cells.with(self.key, now, |cell, _| {
-            if cost < reserved && !self.counts_in(*cell, moment) {
+        limiter.counts.counters.with(self.key, now, |counter, _| {
+            if cost < reserved && !self.counts_in(*counter, moment) {
                 self.credit(reserved - cost);
             } else {
-                *cell = limiter.settle(self.plan, *cell, now, cost);
-                self.meter(*cell, moment, units);
+                *counter = limiter.adjust_cost(self.plan, *counter, now, cost);
+                self.meter(*counter, moment, units);
             }
-            limiter.left(self.plan, *cell, now)
+            limiter.left(self.plan, *counter, now)
         })
     }
 }

@@ -80,13 +80,15 @@ impl ContentCharge {
     }
 
     /// Records the limits that would have refused the request, each once.
-    fn note_dry_runs(&mut self, places: &[u16]) {
-        for place in places {
-            if self.dry_run.contains(place) {
+    fn note_dry_runs(&mut self, limit_indices: &[u16]) {
+        for index in limit_indices {
+            if self.dry_run.contains(index) {
                 continue;
             }
-            self.dry_run.push(*place);
-            for limit in self.metered.iter().filter(|limit| limit.place == usize::from(*place)) {
+            self.dry_run.push(*index);
+            for limit in
+                self.metered.iter().filter(|limit| limit.limit_index == usize::from(*index))
+            {
                 limit.metrics.decided(LimitResult::DryRun);
             }
         }
@@ -118,9 +120,9 @@ impl ContentCharge {
                 continue;
             }
             let now = limiter.counts.time(moment);
-            limiter.counts.cells.give_back(one.key, one.slot, |cell| {
-                if one.counts_in(*cell, moment) {
-                    *cell = limiter.refund(one.plan, *cell, now, 0);
+            limiter.counts.counters.give_back(one.key, one.slot, |counter| {
+                if one.counts_in(*counter, moment) {
+                    *counter = limiter.refund(one.plan, *counter, now, 0);
                 }
             });
         }
@@ -132,7 +134,7 @@ struct Growth {
     before: u64,
     size: u64,
     moment: Now,
-    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a place.
+    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a ticket.
     asks: bool,
     /// Whether the store was asked.
     was_asked: bool,
@@ -155,23 +157,23 @@ impl Growth {
         }
         let (moment, before, size) = (self.moment, self.before, self.size);
         let now = limiter.counts.time(moment);
-        limiter.counts.cells.with(first.key, now, |cell, _| {
-            let charged = match limiter.charge_more(first.plan, cell, now, before, size) {
+        limiter.counts.counters.with(first.key, now, |counter, _| {
+            let charged = match limiter.charge_more(first.plan, counter, now, before, size) {
                 Ok(charged) => charged,
                 // A dry run counts what would have been admitted.
                 Err(_) if limiter.settings().dry_run => {
-                    self.dry_run.push(first.place as u16);
-                    *cell
+                    self.dry_run.push(first.limit_index as u16);
+                    *counter
                 }
                 Err(wait) => {
                     first.metrics.decided(LimitResult::Limited);
-                    let balance = || limiter.left_by_refused(first.plan, *cell, now, wait);
-                    return Err(refuse(limiter, first.place, wait, balance));
+                    let balance = || limiter.left_by_refused(first.plan, *counter, now, wait);
+                    return Err(refuse(limiter, first.limit_index, wait, balance));
                 }
             };
             self.charge(others)?;
-            if !self.asks && charged != *cell {
-                *cell = charged;
+            if !self.asks && charged != *counter {
+                *counter = charged;
                 let units = limiter.cost(size) - limiter.cost(before);
                 first.meter(charged, moment, units.cast_signed());
             }
@@ -186,11 +188,11 @@ impl Growth {
         (shared, charged): (&Arc<SharedLimit>, &ChargedLease),
         others: &[ChargedLimit],
     ) -> Result<(), Limited> {
-        let ChargedLimit { plan, place, .. } = *first;
+        let ChargedLimit { plan, limit_index, .. } = *first;
         let limiter = &*first.limiter;
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.size) - limiter.cost(self.before);
-        let request = SharedRequest { limiter, shared, plan, place, cost };
+        let request = SharedRequest { limiter, shared, plan, place: limit_index, cost };
         shared.with(request.slot(&self.tickets, charged.slot), now, |lease, slot| {
             let course = match limiter.rule(plan) {
                 // A rate takes the rest of the content as debt, which is reported to the store.
@@ -202,13 +204,13 @@ impl Growth {
             if let SharedCourse::Refuse(result, wait) = course {
                 // A dry run counts what would have been admitted.
                 if limiter.settings().dry_run {
-                    self.dry_run.push(place as u16);
+                    self.dry_run.push(limit_index as u16);
                     return self.charge(others);
                 }
                 first.metrics.decided(result);
                 let wait = wait.saturating_mul(1_000);
                 let balance = || limiter.shared_left_by_refused(plan, lease, now, wait);
-                return Err(refuse(limiter, place, wait, balance));
+                return Err(refuse(limiter, limit_index, wait, balance));
             }
             self.asks |= matches!(course, SharedCourse::Ask);
             self.charge(others)?;

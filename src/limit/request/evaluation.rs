@@ -6,7 +6,7 @@
 //! check and charge. Counters are locked in one order throughout the
 //! process, which excludes deadlocks.
 //!
-//! If only its store can decide a limit, nothing is charged: shared limits hold a place, and the whole check is repeated
+//! If only its store can decide a limit, nothing is charged: shared limits hold a ticket, and the whole check is repeated
 //! with the store's answer.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::observe::metrics::{LimitMetrics, LimitResult};
 #[derive(Debug)]
 pub(in crate::limit) struct LimitCheck {
     /// The index among the route's limits, in the order of the file.
-    pub(in crate::limit) place: usize,
+    pub(in crate::limit) limit_index: usize,
     pub(in crate::limit) limiter: Arc<Limiter>,
     pub(in crate::limit) metrics: Arc<LimitMetrics>,
 }
@@ -43,7 +43,7 @@ impl LimitCheck {
         wait: u64,
         balance: impl FnOnce() -> Balance,
     ) -> Limited {
-        let limited = refuse(&self.limiter, self.place, wait, balance);
+        let limited = refuse(&self.limiter, self.limit_index, wait, balance);
         standing.ended_by(&limited);
         limited
     }
@@ -51,7 +51,7 @@ impl LimitCheck {
     /// Records the balance, if responses have header fields about this limit.
     fn note(&self, standing: &mut LimitState, left: impl FnOnce(&Limiter) -> Balance) {
         if self.limiter.settings().tells_clients()
-            && let Some(slot) = standing.left.get_mut(self.place)
+            && let Some(slot) = standing.left.get_mut(self.limit_index)
         {
             *slot = left(&self.limiter);
         }
@@ -63,7 +63,7 @@ pub(in crate::limit) struct Evaluation<'a, 's> {
     subject: &'a LimitKeySource<'s>,
     moment: Now,
     standing: &'a mut LimitState,
-    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a place.
+    /// Whether a limit has to ask its store: then none is charged, and shared ones hold a ticket.
     pub(in crate::limit) asks: bool,
     /// Whether the store was asked.
     settled: bool,
@@ -124,22 +124,22 @@ impl<'a, 's> Evaluation<'a, 's> {
             return self.ask_shared(check, shared, (key, plan), others, refused);
         }
         let now = limiter.counts.time(self.moment);
-        limiter.counts.cells.with(key, now, |cell, slot| {
-            match limiter.admit(plan, cell, now, size) {
+        limiter.counts.counters.with(key, now, |counter, slot| {
+            match limiter.admit(plan, counter, now, size) {
                 Ok(charged) => {
                     let refusal = self.ask(others, refused);
                     if refusal.is_none() && !self.asks {
-                        limiter.note_consumer((key, plan), (*cell, charged), now, self.subject);
-                        *cell = charged;
+                        limiter.note_consumer((key, plan), (*counter, charged), now, self.subject);
+                        *counter = charged;
                         self.admitted(check, (key, plan), slot, charged);
                     }
-                    check.note(self.standing, |limiter| limiter.left(plan, *cell, now));
+                    check.note(self.standing, |limiter| limiter.left(plan, *counter, now));
                     refusal
                 }
                 Err(_) if limiter.settings().dry_run => self.pass_dry_run(check, others, refused),
                 Err(wait) => {
                     check.metrics.decided(LimitResult::Limited);
-                    let balance = || limiter.left_by_refused(plan, *cell, now, wait);
+                    let balance = || limiter.left_by_refused(plan, *counter, now, wait);
                     let limited = check.refuse(self.standing, wait, balance);
                     self.ask(others, Some(first(refused, limited)))
                 }
@@ -159,7 +159,7 @@ impl<'a, 's> Evaluation<'a, 's> {
         let limiter = &*check.limiter;
         let now = shared.now(self.moment);
         let cost = limiter.cost(self.subject.request_size.unwrap_or(0));
-        let request = SharedRequest { limiter, shared, plan, place: check.place, cost };
+        let request = SharedRequest { limiter, shared, plan, place: check.limit_index, cost };
         shared.with(request.slot(&self.tickets, LeaseSlot::Own(key)), now, |lease, slot| {
             let course = request.course(lease, &mut self.tickets, self.settled, self.moment);
             if let SharedCourse::Refuse(result, wait) = course {
@@ -230,8 +230,8 @@ impl<'a, 's> Evaluation<'a, 's> {
     /// Records that a dry run would have refused the request.
     fn would_refuse(&mut self, check: &LimitCheck) {
         check.metrics.decided(LimitResult::DryRun);
-        let first = self.standing.dry_run.get_or_insert(check.place as u16);
-        *first = (*first).min(check.place as u16);
+        let first = self.standing.dry_run.get_or_insert(check.limit_index as u16);
+        *first = (*first).min(check.limit_index as u16);
     }
 
     /// Records what is to be released when the request ends.
@@ -257,7 +257,7 @@ impl<'a, 's> Evaluation<'a, 's> {
     fn begin_charging(&mut self, check: &LimitCheck, key: (u64, PlanIndex), counter: Charged<'_>) {
         let (limiter, moment) = (&check.limiter, self.moment);
         let window_end = || match counter {
-            Charged::Own(_, cell) => limiter.window_end(key.1, cell, moment),
+            Charged::Own(_, counter) => limiter.window_end(key.1, counter, moment),
             Charged::Shared(_, lease) => limiter.shared_window_end(key.1, lease, moment),
         };
         let name = limiter.settings().metered.then(|| {
@@ -278,7 +278,7 @@ impl<'a, 's> Evaluation<'a, 's> {
                 key: key.0,
                 plan: key.1,
                 slot,
-                place: check.place,
+                limit_index: check.limit_index,
                 name,
                 window_end: window_end(),
                 lease,

@@ -30,7 +30,7 @@ pub struct Limited {
     /// 429 or 503.
     pub status: StatusCode,
     /// The index of the first limit that refused among its route's.
-    pub(in crate::limit) place: u16,
+    pub(in crate::limit) limit_index: u16,
     /// The balance of that limit, if it has header fields: a smaller request may be admitted.
     pub(in crate::limit) announced: Option<Balance>,
 }
@@ -45,7 +45,7 @@ impl Limited {
 /// Returns the refusal of a limit with this balance, which is computed if responses report it.
 pub(in crate::limit) fn refuse(
     limiter: &Limiter,
-    place: usize,
+    limit_index: usize,
     wait: u64,
     balance: impl FnOnce() -> Balance,
 ) -> Limited {
@@ -53,7 +53,7 @@ pub(in crate::limit) fn refuse(
     Limited {
         retry_after: seconds(wait).max(1) + jitter(settings.retry_jitter),
         status: settings.status.into(),
-        place: place as u16,
+        limit_index: limit_index as u16,
         announced: settings.headers.then(balance),
     }
 }
@@ -70,5 +70,5 @@ fn jitter(longest: Duration) -> u64 {
 pub(in crate::limit) fn first(one: Option<Limited>, other: Limited) -> Limited {
     let Some(one) = one else { return other };
     let retry_after = one.retry_after.max(other.retry_after);
-    Limited { retry_after, ..if one.place < other.place { one } else { other } }
+    Limited { retry_after, ..if one.limit_index < other.limit_index { one } else { other } }
 }

@@ -37,7 +37,7 @@ impl LimitState {
     /// Records that a limit has ended the request body.
     pub fn ended_by(&mut self, limited: &Limited) {
         if let Some(balance) = limited.announced
-            && let Some(slot) = self.left.get_mut(usize::from(limited.place))
+            && let Some(slot) = self.left.get_mut(usize::from(limited.limit_index))
         {
             *slot = balance;
         }
@@ -45,12 +45,12 @@ impl LimitState {
 
     /// Charges the costs from the response's head.
     pub fn settle_by_head(&mut self, headers: &HeaderMap, moment: Now) {
-        self.settle(moment, |cost| cost.in_head(headers));
+        self.adjust_costs(moment, |cost| cost.in_head(headers));
     }
 
     /// Charges the costs from the response's content.
     pub fn settle_by_content(&mut self, content: &[u8], moment: Now) {
-        self.settle(moment, |cost| cost.in_content(content));
+        self.adjust_costs(moment, |cost| cost.in_content(content));
     }
 
     /// Whether a limit waits for a cost from the response.
@@ -70,14 +70,14 @@ impl LimitState {
     }
 
     /// Charges each unsettled cost that `told` finds. The others stay at what was charged before.
-    fn settle(&mut self, moment: Now, told: impl Fn(&ResponseCost) -> Option<u64>) {
+    fn adjust_costs(&mut self, moment: Now, told: impl Fn(&ResponseCost) -> Option<u64>) {
         let Self { unsettled, left, .. } = self;
         unsettled.retain(|limit| {
             let settings = limit.limiter.settings();
             let Some(cost) = settings.response_cost.as_ref().and_then(&told) else { return true };
-            let balance = limit.settle(cost, moment);
+            let balance = limit.adjust_cost(cost, moment);
             if settings.tells_clients()
-                && let Some(slot) = left.get_mut(limit.place)
+                && let Some(slot) = left.get_mut(limit.limit_index)
             {
                 *slot = balance;
             }

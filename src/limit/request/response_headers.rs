@@ -134,8 +134,8 @@ impl FieldLine {
         let number = number.min(MAX_NUMBER_BYTES);
         let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
         let mut rest = number;
-        for place in (self.len..self.len + digits).rev() {
-            self.bytes[place] = b'0' + (rest % 10) as u8;
+        for index in (self.len..self.len + digits).rev() {
+            self.bytes[index] = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
         self.len += digits;

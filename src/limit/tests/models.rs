@@ -128,7 +128,7 @@ fn eight_threads_are_never_admitted_beyond_the_limit_and_waste_none_of_it() {
 fn eight_threads_are_never_in_flight_beyond_the_limit() {
     let desk = Desk::default();
     let route = desk.route(vec![concurrency("slots", 3)]);
-    let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (now, max) = (AtomicU64::new(0), AtomicU64::new(0));
 
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -136,7 +136,7 @@ fn eight_threads_are_never_in_flight_beyond_the_limit() {
                 for _ in 0..2_000 {
                     let (admitted, standing) = desk.check(&route, &Caller::default());
                     if admitted.is_ok() {
-                        most.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
+                        max.fetch_max(now.fetch_add(1, Relaxed) + 1, Relaxed);
                         now.fetch_sub(1, Relaxed);
                     }
                     drop(standing);
@@ -145,6 +145,6 @@ fn eight_threads_are_never_in_flight_beyond_the_limit() {
         }
     });
 
-    assert!((1..=3).contains(&most.into_inner()));
+    assert!((1..=3).contains(&max.into_inner()));
     assert!(desk.metrics.render().contains(r#"northgate_limit_keys{limit="slots"} 0"#));
 }
