@@ -51,7 +51,7 @@ async fn orders_knows_one_order_from_none() {
 }
 
 #[tokio::test]
-async fn events_come_one_by_one() {
+async fn the_orders_service_sends_its_events_one_by_one() {
     let dev = start();
     let path = dev.orders("/api/orders/events?count=3&ms=1");
 

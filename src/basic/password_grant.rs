@@ -443,8 +443,7 @@ impl TokenCall {
                 Err(BasicError::Invalid)
             }
             Err(error @ (GrantError::Unavailable | GrantError::NotAsked)) => {
-                // Where the cache would serve the right credentials, uncounted guesses could be made without end while the
-                // issuer is unavailable.
+                // With cached credentials, a guess that is not counted would be free while the issuer is unavailable.
                 match (are_known, inner.has_cached_token(&credentials.user)) {
                     (true, _) => {}
                     (false, true) => attempt.failed(),

@@ -90,20 +90,20 @@ impl Journal {
     ///
     /// [`WriteFailed`] if any of them could not be written.
     pub async fn wait_for_all(&self) -> Result<(), WriteFailed> {
-        let place = RecordNumber(self.0.queue_handle.queue().appended);
-        self.wait(place).await
+        let last = RecordNumber(self.0.queue_handle.queue().appended);
+        self.wait(last).await
     }
 
-    /// Waits until the record `place`, and all before it, are on disk.
+    /// Waits until the record `number`, and all before it, are on disk.
     ///
     /// # Errors
     ///
     /// [`WriteFailed`] if they could not be written, or writing takes too long.
-    pub async fn wait(&self, RecordNumber(place): RecordNumber) -> Result<(), WriteFailed> {
+    pub async fn wait(&self, RecordNumber(number): RecordNumber) -> Result<(), WriteFailed> {
         let mut progress = self.0.progress.clone();
-        let done = progress.wait_for(|now| place <= now.synced.max(now.failed));
+        let done = progress.wait_for(|now| number <= now.synced.max(now.failed));
         match timeout(WRITE_TIMEOUT, done).await {
-            Ok(Ok(now)) if now.is_synced(place) => Ok(()),
+            Ok(Ok(now)) if now.is_synced(number) => Ok(()),
             _ => Err(WriteFailed),
         }
     }

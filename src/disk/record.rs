@@ -193,7 +193,7 @@ mod tests {
         }
 
         #[test]
-        fn fields_survive_encoding(fields in prop::collection::vec((".*", ".*"), 0..4)) {
+        fn encoded_fields_of_a_record_decode(fields in prop::collection::vec((".*", ".*"), 0..4)) {
             let record = Record::new(fields.clone(), at(1), at(2));
 
             prop_assert_eq!(record.fields().collect::<Vec<_>>(), fields);

@@ -28,9 +28,9 @@ impl Progress {
         self.synced = up_to;
     }
 
-    pub(super) fn is_synced(&self, place: u64) -> bool {
+    pub(super) fn is_synced(&self, number: u64) -> bool {
         let (from, to) = self.lost;
-        place <= self.synced && !(from < place && place <= to)
+        number <= self.synced && !(from < number && number <= to)
     }
 }
 

@@ -98,8 +98,8 @@ impl Writer {
                 writer.others.push(other);
             }
         }
-        let standing = writer.live_records(all);
-        match writer.rewrite(&standing) {
+        let live = writer.live_records(all);
+        match writer.rewrite(&live) {
             Ok(()) => writer.take_over(ended),
             Err(error) => {
                 tracing::error!(journal = kind.title, directory = %directory.path().display(), %error, loss = kind.loss, "Could not write a journal to `server.state_dir`; its records from now on will not survive a restart.");
@@ -107,7 +107,7 @@ impl Writer {
                 // The old files stay, and are taken over by a process that can write.
             }
         }
-        Ok((writer, standing))
+        Ok((writer, live))
     }
 
     /// Writes until the last handle of the journal is dropped.
@@ -169,8 +169,8 @@ impl Writer {
         }
         if self.file.is_none() {
             let kept = self.read_back()?;
-            let standing = self.live_records(kept.into_iter().chain(self.pending.iter().cloned()));
-            self.rewrite(&standing)?;
+            let live = self.live_records(kept.into_iter().chain(self.pending.iter().cloned()));
+            self.rewrite(&live)?;
             self.pending.clear();
             return Ok(());
         }
@@ -203,8 +203,8 @@ impl Writer {
     /// Rewrites the file without expired records. If that fails, the old file stays in use.
     fn compact(&mut self) {
         let made = self.read_back().and_then(|kept| {
-            let standing = self.live_records(kept);
-            self.rewrite(&standing)
+            let live = self.live_records(kept);
+            self.rewrite(&live)
         });
         if let Err(error) = made {
             tracing::warn!(journal = self.kind.title, %error, "Could not compact the journal; the larger file stays in use.");
@@ -241,25 +241,25 @@ impl Writer {
         let now = self.clock.now();
         let records: Vec<_> = records.into_iter().collect();
         let withdrawn = Withdrawals::of(&records);
-        let mut places: HashMap<Box<str>, usize> = HashMap::new();
-        let mut standing: Vec<Record> = Vec::new();
+        let mut indices: HashMap<Box<str>, usize> = HashMap::new();
+        let mut live: Vec<Record> = Vec::new();
         let stands = |record: &Record| now < record.until && !withdrawn.contain(record);
         for record in records.into_iter().filter(stands) {
-            if let Some(place) = places.get(record.key()) {
-                let kept = &mut standing[*place];
+            if let Some(index) = indices.get(record.key()) {
+                let kept = &mut live[*index];
                 kept.at = kept.at.max(record.at);
                 kept.until = kept.until.max(record.until);
             } else {
-                places.insert(record.key().into(), standing.len());
-                standing.push(record);
+                indices.insert(record.key().into(), live.len());
+                live.push(record);
             }
         }
-        let mut too_many = standing.len().saturating_sub(self.kind.max_records);
+        let mut too_many = live.len().saturating_sub(self.kind.max_records);
         // First those that withdraw others: a record that comes back is done once more, and one that is dropped never is.
-        standing.retain(|record| {
-            let goes = too_many > 0 && record.is_withdrawal();
-            too_many -= usize::from(goes);
-            !goes
+        live.retain(|record| {
+            let is_dropped = too_many > 0 && record.is_withdrawal();
+            too_many -= usize::from(is_dropped);
+            !is_dropped
         });
         if too_many > 0 {
             tracing::error!(
@@ -268,9 +268,9 @@ impl Writer {
                 loss = self.kind.loss,
                 "Too many records in the journal; the oldest were dropped."
             );
-            standing.drain(..too_many);
+            live.drain(..too_many);
         }
-        standing
+        live
     }
 
     /// Replaces this process's file by one with `records`.
@@ -399,9 +399,9 @@ impl PeerJournal {
             && let Some(file) = directory.open(&self.name)?
         {
             (self.file, self.read) = (file, 0);
-            let (more, spoiled) = self.read_on()?;
+            let (more, more_damaged) = self.read_on()?;
             records.extend(more);
-            damaged += spoiled;
+            damaged += more_damaged;
         }
         Ok((records, damaged))
     }

@@ -118,16 +118,19 @@ impl RetainedState {
         if let Some(keys) = &*generated {
             return Ok(Arc::clone(keys));
         }
-        let place = server.state_dir.clone();
-        let keys =
-            Arc::new(SigningKeySet::generated(place, self.clock.clone(), self.control.clone())?);
+        let state_dir = server.state_dir.clone();
+        let keys = Arc::new(SigningKeySet::generated(
+            state_dir,
+            self.clock.clone(),
+            self.control.clone(),
+        )?);
         Ok(Arc::clone(generated.insert(keys)))
     }
 
     /// Waits up to `timeout` for calls whose loss would end a session.
     pub async fn drain(&self, timeout: Duration) {
         self.counts.drain(timeout.min(LEASE_RETURN_TIMEOUT)).await;
-        let aborted = self.sessions.settle(timeout).await;
+        let aborted = self.sessions.drain(timeout).await;
         if aborted > 0 {
             tracing::warn!(
                 aborted,

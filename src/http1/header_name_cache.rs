@@ -9,21 +9,21 @@ use http::header::InvalidHeaderName;
 pub struct HeaderNameCache(Vec<(Box<[u8]>, HeaderName)>);
 
 impl HeaderNameCache {
-    /// Returns the name in `bytes`, which is the `place`th field of its head.
+    /// Returns the name in `bytes`, which is the field number `index` of its head.
     ///
     /// # Errors
     ///
     /// An error if `bytes` is not a field name.
-    pub fn parse(&mut self, place: usize, bytes: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
-        if let Some((came, name)) = self.0.get(place)
+    pub fn parse(&mut self, index: usize, bytes: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+        if let Some((came, name)) = self.0.get(index)
             && **came == *bytes
         {
             return Ok(name.clone());
         }
         let name = HeaderName::from_bytes(bytes)?;
-        self.0.truncate(place);
+        self.0.truncate(index);
         // Bounded, so that a peer cannot fill memory with invented names.
-        if self.0.len() == place && place < MAX_CACHED_NAMES && bytes.len() <= MAX_CACHED_NAME_BYTES
+        if self.0.len() == index && index < MAX_CACHED_NAMES && bytes.len() <= MAX_CACHED_NAME_BYTES
         {
             self.0.push((bytes.into(), name.clone()));
         }

@@ -81,7 +81,7 @@ impl Issuer {
     }
 
     /// As [`Issuer::new`], for other settings than those of `predecessors` of the same name: has their JWK set and metadata until
-    /// its own fetches succeed, if these come from the same place.
+    /// its own fetches succeed, if these come from the same URL.
     ///
     /// # Errors
     ///

@@ -73,10 +73,10 @@ impl Batch {
     /// Returns the events. Their ids depend on the batch alone: they are the same every time.
     pub(super) fn events(&self) -> Vec<Value> {
         let each = self.records.iter().enumerate();
-        each.map(|(place, record)| self.event(place, record)).collect()
+        each.map(|(index, record)| self.event(index, record)).collect()
     }
 
-    fn event(&self, place: usize, record: &Record) -> Value {
+    fn event(&self, index: usize, record: &Record) -> Value {
         let mut data = Map::new();
         data.insert("limit".into(), json!(record.limit));
         data.insert("key".into(), json!(record.key));
@@ -89,7 +89,7 @@ impl Batch {
         data.insert("units".into(), json!(record.units));
         let mut event = json!({
             "specversion": "1.0",
-            "id": format!("{}-{place}", self.id),
+            "id": format!("{}-{index}", self.id),
             "source": "/northgate/usage",
             "type": "northgate.usage.v1",
             "time": rfc3339(self.time),

@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(receiving.join().unwrap(), events);
     }
 
-    /// Receives `all` events, at most `most` in one request; more are answered 413.
-    fn receive(listener: &TcpListener, most: usize, all: usize) -> Vec<Value> {
+    /// Receives `all` events, at most `max` in one request; more are answered 413.
+    fn receive(listener: &TcpListener, max: usize, all: usize) -> Vec<Value> {
         let mut received = Vec::new();
         while received.len() < all {
             let (mut stream, _) = listener.accept().unwrap();
@@ -254,8 +254,8 @@ mod tests {
             reader.read_exact(&mut content).unwrap();
             let events: Vec<Value> = serde_json::from_slice(&content).unwrap();
             let status =
-                if events.len() > most { "413 Content Too Large" } else { "204 No Content" };
-            if events.len() <= most {
+                if events.len() > max { "413 Content Too Large" } else { "204 No Content" };
+            if events.len() <= max {
                 received.extend(events);
             }
             let head =

@@ -247,7 +247,7 @@ impl Outbox {
     pub(super) fn collect(&mut self, records: Vec<Record>, now: Timestamp) {
         merge(&mut self.carried, records);
         let used = self.carried.extract_if(.., |record| record.units > 0).collect::<Vec<_>>();
-        // What was given back in a window that ended long ago is not used any more.
+        // Units returned to a window that ended long ago offset nothing any more.
         let oldest = now.as_secs().saturating_sub(MAX_CARRIED_SECONDS);
         self.carried
             .retain(|record| record.units < 0 && record.window_end.is_none_or(|end| end > oldest));

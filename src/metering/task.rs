@@ -106,7 +106,7 @@ impl Metering {
                 self.round(limits, false).await;
             }
         };
-        // What is left is on disk.
+        // The rest stays on disk for the next process.
         let _ = timeout(FINISH_TIMEOUT, exported).await;
     }
 

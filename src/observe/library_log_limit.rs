@@ -14,20 +14,20 @@ use crate::base::clock::Clock;
 use crate::base::lock::IgnorePoison;
 use crate::base::log_limiter::LogLimiter;
 
-/// Passes a few warnings and errors per place in a library and ten seconds, and counts the others. The gateway's own
+/// Passes a few warnings and errors per callsite of a library and ten seconds, and counts the others. The gateway's own
 /// lines, and what an operator asks for by the levels below, are not limited.
 #[derive(Debug)]
 pub(super) struct LibraryLogLimit {
     clock: Clock,
-    /// One limiter per place in a library: their number is that of the places in the code.
-    places: Mutex<HashMap<Identifier, LogLimiter>>,
+    /// One limiter per callsite of a library: their number is bounded by the code.
+    callsites: Mutex<HashMap<Identifier, LogLimiter>>,
     suppressed: Arc<AtomicU64>,
 }
 
 impl LibraryLogLimit {
     /// Creates the layer, which counts in `suppressed`.
     pub(super) fn new(clock: Clock, suppressed: Arc<AtomicU64>) -> Self {
-        Self { clock, places: Mutex::default(), suppressed }
+        Self { clock, callsites: Mutex::default(), suppressed }
     }
 
     /// Whether a line is the gateway's own.
@@ -42,8 +42,8 @@ impl<S: Subscriber> Layer<S> for LibraryLogLimit {
         if *of.level() > Level::WARN || Self::is_own(of) {
             return true;
         }
-        let mut places = self.places.lock().ignore_poison();
-        let limiter = places.entry(of.callsite()).or_insert_with(|| LogLimiter::new(MAX_LINES));
+        let mut callsites = self.callsites.lock().ignore_poison();
+        let limiter = callsites.entry(of.callsite()).or_insert_with(|| LogLimiter::new(MAX_LINES));
         if limiter.admit(self.clock.uptime()).is_none() {
             self.suppressed.fetch_add(1, Relaxed);
             return false;
@@ -52,5 +52,5 @@ impl<S: Subscriber> Layer<S> for LibraryLogLimit {
     }
 }
 
-/// Lines per place and ten seconds.
+/// Lines per callsite and ten seconds.
 const MAX_LINES: u32 = 5;

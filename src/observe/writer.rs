@@ -76,7 +76,7 @@ impl LineQueue {
         true
     }
 
-    /// Returns the place of the next line, for [`flush_since`](Self::flush_since).
+    /// Returns the number of the next line, for [`flush_since`](Self::flush_since).
     pub(super) fn position(&self) -> u64 {
         self.0.lock().left
     }
@@ -85,7 +85,7 @@ impl LineQueue {
     ///
     /// # Errors
     ///
-    /// If the output has not taken all lines since the place `began`.
+    /// If the output has not taken all lines since the line `began`.
     pub(super) fn flush_since(&self, began: u64, timeout: Duration) -> io::Result<()> {
         let wanted = self.position();
         self.flush(timeout);

@@ -158,7 +158,7 @@ impl Redis {
         self.send(self.settings.timeout.max(MIN_HEARTBEAT_TIMEOUT), question).await
     }
 
-    /// Appends an entry of these fields to the stream `key`, which is trimmed to about `most` (XADD).
+    /// Appends an entry of these fields to the stream `key`, which is trimmed to about `max` (XADD).
     ///
     /// # Errors
     ///
@@ -166,11 +166,11 @@ impl Redis {
     pub async fn append(
         &self,
         key: &str,
-        most: usize,
+        max: usize,
         fields: &[(&str, String)],
     ) -> Result<(), Unavailable> {
         let mut command = ::redis::cmd("XADD");
-        command.arg(key).arg("MAXLEN").arg("~").arg(most).arg("*");
+        command.arg(key).arg("MAXLEN").arg("~").arg(max).arg("*");
         for (name, value) in fields {
             command.arg(*name).arg(value);
         }
@@ -178,7 +178,7 @@ impl Redis {
         self.query_idempotent::<Value>(command).await.map(|_| ())
     }
 
-    /// Returns the entries of the stream `key` after the id, the oldest first, at most `most` (XRANGE).
+    /// Returns the entries of the stream `key` after the id, the oldest first, at most `max` (XRANGE).
     ///
     /// # Errors
     ///
@@ -187,10 +187,10 @@ impl Redis {
         &self,
         key: &str,
         id: &str,
-        most: usize,
+        max: usize,
     ) -> Result<Vec<Entry>, Unavailable> {
         let mut command = ::redis::cmd("XRANGE");
-        command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(most);
+        command.arg(key).arg(format!("({id}")).arg("+").arg("COUNT").arg(max);
         self.query_idempotent(command).await
     }
 

@@ -36,7 +36,7 @@ use crate::http2::{DATA_FRAME_BUDGET, ReceivedContents};
 use crate::observe::metrics::{HandshakeFailure, Protocol, ProxyRefusal};
 use crate::token::PossessionProof;
 
-/// A connection that was accepted, with its place among all connections, which it holds until dropped.
+/// A connection that was accepted, with its permit among all connections, which it holds until dropped.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) remote: SocketAddr,

@@ -142,8 +142,8 @@ mod tests {
         let limiter = Arc::new(ConnectionLimiter::new(10, Some(2)));
         let (here, there) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
 
-        let first = limiter.acquire(here).expect("a place");
-        let _second = limiter.acquire(here).expect("a place");
+        let first = limiter.acquire(here).expect("a permit");
+        let _second = limiter.acquire(here).expect("a permit");
         assert!(limiter.acquire(here).is_none());
         assert!(limiter.acquire(there).is_some());
         drop(first);
@@ -155,14 +155,14 @@ mod tests {
         let limiter = Arc::new(ConnectionLimiter::new(10, Some(1)));
         let enter = |address: &str| limiter.acquire(address.parse().expect("an address"));
 
-        let _first = enter("2001:db8:1:2::1").expect("a place");
+        let _first = enter("2001:db8:1:2::1").expect("a permit");
         for same in ["2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"] {
             assert!(enter(same).is_none(), "{same}");
         }
         for other in ["2001:db8:1:3::1", "2001:db8:0:2::1", "::1"] {
             assert!(enter(other).is_some(), "{other}");
         }
-        let _fourth = enter("192.0.2.1").expect("a place");
+        let _fourth = enter("192.0.2.1").expect("a permit");
         assert!(enter("::ffff:192.0.2.1").is_none(), "mapped, it is the same client");
         assert!(enter("::ffff:192.0.2.2").is_some(), "IPv4 is counted whole");
     }
@@ -172,24 +172,24 @@ mod tests {
         let limiter = Arc::new(ConnectionLimiter::new(3, None));
         let here = IpAddr::from([10, 0, 0, 1]);
         let enter = async || {
-            let mut place = limiter.acquire(here).expect("a place");
-            place.ready().await;
-            place
+            let mut permit = limiter.acquire(here).expect("a permit");
+            permit.ready().await;
+            permit
         };
-        let mut places = vec![enter().await, enter().await];
+        let mut permits = vec![enter().await, enter().await];
 
         limiter.resize(1, None);
         drop(limiter.acquire(here));
         assert_eq!(limiter.permits.available_permits(), 0);
-        places.pop();
+        permits.pop();
         assert_eq!(limiter.permits.available_permits(), 0, "one is connected, and one may be");
-        places.pop();
+        permits.pop();
         assert_eq!(limiter.permits.available_permits(), 1);
 
-        places.push(enter().await);
+        permits.push(enter().await);
         limiter.resize(4, Some(1));
         assert_eq!(limiter.permits.available_permits(), 3);
-        places.push(enter().await);
+        permits.push(enter().await);
         assert!(limiter.acquire(here).is_none());
     }
 
@@ -197,10 +197,10 @@ mod tests {
     async fn a_connection_waits_for_a_permit_until_another_has_ended() {
         let limiter = Arc::new(ConnectionLimiter::new(1, None));
         let address = IpAddr::from([10, 0, 0, 1]);
-        let mut first = limiter.acquire(address).expect("a place");
+        let mut first = limiter.acquire(address).expect("a permit");
         first.ready().await;
 
-        let mut second = limiter.acquire(address).expect("a place");
+        let mut second = limiter.acquire(address).expect("a permit");
         let mut room = Box::pin(second.ready());
         assert!(futures_util::FutureExt::now_or_never(room.as_mut()).is_none());
         drop(first);

@@ -215,7 +215,7 @@ impl Server {
         let snapshot = compile(config, &self.shared.retained)?;
         let mut listeners = self.listeners();
         let prepared = listeners.prepare(&config.listeners, &self.shared.retained.metrics)?;
-        // Nothing fails from here on.
+        // Applying cannot fail.
         listeners.apply(prepared);
         drop(listeners);
         let server = &config.server;

@@ -180,7 +180,7 @@ impl Sessions {
                 &control,
             )
         });
-        let origins = settings.return_to.iter().filter_map(|place| match place {
+        let origins = settings.return_to.iter().filter_map(|destination| match destination {
             ReturnTo::Origin(origin) => Some(&**origin),
             ReturnTo::SameOrigin | ReturnTo::Path { .. } => None,
         });
@@ -337,7 +337,7 @@ impl Sessions {
         }
         let is_own = |token: &str| self.ring.verify_mac(&self.csrf_data(loaded), token.as_bytes());
         match origin::single_value(&request.headers, &csrf::HEADER).ok().flatten() {
-            // It repeats one of the cookies: of several, this one must be the gateway's.
+            // The field repeats the value of a cookie; it must be one that the gateway issued.
             Some(token) => is_own(token),
             None => self.csrf.find(&request.headers).plain_values().any(is_own),
         }

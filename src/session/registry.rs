@@ -63,10 +63,10 @@ impl SessionRegistry {
         }
     }
 
-    /// Waits until no call is under way whose loss would end a session, but no longer than `patience`.
+    /// Waits until no call is under way whose loss would end a session, but no longer than `timeout`.
     /// Returns the number of calls left.
-    pub async fn settle(&self, patience: Duration) -> usize {
-        self.under_way.all_ended(patience).await
+    pub async fn drain(&self, timeout: Duration) -> usize {
+        self.under_way.all_ended(timeout).await
     }
 
     /// Keeps in `directory` the revocations that are yet to be sent to issuers, and loads those of earlier processes.
@@ -241,7 +241,7 @@ impl RevocationListener for EndedState {
             RevocationTarget::Sessionless(subject) => SessionName::Sessionless(Arc::clone(subject)),
             // Sessions are dated by the gateway's own clock.
             RevocationTarget::ClockAhead(_)
-            // Only the access token is revoked: the next request finds that out, and its refresh token decides.
+            // Only the access token is revoked: the next request detects it and refreshes the session.
             | RevocationTarget::Id(_)
             | RevocationTarget::Token(_) => return 0,
         };

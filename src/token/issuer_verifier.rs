@@ -69,8 +69,8 @@ impl IssuerVerifier {
         });
         let cached = predecessor.map(|predecessor| predecessor.introspection.cache());
         let jwt_metrics = metrics.token_cache(TokenCache::Jwt);
-        let most = rules.jwt_cache_max_entries;
-        let jwt_cache = (most > 0).then(|| Arc::new(JwtCache::new(most, jwt_metrics.entries())));
+        let max = rules.jwt_cache_max_entries;
+        let jwt_cache = (max > 0).then(|| Arc::new(JwtCache::new(max, jwt_metrics.entries())));
         let introspection = IntrospectionVerifier::new(
             Arc::clone(&issuer),
             Arc::clone(&rules),

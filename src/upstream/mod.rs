@@ -196,7 +196,7 @@ impl Upstream {
 
     /// Updates the metrics of the endpoints' health, and of the circuit.
     pub fn refresh_health(&self) {
-        // Also where a reload has removed or replaced an open one.
+        // A circuit that a reload has removed or replaced is reported as closed.
         self.metrics.circuit.set(self.circuit().unwrap_or(CircuitState::Closed) as i64);
         let now = self.clock.uptime();
         let set = self.endpoints.load();

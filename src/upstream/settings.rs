@@ -119,7 +119,7 @@ pub struct Address {
     pub location: Location,
 }
 
-/// The place where a target is found.
+/// The address of a target.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Location {
     /// A name, of which every A and AAAA record is an endpoint, or an IP address.

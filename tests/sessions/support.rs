@@ -138,7 +138,7 @@ impl Gate {
 
     /// Waits until no call is under way that a shutdown would wait for.
     pub(crate) async fn settle(&self) {
-        assert_eq!(self.kept.settle(Duration::from_secs(60)).await, 0);
+        assert_eq!(self.kept.drain(Duration::from_secs(60)).await, 0);
     }
 
     /// A browser in which alice has just logged in.

@@ -191,7 +191,7 @@ impl Interaction<'_> {
     fn login(&self, request: &AuthorizationRequest, logged_in: bool) -> Option<Login> {
         let now = self.issuer.clock.now();
         let login = self.issuer.browser_sessions.login(self.cookie, now)?;
-        let recent = request.max_age.is_none_or(|most| now.since(login.facts.at) <= most);
+        let recent = request.max_age.is_none_or(|max| now.since(login.facts.at) <= max);
         (logged_in || (recent && !request.prompt.login)).then_some(login)
     }
 }

@@ -246,8 +246,8 @@ async fn concurrent_waits_share_one_write() {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::manual(NOON));
     let (journal, _) = open(directory.path(), &clock);
     let waiting = (0..500).map(|number| {
-        let place = journal.append(record(&number.to_string(), 60));
-        journal.wait(place)
+        let number = journal.append(record(&number.to_string(), 60));
+        journal.wait(number)
     });
 
     let kept = futures_util::future::join_all(waiting).await;

@@ -89,8 +89,8 @@ async fn read_content(
                 _ = left => {}
             }
             drop(in_flight);
-            if let Some(_place) = AbandonedContent::begin() {
-                // What was charged beforehand stays charged, if the content takes longer.
+            if let Some(_permit) = AbandonedContent::begin() {
+                // If the content takes longer, the cost that was charged beforehand stays.
                 _ = tokio::time::timeout(timeout, settling).await;
             }
             None
@@ -104,7 +104,7 @@ async fn read_content(
             Response::from_parts(head, body)
         }
         Ok(None) => unreachable!("the client is still there"),
-        // As if there were no task: the panic fails the request.
+        // A panic of the task fails the request, as if there were no task.
         Err(failed) => resume_unwind(failed.into_panic()),
     }
 }
@@ -118,7 +118,7 @@ thread_local! {
 struct AbandonedContent;
 
 impl AbandonedContent {
-    /// Returns a place for one more, if there is one.
+    /// Returns a permit for one more, if there is one.
     fn begin() -> Option<Self> {
         let all = ABANDONED.get();
         (all < MAX_ABANDONED).then(|| {

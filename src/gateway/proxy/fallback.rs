@@ -103,7 +103,7 @@ impl Fallback {
                 }
                 return Ok(sent.into());
             }
-            // What a client causes has no fallback, nor has a call whose deadline has passed.
+            // A failure that the client caused has no fallback, nor has a call whose deadline has passed.
             Err(failed)
                 if matches!(
                     failed.failure,

@@ -76,7 +76,7 @@ impl StaleKey {
         }
         let host = host.or(headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        // None holds a blank: they cannot be divided in another way.
+        // None of the parts can contain a space, so the key is unambiguous.
         let target = [upstream.as_bytes(), b" ", host, b" ", target.as_bytes()].concat().into();
         Some(Self { target, is_unsafe: !head.method.is_safe() })
     }

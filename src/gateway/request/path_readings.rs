@@ -95,7 +95,7 @@ fn derived(as_sent: &str, steps: &[Transformation]) -> Result<Vec<String>, PathE
 
 /// Applies `steps` to a path, and to every reading that they produce.
 fn closure(path: String, steps: &[Transformation]) -> Result<Vec<String>, PathError> {
-    let most = MAX_READING_BYTES + 4 * path.len();
+    let max = MAX_READING_BYTES + 4 * path.len();
     let mut bytes = path.len();
     let mut readings = vec![path];
     let mut next = 0;
@@ -106,7 +106,7 @@ fn closure(path: String, steps: &[Transformation]) -> Result<Vec<String>, PathEr
                 continue;
             }
             bytes += reading.len();
-            if readings.len() == MAX_READINGS || bytes > most {
+            if readings.len() == MAX_READINGS || bytes > max {
                 return Err(PathError::TooManyReadings);
             }
             readings.push(reading);

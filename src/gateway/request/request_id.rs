@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_a_uuid_of_version_7_that_starts_with_the_time() {
+    fn a_request_id_is_a_uuid_of_version_7_that_starts_with_the_time() {
         let id = new(Timestamp::from_nanos(0x0190_0000_0001 * 1_000_000));
         let id = id.to_str().expect("text");
 

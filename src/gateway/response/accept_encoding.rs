@@ -14,15 +14,15 @@ pub(crate) fn negotiate(headers: &HeaderMap, offered: &[Coding]) -> Option<Codin
             weights.read(element);
         }
     }
-    let (mut best, mut most) = (None, 0);
+    let (mut best, mut max) = (None, 0);
     for coding in offered {
         let weight = weights.of(*coding);
-        if weight > most {
-            (best, most) = (Some(*coding), weight);
+        if weight > max {
+            (best, max) = (Some(*coding), weight);
         }
     }
     // Without a weight of its own, content without a coding is always acceptable, and never preferred.
-    best.filter(|_| weights.identity.is_none_or(|identity| identity <= most))
+    best.filter(|_| weights.identity.is_none_or(|identity| identity <= max))
 }
 
 /// The weights of a field, in thousandths. The least weight of a coding that is named twice counts.
@@ -48,7 +48,7 @@ impl Weights {
             name.eq_ignore_ascii_case(coding.name())
                 || *coding == Coding::Gzip && name.eq_ignore_ascii_case("x-gzip")
         };
-        let place = if let Some(index) = Coding::ALL.iter().position(named) {
+        let entry = if let Some(index) = Coding::ALL.iter().position(named) {
             &mut self.codings[index]
         } else if name.eq_ignore_ascii_case("identity") {
             &mut self.identity
@@ -57,7 +57,7 @@ impl Weights {
         } else {
             return;
         };
-        *place = Some(place.map_or(weight, |before| before.min(weight)));
+        *entry = Some(entry.map_or(weight, |before| before.min(weight)));
     }
 
     fn of(&self, coding: Coding) -> u16 {

@@ -31,13 +31,13 @@ pub(crate) struct CompressedBody {
     /// Whether the encoder holds content that was not flushed.
     dirty: bool,
     trailers: Option<HeaderMap>,
-    _place: EncoderPlace,
+    _permit: EncoderPermit,
 }
 
 impl CompressedBody {
     /// Compresses `content`; gives it back if this thread compresses too much already, or the encoder has no memory.
     pub(crate) fn compress(content: Body, coding: Coding) -> Result<Body, Body> {
-        let (Some(place), Ok(encoder)) = (EncoderPlace::take(), Encoder::new(coding)) else {
+        let (Some(permit), Ok(encoder)) = (EncoderPermit::take(), Encoder::new(coding)) else {
             return Err(content);
         };
         Ok(content.wrapped(|content| Self {
@@ -46,7 +46,7 @@ impl CompressedBody {
             rest: Bytes::new(),
             dirty: false,
             trailers: None,
-            _place: place,
+            _permit: permit,
         }))
     }
 
@@ -193,9 +193,9 @@ impl Encoder {
 }
 
 /// One of the encoders that a thread may have at once, since each takes up to a megabyte.
-struct EncoderPlace;
+struct EncoderPermit;
 
-impl EncoderPlace {
+impl EncoderPermit {
     fn take() -> Option<Self> {
         let count = ENCODERS.get();
         (count < MAX_ENCODERS_PER_THREAD).then(|| {
@@ -205,7 +205,7 @@ impl EncoderPlace {
     }
 }
 
-impl Drop for EncoderPlace {
+impl Drop for EncoderPermit {
     fn drop(&mut self) {
         ENCODERS.set(ENCODERS.get().saturating_sub(1));
     }
@@ -249,7 +249,7 @@ mod tests {
                     .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
                     .collect();
                 let body = Body::streaming(StreamBody::new(stream::iter(pieces)));
-                let body = CompressedBody::compress(body, coding).expect("a place");
+                let body = CompressedBody::compress(body, coding).expect("a permit");
                 let coded = body.collect(1 << 20).await.expect("whole");
                 assert_eq!(decode(coding, &coded), text[..size.max(3000)], "{coding:?} {size}");
             }
@@ -262,7 +262,7 @@ mod tests {
             let ready = Arc::new(AtomicUsize::new(0));
             let body =
                 CompressedBody::compress(Body::streaming(Events(Arc::clone(&ready))), coding);
-            let mut body = body.expect("a place");
+            let mut body = body.expect("a permit");
             let mut cx = Context::from_waker(noop_waker_ref());
             let mut coded = Vec::new();
             for count in 1..=3 {
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn encoders_are_bounded_and_returned() {
-        let held: Vec<_> = core::iter::from_fn(EncoderPlace::take).collect();
+        let held: Vec<_> = core::iter::from_fn(EncoderPermit::take).collect();
         assert_eq!(held.len(), MAX_ENCODERS_PER_THREAD);
         assert!(CompressedBody::compress(Body::empty(), Coding::Gzip).is_err());
         drop(held);
@@ -295,7 +295,7 @@ mod tests {
         for coding in Coding::ALL {
             let frames = [Ok(Frame::data(Bytes::from("half"))), Err("broken".into())];
             let body = Body::streaming(StreamBody::new(stream::iter(frames)));
-            let body = CompressedBody::compress(body, coding).expect("a place");
+            let body = CompressedBody::compress(body, coding).expect("a permit");
             assert!(body.collect(1 << 20).await.is_err());
         }
     }

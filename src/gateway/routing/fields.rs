@@ -53,7 +53,7 @@ impl Fields<'_> {
             (None, _, None) => Match::No,
             (Some(value), None, None) => Match::of(wanted.value.fits(value)),
             (Some(_), Some(_), None) => self.meet_all(&wanted.name, wanted),
-            // It is absent to upstreams that know the name alone.
+            // Upstreams that do not fold spellings find the field absent.
             (None, _, Some(name)) if respelled.next().is_none() => {
                 match self.meet_all(name, wanted) {
                     Match::No => Match::No,

@@ -164,7 +164,7 @@ mod tests {
                 }
             }
         }
-        // Neither the paths beside them, nor those that an upstream could read in several ways.
+        // A path below an own path is not one; another spelling of it is, unless an upstream could read it in several ways.
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/login/x"), "beyond");
         assert_eq!(taken(&config, "POST", "www.example.com", "/auth/%6Cogin"), "_session_web");
         assert_eq!(taken(&config, "POST", "www.example.com", "//auth/./login"), "400");

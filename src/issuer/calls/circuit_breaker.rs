@@ -67,7 +67,7 @@ impl CircuitBreakers {
             if now < until {
                 return Err(until.saturating_sub(now));
             }
-            // This call is the trial of this input.
+            // This call is the probe of this input.
             let until = now + wait(failures);
             self.of_input.insert(input.exact, Pause { failures, until });
         }
@@ -76,7 +76,7 @@ impl CircuitBreakers {
             if now < run.opens_at {
                 return Err(run.opens_at.saturating_sub(now));
             }
-            // This call is the trial: no other passes until its wait, too, is over.
+            // This call is the probe: no other passes before its backoff has elapsed.
             run.opens_at = now + backoff(run.trials);
         }
         drop(run);

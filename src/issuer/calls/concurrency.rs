@@ -11,16 +11,16 @@ use super::call_purpose::Class;
 /// The limit of concurrent calls.
 #[derive(Debug)]
 pub(in crate::issuer) struct ConcurrencyLimit {
-    most: usize,
+    max: usize,
     used: Mutex<[usize; Class::COUNT]>,
 }
 
 impl ConcurrencyLimit {
-    /// Returns a limit of `most` calls, of which an eighth is reserved for refreshes and an eighth for introspection.
+    /// Returns a limit of `max` calls, of which an eighth is reserved for refreshes and an eighth for introspection.
     ///
-    /// Each class can make one call in any case, even if that exceeds `most`.
-    pub(in crate::issuer) fn new(most: usize) -> Self {
-        Self { most, used: Mutex::default() }
+    /// Each class can make one call in any case, even if that exceeds `max`.
+    pub(in crate::issuer) fn new(max: usize) -> Self {
+        Self { max, used: Mutex::default() }
     }
 
     /// Acquires a permit for a call of this class; `None` if there is none.
@@ -31,7 +31,7 @@ impl ConcurrencyLimit {
         // Permits in use, plus free permits reserved for other classes.
         let taken: usize =
             used.iter().zip(reserved).map(|(used, reserved)| (*used).max(reserved)).sum();
-        if own > 0 && own >= reserved[class as usize] && taken >= self.most {
+        if own > 0 && own >= reserved[class as usize] && taken >= self.max {
             return None;
         }
         used[class as usize] += 1;
@@ -41,8 +41,8 @@ impl ConcurrencyLimit {
     /// The number of reserved permits of each class.
     const fn reserved(&self) -> [usize; Class::COUNT] {
         let mut reserved = [0; Class::COUNT];
-        reserved[Class::Renewal as usize] = self.most / 8;
-        reserved[Class::Introspection as usize] = self.most / 8;
+        reserved[Class::Renewal as usize] = self.max / 8;
+        reserved[Class::Introspection as usize] = self.max / 8;
         reserved
     }
 
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn one_class_leaves_the_others_their_reserved_permits() {
-        for (most, logins, introspection, renewals) in
+        for (max, logins, introspection, renewals) in
             [(1, 1, 1, 1), (2, 2, 2, 2), (8, 6, 7, 7), (64, 48, 56, 56), (100, 76, 88, 88)]
         {
             for (class, expected) in [
@@ -85,14 +85,14 @@ mod tests {
                 (Class::Introspection, introspection),
                 (Class::Renewal, renewals),
             ] {
-                let limit = ConcurrencyLimit::new(most);
+                let limit = ConcurrencyLimit::new(max);
                 let held = take_all(&limit, class);
-                assert_eq!(held.len(), expected, "{class:?} of {most}");
+                assert_eq!(held.len(), expected, "{class:?} of {max}");
                 for other in ALL {
                     assert_eq!(
                         limit.try_acquire(other).is_some(),
                         other != class,
-                        "{other:?} of {most}"
+                        "{other:?} of {max}"
                     );
                 }
             }
@@ -110,10 +110,10 @@ mod tests {
 
     #[test]
     fn all_permits_exceed_the_limit_by_at_most_one_for_each_other_class() {
-        for most in [1, 3, 8, 64] {
-            let limit = ConcurrencyLimit::new(most);
+        for max in [1, 3, 8, 64] {
+            let limit = ConcurrencyLimit::new(max);
             let held: Vec<_> = ALL.iter().flat_map(|class| take_all(&limit, *class)).collect();
-            assert!(held.len() < most + ALL.len(), "{} of {most}", held.len());
+            assert!(held.len() < max + ALL.len(), "{} of {max}", held.len());
         }
     }
 

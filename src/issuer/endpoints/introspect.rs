@@ -513,8 +513,8 @@ mod tests {
         let own = json!({ "access_token": "own", "token_type": "Bearer", "expires_in": 100 });
         server.says(TOKEN, Says::json(own).after(Duration::from_millis(20)));
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
-        let most = NonZeroUsize::new(3).unwrap();
-        let mut settings = Settings { max_concurrent: most, ..server.settings() };
+        let max = NonZeroUsize::new(3).unwrap();
+        let mut settings = Settings { max_concurrent: max, ..server.settings() };
         settings.introspection.authorization = IntrospectionAuthorization::Bearer;
         let (issuer, _) = issuer(settings);
         let _ = issuer.inner.provider_cache.metadata().await;

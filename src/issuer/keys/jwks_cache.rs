@@ -532,7 +532,7 @@ impl ProviderCache {
 
 impl RefreshProgress {
     fn unavailable(&self, now: Duration) -> Unavailable {
-        // What is missing may appear at any time, not only when all metadata are fetched again.
+        // A missing endpoint may appear before the next regular fetch of the metadata.
         Unavailable::after(self.next_attempt.saturating_sub(now).min(backoff(u32::MAX)))
     }
 }

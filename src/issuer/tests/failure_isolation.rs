@@ -163,16 +163,16 @@ async fn one_name_or_code_opens_no_circuit_if_only_it_meets_an_outage() {
 
 #[tokio::test]
 async fn hanging_logins_starve_neither_refreshes_nor_introspection() {
-    for most in [1, 2, 8, 64] {
+    for max in [1, 2, 8, 64] {
         let server = Server::start().await;
         server.hears(TOKEN, |asked: &Asked| {
             let login = asked.field("grant_type").as_deref() != Some("refresh_token");
             good().after(if login { Duration::from_secs(600) } else { Duration::ZERO })
         });
         server.says(INTROSPECT, Says::json(json!({ "active": false })));
-        let most = NonZeroUsize::new(most).unwrap();
+        let max = NonZeroUsize::new(max).unwrap();
         let settings = Settings {
-            max_concurrent: most,
+            max_concurrent: max,
             timeout: Duration::from_secs(600),
             ..server.settings()
         };
@@ -193,14 +193,14 @@ async fn hanging_logins_starve_neither_refreshes_nor_introspection() {
                 })
             })
             .collect();
-        eventually("the places to be taken", || {
+        eventually("the permits to be taken", || {
             logins.iter().filter(|login| login.is_finished()).count() + server.count(TOKEN) == 100
         })
         .await;
         assert_eq!(password(&issuer, "late", "p").await.err(), Some(GrantError::NotAsked));
 
-        assert!(refresh(&issuer, "r").await.is_ok(), "{most}");
-        assert_eq!(introspect(&issuer, "t").await, Ok(IntrospectionResponse::Inactive), "{most}");
+        assert!(refresh(&issuer, "r").await.is_ok(), "{max}");
+        assert_eq!(introspect(&issuer, "t").await, Ok(IntrospectionResponse::Inactive), "{max}");
         for login in logins {
             login.abort();
         }

@@ -181,7 +181,7 @@ async fn a_rotation_is_noticed_with_the_first_token_of_the_new_key() {
 }
 
 #[tokio::test]
-async fn a_successor_has_what_its_predecessor_fetched_from_the_same_place() {
+async fn a_successor_has_what_its_predecessor_fetched_from_the_same_url() {
     let server = Server::start().await;
     server.publishes(&[&signing_key("a")]);
     let before = Arc::new(issuer(server.settings()));

@@ -301,7 +301,7 @@ impl FieldSpan {
 }
 
 /// Returns a copy with a letter in place of every byte of the target that is not ASCII; `None` if there is none.
-/// httparse refuses targets that are not UTF-8: their places are found in the copy.
+/// httparse refuses targets that are not UTF-8: their positions are found in the copy.
 fn without_raw_bytes(read: &[u8]) -> Option<Vec<u8>> {
     let line = memchr(b'\n', read).unwrap_or(read.len());
     let target = memchr(b' ', &read[..line])?;

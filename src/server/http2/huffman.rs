@@ -44,9 +44,9 @@ fn take_symbol(bits: u64, count: u32, out: &mut Vec<u8>) -> Option<u32> {
     let (mut first, mut symbols) = (0, 0);
     for (end, of_length) in CODES {
         if of_length == length {
-            let place = (window - first) >> (MAX_CODE_BITS - length);
+            let offset = (window - first) >> (MAX_CODE_BITS - length);
             // The last code is the end of a string, which must not occur in one.
-            out.push(*SYMBOLS.get(symbols + usize::try_from(place).ok()?)?);
+            out.push(*SYMBOLS.get(symbols + usize::try_from(offset).ok()?)?);
             return Some(length);
         }
         symbols += usize::try_from((end - first) >> (MAX_CODE_BITS - of_length)).ok()?;
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_complete() {
+    fn the_huffman_table_has_every_symbol_once() {
         assert_eq!(CODES[20], (1 << 30, 30));
         // 0xffa is the first code of twelve bits, and 0xffb the other one (RFC 7541, appendix B).
         assert_eq!(
@@ -124,7 +124,7 @@ mod tests {
 
     /// The examples of RFC 7541, appendix C, and the longest and rarest codes of appendix B.
     #[test]
-    fn strings_are_decoded() {
+    fn huffman_strings_are_decoded() {
         for (encoded, text) in [
             (&b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff"[..], &b"www.example.com"[..]),
             (b"\xa8\xeb\x10\x64\x9c\xbf", b"no-cache"),

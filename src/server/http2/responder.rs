@@ -64,7 +64,7 @@ impl Responder {
     }
 
     fn send_interim(&self, response: Response<()>) {
-        // It fails if the stream has ended, which its task finds out itself.
+        // Fails only if the stream has ended, which its task detects itself.
         let _ = self.sender.borrow_mut().send_informational(response);
     }
 }

@@ -103,7 +103,7 @@ impl Reload {
         let loaded = read(move || config::load(&file, &environment, now)).await?;
         let (config, warnings) = loaded.map_err(|faults| faults.to_string())?;
         for warning in warnings.iter() {
-            tracing::warn!(code = %warning.code, line = warning.place.line, warning = warning.message, "Configuration warning.");
+            tracing::warn!(code = %warning.code, line = warning.position.line, warning = warning.message, "Configuration warning.");
         }
         let waiting = self.server.reload(&config).map_err(|error| chain(&error))?;
         self.log.reload(&config.logging);

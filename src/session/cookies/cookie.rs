@@ -420,12 +420,12 @@ mod tests {
 
     #[test]
     fn cookies_stay_below_the_limit_of_browsers() {
-        let most = MAX_PARTS * PART_LEN - 1;
-        let fields = web().set(&"x".repeat(most), CookieParts::default()).unwrap();
+        let max = MAX_PARTS * PART_LEN - 1;
+        let fields = web().set(&"x".repeat(max), CookieParts::default()).unwrap();
 
         assert_eq!(fields.len(), 8);
         assert!(fields.iter().all(|field| field.len() < 4096));
-        assert_eq!(web().set(&"x".repeat(most + 1), CookieParts::default()), Err(TooLarge));
+        assert_eq!(web().set(&"x".repeat(max + 1), CookieParts::default()), Err(TooLarge));
     }
 
     #[test]

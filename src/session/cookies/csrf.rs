@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn off_checks_nothing() {
+    fn csrf_off_accepts_a_cross_site_request() {
         assert!(check(Csrf::Off, post().header("sec-fetch-site", "cross-site")).is_ok());
     }
 }

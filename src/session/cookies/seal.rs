@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn other_texts_do_not_open(text in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn a_text_that_was_not_sealed_does_not_open(text in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(ring(&[7]).open(b"here", &text).is_none());
         }
     }

@@ -228,7 +228,7 @@ impl Sessions {
             received => {
                 let session = &*self.settings.name;
                 let expected = &*self.issuer.settings().issuer;
-                // It came with the `state` of a login of this browser: no stranger has made it up.
+                // Safe to log: it came with the `state` of a login of this browser.
                 let received: String =
                     received.iter().flat_map(|iss| iss.chars()).take(MAX_ISS_CHARS).collect();
                 tracing::warn!(
@@ -328,14 +328,14 @@ impl Sessions {
             return with_cookies(with_cookies(response, cookies), outdated);
         }
         self.metrics.login(LoginResult::Mismatch);
-        let most = match &callback.error {
+        let max = match &callback.error {
             None => MAX_RESTARTS,
             Some(error) if TRANSIENT_ERRORS.contains(&&**error) => MAX_TRANSIENT_RESTARTS,
             Some(_) => 0,
         };
         let target = target.as_ref().map(ReturnTarget::as_str);
         match state {
-            Some((count, _)) if count < most => {
+            Some((count, _)) if count < max => {
                 let target = target.map(Into::into);
                 let intent = LoginIntent { restarts: count + 1, target, ..LoginIntent::default() };
                 let response = self.begin_login(pending, intent).await;

@@ -66,7 +66,7 @@ impl StepUp {
             _ => return None,
         };
         let read = Self { level, form };
-        // Only one spelling: what is read is what was written.
+        // Only the canonical encoding is accepted.
         (read.to_bytes() == bytes).then_some(read)
     }
 }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demands_survive_encoding() {
+    fn an_encoded_login_requirement_decodes() {
         for (acr, max_age, form) in [
             (vec!["gold", "mfa"], None, None),
             (vec![], Some(0), Some([7; 16])),

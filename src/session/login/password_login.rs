@@ -309,7 +309,7 @@ impl Sessions {
             .settings
             .return_to
             .iter()
-            .any(|place| matches!(place, ReturnTo::Origin(listed) if Some(&**listed) == origin))
+            .any(|destination| matches!(destination, ReturnTo::Origin(listed) if Some(&**listed) == origin))
     }
 }
 

@@ -118,7 +118,7 @@ impl Sessions {
             return None;
         };
         if form.subject.as_ref() != subject || subject.is_none() {
-            // Another user has logged in, who must not send it.
+            // Another user has logged in, and must not send the form.
             self.retained.forms.take(id);
             tracing::warn!(
                 session = name,

@@ -109,17 +109,17 @@ impl PendingRevocations {
         }
     }
 
-    /// Takes up to `most` entries that processes before this one, or instances that are gone, have left.
-    pub(crate) async fn take(&self, most: usize) -> Vec<(PendingEntry, PendingRevocation)> {
+    /// Takes up to `max` entries that processes before this one, or instances that are gone, have left.
+    pub(crate) async fn take(&self, max: usize) -> Vec<(PendingEntry, PendingRevocation)> {
         let mut taken: Vec<_> = self
             .journal
-            .take(&self.owner, most, self.clock.now())
+            .take(&self.owner, max, self.clock.now())
             .into_iter()
             .map(|(record, sealed)| (PendingEntry::Disk(record), sealed))
             .collect();
         if let Some(shared) = &self.shared {
             // Without a response there is another attempt in a moment.
-            let left = shared.take(most.saturating_sub(taken.len())).await;
+            let left = shared.take(max.saturating_sub(taken.len())).await;
             let left = left.unwrap_or_default().into_iter();
             taken.extend(left.map(|(field, sealed)| (PendingEntry::Redis(field), sealed)));
         }
@@ -143,7 +143,7 @@ impl PendingRevocation {
     fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let (kind, content) = match self {
             Self::Tokens(state) => {
-                // Nothing but the two tokens is of use.
+                // Only the two tokens are needed.
                 let state = SessionState {
                     id_token: None,
                     scope: None,
@@ -241,8 +241,8 @@ impl RevocationJournal {
         self.0.open.lock().ignore_poison().contains_key(record)
     }
 
-    /// Takes on up to `most` records of `owner` that this process has not taken on; returns their sealed texts.
-    fn take(&self, owner: &str, most: usize, now: Timestamp) -> Vec<(Record, String)> {
+    /// Takes on up to `max` records of `owner` that this process has not taken on; returns their sealed texts.
+    fn take(&self, owner: &str, max: usize, now: Timestamp) -> Vec<(Record, String)> {
         let mut open = self.0.open.lock().ignore_poison();
         open.retain(|record, _| now < record.until);
         let left = open.iter_mut().filter(|(_, is_taken)| !**is_taken);
@@ -251,7 +251,7 @@ impl RevocationJournal {
             *is_taken = true;
             Some((record.clone(), sealed))
         });
-        of_owner.take(most).collect()
+        of_owner.take(max).collect()
     }
 }
 

@@ -27,9 +27,9 @@ impl UnseenLogouts {
     pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<UnseenLogout> {
         let network = address.map(network);
         let mut counts = self.0.lock().ignore_poison();
-        let most = if network.is_some() { MAX_PENDING_OF_NETWORK } else { MAX_PENDING };
+        let max = if network.is_some() { MAX_PENDING_OF_NETWORK } else { MAX_PENDING };
         let own = counts.get(&network).copied().unwrap_or_default();
-        if own >= most || counts.values().sum::<usize>() >= MAX_PENDING {
+        if own >= max || counts.values().sum::<usize>() >= MAX_PENDING {
             return None;
         }
         counts.insert(network, own + 1);

@@ -142,7 +142,7 @@ impl RefreshResults {
         self.records.entry(digest).and_compute_with(|entry| {
             let known = entry.is_some_and(|entry| {
                 let RefreshRecord { outcome, until, .. } = entry.value();
-                // It has finished after all.
+                // The refresh has finished meanwhile.
                 matches!(outcome, RefreshOutcome::Renewed(_) | RefreshOutcome::Over) && now < *until
             });
             if known {

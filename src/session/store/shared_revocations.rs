@@ -54,11 +54,11 @@ impl SharedRevocations {
         Ok(())
     }
 
-    /// Takes over up to `most` entries of instances that are gone; returns fields with sealed values.
-    pub(crate) async fn take(&self, most: usize) -> Result<Vec<(String, String)>, Unavailable> {
+    /// Takes over up to `max` entries of instances that are gone; returns fields with sealed values.
+    pub(crate) async fn take(&self, max: usize) -> Result<Vec<(String, String)>, Unavailable> {
         let members = self.redis.members();
         // Without the list, every instance looks gone.
-        if members.is_empty() || most == 0 {
+        if members.is_empty() || max == 0 {
             return Ok(Vec::new());
         }
         let now = self.clock.now();
@@ -70,7 +70,7 @@ impl SharedRevocations {
                     let weight = |member: u64| sha256(&[field.as_bytes(), &member.to_be_bytes()]);
                     let is_mine = decision::is_chosen(self.redis.me(), from, &members, weight);
                     let is_new = !self.taken.lock().ignore_poison().contains(&field);
-                    if is_mine && is_new && left.len() < most {
+                    if is_mine && is_new && left.len() < max {
                         left.push(field);
                     }
                 }

@@ -91,8 +91,8 @@ impl DecryptionKey {
             "RSA" => {
                 let numbers = ["n", "e", "d", "p", "q", "dp", "dq", "qi"].map(bytes);
                 let mut read: [Vec<u8>; 8] = Default::default();
-                for (place, number) in read.iter_mut().zip(numbers) {
-                    *place = number?;
+                for (component, number) in read.iter_mut().zip(numbers) {
+                    *component = number?;
                 }
                 rsa(&der::pkcs8_of_rsa(&der::pkcs1(&read)))?
             }

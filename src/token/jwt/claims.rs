@@ -204,11 +204,11 @@ impl Claims {
 
     /// Checks `max_token_age`, if there is an `iat`.
     fn check_age(&self, rules: &ValidationRules, now: Timestamp) -> Result<(), TokenError> {
-        let (Some(most), Some(since)) = (rules.max_token_age, self.issued) else { return Ok(()) };
+        let (Some(max), Some(since)) = (rules.max_token_age, self.issued) else { return Ok(()) };
         if since > now.plus(rules.leeway) {
             return Err(TokenError::NotYetValid);
         }
-        if now.since(since) > most.saturating_add(rules.leeway) {
+        if now.since(since) > max.saturating_add(rules.leeway) {
             return Err(TokenError::Expired);
         }
         Ok(())
@@ -216,7 +216,7 @@ impl Claims {
 
     /// Returns the end of the token: `exp`, or the end of its `max_token_age` if that comes first. Caches heed it as well.
     fn ends(&self, rules: &ValidationRules) -> Timestamp {
-        let too_old = rules.max_token_age.zip(self.issued).map(|(most, issued)| issued.plus(most));
+        let too_old = rules.max_token_age.zip(self.issued).map(|(max, issued)| issued.plus(max));
         self.expires.into_iter().chain(too_old).min().unwrap_or(Timestamp::MAX)
     }
 

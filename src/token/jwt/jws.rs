@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_are_refused() {
+    fn a_critical_extension_of_a_jws_is_refused() {
         for (name, value) in [
             ("crit", json!(["exp"])),
             ("crit", json!([])),

@@ -58,11 +58,11 @@ struct CachedJwt {
 }
 
 impl JwtCache {
-    /// Returns a cache of `most` entries, rounded up to whole buckets, and fewer if tokens are large.
+    /// Returns a cache of `max` entries, rounded up to whole buckets, and fewer if tokens are large.
     /// `entries` is set to their number.
-    pub(crate) fn new(most: u64, entries: Arc<Gauge>) -> Self {
+    pub(crate) fn new(max: u64, entries: Arc<Gauge>) -> Self {
         let buckets =
-            usize::try_from(most).unwrap_or(usize::MAX).div_ceil(ENTRIES_PER_BUCKET).max(1);
+            usize::try_from(max).unwrap_or(usize::MAX).div_ceil(ENTRIES_PER_BUCKET).max(1);
         let buckets = (0..buckets).map(|_| Bucket::default()).collect();
         Self { buckets, hash: RandomState::default(), next: AtomicUsize::new(0), entries }
     }

@@ -145,7 +145,7 @@ pub(crate) async fn signing_key(
         Err(TokenError::Signature) if kid.is_none() => {
             issuer.keys_for(None, jws.signature()).await?
         }
-        // There is a key of that name: without another set, its verdict is final.
+        // A key has that `kid`: unless the issuer publishes another set, its result is final.
         Err(TokenError::Signature) => match issuer.keys_for(None, jws.signature()).await {
             Ok(newer) => newer,
             Err(Unavailable { .. }) => return verified,

@@ -78,8 +78,8 @@ impl Reading {
 }
 
 /// Sets a field that occurs once; the target is named in one way.
-fn set<T>(place: &mut Option<T>, value: T) -> Result<(), MalformedRevocation> {
-    match place.replace(value) {
+fn set<T>(field: &mut Option<T>, value: T) -> Result<(), MalformedRevocation> {
+    match field.replace(value) {
         None => Ok(()),
         Some(_) => Err(MalformedRevocation),
     }

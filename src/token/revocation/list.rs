@@ -351,7 +351,7 @@ impl RevocationList {
         let found =
             if self.0.count.load(Relaxed) > 0 { self.find(principal, now) } else { Found::No };
         if found == Found::AsOld {
-            // Another instance, and the next process, would ask after its `iat`, and find the token younger.
+            // Another instance, and the next process, compare the `iat`, by which the token is younger.
             let until = Some(principal.expires).filter(|end| *end != Timestamp::MAX);
             let digests = [Some(principal.digest), principal.unsigned_digest];
             for what in digests.into_iter().flatten().map(RevocationTarget::Token) {

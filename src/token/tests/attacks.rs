@@ -587,10 +587,10 @@ pub(super) fn negate_s(signature: &str) -> Vec<u8> {
     ];
     let mut bytes = base64url(signature).unwrap();
     let mut borrow = 0_i16;
-    for place in (0..32).rev() {
-        let difference = i16::from(ORDER[place]) - i16::from(bytes[32 + place]) - borrow;
+    for index in (0..32).rev() {
+        let difference = i16::from(ORDER[index]) - i16::from(bytes[32 + index]) - borrow;
         borrow = i16::from(difference < 0);
-        bytes[32 + place] = (difference & 0xff) as u8;
+        bytes[32 + index] = (difference & 0xff) as u8;
     }
     bytes
 }

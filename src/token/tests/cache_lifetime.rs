@@ -162,7 +162,7 @@ async fn ended_entries_make_room_for_new_tokens() {
         bench.jwt(&bench.token(new)).await.unwrap();
     }
 
-    // Keys that share a place are rare, and displace each other.
+    // Keys that share a bucket are rare, and displace each other.
     let entries = entries(&bench);
     assert!((95..=100).contains(&entries), "{entries}");
 }

@@ -53,7 +53,7 @@ async fn a_route_may_require_fresher_responses() {
     let bench = Bench::new().await;
     active(&bench.server, json!({}), Duration::ZERO);
     let verifier = bench.verifier(TokenUse::Introspection);
-    let verify = |most| verifier.verify("t", bench.clock.now(), Some(Duration::from_secs(most)));
+    let verify = |max| verifier.verify("t", bench.clock.now(), Some(Duration::from_secs(max)));
 
     verify(10).await.unwrap();
     bench.clock.advance(Duration::from_secs(9));

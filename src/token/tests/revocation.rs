@@ -347,7 +347,7 @@ async fn the_next_process_knows_ended_tokens() {
 }
 
 #[tokio::test]
-async fn listeners_are_notified() {
+async fn a_revocation_notifies_its_listeners() {
     let bench = Bench::new().await;
     let mut news = bench.revocations.listen();
     let principal = bench.jwt(&bench.token(json!({ "sid": "s1" }))).await.unwrap();

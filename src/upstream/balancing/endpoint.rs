@@ -52,7 +52,7 @@ pub(in crate::upstream) struct EndpointKey {
     max_pending: u32,
 }
 
-/// The place to which connections are made.
+/// The address to which connections are made.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(in crate::upstream) enum Dial {
     /// An address.
@@ -274,7 +274,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// A place in the pools of idle connections, reused after its endpoint is gone: addresses come and go with name
+/// An index into the pools of idle connections, reused after its endpoint is gone: addresses come and go with name
 /// resolution, and pools must not grow with them.
 #[derive(Debug)]
 pub(in crate::upstream) struct Slot {

@@ -16,7 +16,7 @@ pub(in crate::upstream) struct EndpointSet {
     pub(in crate::upstream) turns: Box<[u16]>,
 }
 
-/// An endpoint, with its place among the others.
+/// An endpoint, with its index among the others.
 #[derive(Debug)]
 pub(in crate::upstream) struct Member {
     pub(in crate::upstream) endpoint: Arc<Endpoint>,
@@ -118,12 +118,12 @@ impl EndpointSet {
             let up = up.count();
             let has_substitute =
                 || self.members.iter().any(|other| other.tier > tier && other.is_available(now));
-            let most = if of_tier.len() == up && has_substitute() {
+            let max = if of_tier.len() == up && has_substitute() {
                 up
             } else {
                 up * usize::from(max_percent) / 100
             };
-            left_out.extend(of_tier.iter().take(most).map(|&(.., index)| index));
+            left_out.extend(of_tier.iter().take(max).map(|&(.., index)| index));
         }
         left_out
     }

@@ -35,7 +35,7 @@ pub(in crate::upstream) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Returns the endpoint for a request: one with a free place, or else any that is open; `None` if no endpoint is. `view`
+    /// Returns the endpoint for a request: one with free capacity, or else any that is open; `None` if no endpoint is. `view`
     /// returns the candidate of each index below `count`.
     pub(in crate::upstream) fn among(
         &self,
@@ -45,9 +45,9 @@ impl Choice<'_> {
         let tiers = (0..count).map(&view).filter(|candidate| candidate.open);
         let tier = tiers.map(|candidate| candidate.tier).min()?;
         let is_open = |candidate: &Candidate| candidate.open && candidate.tier == tier;
-        let with_place = |index| Some(view(index)).filter(|c| is_open(c) && !c.full);
+        let with_capacity = |index| Some(view(index)).filter(|c| is_open(c) && !c.full);
         let any = |index| Some(view(index)).filter(is_open);
-        self.of(count, with_place).or_else(|| self.of(count, any))
+        self.of(count, with_capacity).or_else(|| self.of(count, any))
     }
 
     /// Returns one of the `eligible` endpoints by the algorithm.
@@ -150,8 +150,8 @@ fn consistent(
         (load + u64::from(candidate.load), weight + drawn_weight(&candidate))
     });
     let has_room = |candidate: &Candidate| {
-        let most = (load * drawn_weight(candidate) * MAX_LOAD_PERCENT).div_ceil(weight * 100);
-        u64::from(candidate.load) < most.max(MIN_BOUND)
+        let max = (load * drawn_weight(candidate) * MAX_LOAD_PERCENT).div_ceil(weight * 100);
+        u64::from(candidate.load) < max.max(MIN_BOUND)
     };
     let score = |candidate: &Candidate| {
         // A uniform number in (0, 1]: its logarithm makes the highest score as likely as the weight.
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_bounded() {
+    fn a_round_of_the_load_balancer_is_bounded() {
         let weights: Vec<u32> = (0..200).map(|i| 997 - i).collect();
 
         let round = round_robin_schedule(&weights);
@@ -326,8 +326,8 @@ mod tests {
 
             prop_assert_eq!(chosen.map(|index| all[index].tier), lowest);
             prop_assert!(chosen.is_none_or(|index| all[index].open));
-            let has_place = all.iter().any(|c| c.open && Some(c.tier) == lowest && !c.full);
-            prop_assert_eq!(chosen.is_some_and(|index| !all[index].full), has_place);
+            let has_capacity = all.iter().any(|c| c.open && Some(c.tier) == lowest && !c.full);
+            prop_assert_eq!(chosen.is_some_and(|index| !all[index].full), has_capacity);
         }
 
         #[test]

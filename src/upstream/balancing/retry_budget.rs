@@ -45,9 +45,9 @@ impl RetryBudget {
             self.requests.fetch_sub(requests / 2, Relaxed);
             *window = BudgetWindow { began: now.as_secs(), retried: window.retried / 2 };
         }
-        let most =
+        let max =
             (self.requests.load(Relaxed) * u64::from(percent) / 100).max(MIN_RETRIES_PER_WINDOW);
-        let allowed = percent > 0 && window.retried < most;
+        let allowed = percent > 0 && window.retried < max;
         window.retried += u64::from(allowed);
         allowed
     }

@@ -125,7 +125,7 @@ impl Upstream {
         let Some((settings, circuit)) = &self.circuit else { return };
         loop {
             circuit.wait_until_open().await;
-            // Each reload restarts this task: the time counts from the opening, and so do the successes.
+            // A reload restarts this task, so time and successes are counted by the circuit, from its opening.
             sleep(circuit.time_to_probe(settings, self.clock.uptime())).await;
             loop {
                 let cause = self.probe().await.err();

@@ -119,13 +119,13 @@ impl FieldSpan {
         let parsed = strict.parse_response_with_uninit_headers(&mut response, read, fields)?;
         let Status::Complete(length) = parsed else { return Ok(None) };
         let start = read.as_ptr().addr();
-        let place = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
+        let range = |part: &[u8]| [(part.as_ptr().addr() - start) as u32, part.len() as u32];
         let fields = response
             .headers
             .iter()
             .map(|header| {
                 let ([name, name_length], [value, value_length]) =
-                    (place(header.name.as_bytes()), place(header.value));
+                    (range(header.name.as_bytes()), range(header.value));
                 [name, name_length, value, value_length]
             })
             .collect();
@@ -153,11 +153,11 @@ impl FieldSpan {
         }
         let mut headers = HeaderMap::with_capacity(self.fields.len() + EXTRA_FIELDS_CAPACITY);
         let mut hop = HopByHop::default();
-        for (place, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
+        for (index, &[name, name_length, value, value_length]) in self.fields.iter().enumerate() {
             // Field values share the buffer.
             let part = |start: u32, length: u32| start as usize..(start + length) as usize;
             let name = names
-                .parse(place, &bytes[part(name, name_length)])
+                .parse(index, &bytes[part(name, name_length)])
                 .map_err(|_| InvalidResponse::Head)?;
             let value = HeaderValue::from_maybe_shared(bytes.slice(part(value, value_length)))
                 .map_err(|_| InvalidResponse::Head)?;

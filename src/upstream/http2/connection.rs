@@ -65,7 +65,7 @@ impl Connection {
             .await
             .map_err(|_| UpstreamError::Connect)?;
         spawn_local(drive(driver, Rc::clone(&facts)));
-        if !facts.settled().await {
+        if !facts.settings_received().await {
             let alert = facts.alert().map(UpstreamError::TlsAlert);
             return Err(if facts.is_violated() {
                 UpstreamError::Protocol
@@ -126,7 +126,7 @@ impl Connection {
         self.facts.accepts_streams() && !self.alone.get() && self.facts.streams() < max_streams
     }
 
-    /// Takes a place for one stream; `None` if there is none.
+    /// Reserves one stream; `None` if the connection has none left.
     pub(super) fn take(self: &Rc<Self>, sharing: Sharing) -> Option<StreamSlot> {
         if !self.has_room(sharing) {
             return None;
@@ -177,7 +177,7 @@ pub(in crate::upstream) enum Sharing {
     New,
 }
 
-/// A place for one stream on a connection; released on drop.
+/// The permit for one stream on a connection; released on drop.
 #[derive(Debug)]
 pub(super) struct StreamSlot {
     pub(super) connection: Rc<Connection>,

@@ -23,7 +23,8 @@ use crate::http2::frames::{
 /// The state of one connection as its frames tell it. Shared by the scanner, the driver and the pool.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionFacts {
-    settled: Cell<bool>,
+    /// Whether the first SETTINGS have arrived.
+    has_settings: Cell<bool>,
     going_away: Cell<bool>,
     closed: Cell<bool>,
     /// Whether the upstream sent what no upstream of HTTP/2 sends.
@@ -54,11 +55,11 @@ pub(super) struct ConnectionFacts {
 
 impl ConnectionFacts {
     /// Waits for the upstream's first SETTINGS (RFC 9113 §3.4); false if the connection ends before.
-    pub(super) async fn settled(&self) -> bool {
-        while !self.settled.get() && !self.closed.get() {
+    pub(super) async fn settings_received(&self) -> bool {
+        while !self.has_settings.get() && !self.closed.get() {
             self.changed.notified().await;
         }
-        self.settled.get() && !self.closed.get()
+        self.has_settings.get() && !self.closed.get()
     }
 
     /// Whether a new stream may begin: neither has the connection ended, nor will it.
@@ -198,7 +199,7 @@ impl FrameScanner {
             };
             *payload = Payload::Skipped;
             // An upstream that speaks another protocol is detected by its first bytes.
-            if !facts.settled.get() && (kind != SETTINGS || flags & ACK != 0) {
+            if !facts.has_settings.get() && (kind != SETTINGS || flags & ACK != 0) {
                 return Err(Flood);
             }
             if kind == DATA {
@@ -318,7 +319,7 @@ pub(super) fn outcome(bytes: &[u8], piece: usize) -> (bool, bool, bool) {
     let mut frames = FrameScanner::new(Rc::clone(&facts), Instant::now());
     let mut bytes = bytes.to_vec();
     let accepted = bytes.chunks_mut(piece).all(|piece| frames.scan(piece).is_ok());
-    (accepted, facts.settled.get(), facts.accepts_streams())
+    (accepted, facts.has_settings.get(), facts.accepts_streams())
 }
 
 /// Header blocks per response: some interim responses, the head, and trailers. Unused ones count towards the
@@ -349,13 +350,13 @@ mod tests {
     async fn a_connection_begins_with_settings() {
         let (facts, mut frames) = scanner();
         assert_eq!(frames.scan(&mut b"HTTP/1.1 400 Bad Request\r\n".to_vec()), Err(Flood));
-        assert!(!facts.settled.get());
+        assert!(!facts.has_settings.get());
 
         let (facts, mut frames) = scanner();
         for byte in frame(SETTINGS, 0, 6) {
             assert_eq!(frames.scan(&mut [byte]), Ok(()));
         }
-        assert!(facts.settled().await);
+        assert!(facts.settings_received().await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -375,7 +376,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn goaway_tells_whether_a_request_was_processed_however_reads_split_it() {
         for (last, served) in [(0_u32, false), (1, true), (1 << 30, true)] {
-            let (facts, mut frames) = settled();
+            let (facts, mut frames) = connected();
             let mut goaway = frame(GOAWAY, 0, 8);
             goaway[FRAME_HEADER_BYTES..][..4].copy_from_slice(&last.to_be_bytes());
             // The code and a debug text are no stream.
@@ -391,7 +392,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_last_limit_on_heads_that_was_announced_applies() {
-        let (facts, mut frames) = settled();
+        let (facts, mut frames) = connected();
         assert!(facts.accepts_head(usize::MAX));
         for max in [8_192_u32, 0, 16_384] {
             let mut settings = frame(SETTINGS, 0, 12);
@@ -408,7 +409,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_frames_without_content_ends_the_connection() {
         for (kind, flags, payload) in [(PING, 0, 8), (SETTINGS, 0, 6), (DATA, 0, 0), (0x55, 0, 3)] {
-            let (_, mut frames) = settled();
+            let (_, mut frames) = connected();
             let taken = (0..=MAX_BURST_FRAMES)
                 .take_while(|_| frames.scan(&mut frame(kind, flags, payload)).is_ok())
                 .count();
@@ -418,7 +419,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_measures_round_trips_is_not_limited() {
-        let (_, mut frames) = settled();
+        let (_, mut frames) = connected();
         for _ in 0..100 {
             assert_eq!(frames.scan(&mut frame(PING, 0, 8).repeat(900)), Ok(()));
             advance(Duration::from_secs(1)).await;
@@ -427,7 +428,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn header_blocks_beyond_those_of_the_requests_end_the_connection() {
-        let (facts, mut frames) = settled();
+        let (facts, mut frames) = connected();
         facts.request_sent();
         for _ in 0..MAX_HEADER_BLOCKS_PER_RESPONSE + MAX_BURST_BLOCKS {
             assert_eq!(frames.scan(&mut frame(HEADERS, 4, 30)), Ok(()));
@@ -453,7 +454,7 @@ mod tests {
         (Rc::clone(&facts), FrameScanner::new(facts, Instant::now()))
     }
 
-    fn settled() -> (Rc<ConnectionFacts>, FrameScanner) {
+    fn connected() -> (Rc<ConnectionFacts>, FrameScanner) {
         let (facts, mut frames) = scanner();
         assert_eq!(frames.scan(&mut frame(SETTINGS, 0, 0)), Ok(()));
         (facts, frames)

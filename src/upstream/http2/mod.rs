@@ -37,7 +37,7 @@ pub(super) use self::connection::Sharing;
 use self::frame_monitor::ConnectionFacts;
 use self::response::{Ending, ResponseContent};
 pub(super) use self::shared_connections::{
-    Acquired, NO_SETTINGS, Place, PoolSettings, SharedConnections,
+    Acquired, NO_SETTINGS, PoolSettings, SharedConnections, StreamPermit,
 };
 use self::stream::StreamState;
 use self::stream_error::StreamError;
@@ -117,13 +117,14 @@ impl Http2Request<'_, '_> {
     /// Dropping the future resets the stream.
     pub(super) async fn run(
         self,
-        place: Place,
+        stream_permit: StreamPermit,
         permit: EndpointPermit,
         body: Body,
     ) -> Result<Reply, SendError> {
-        let (connection, rested) = (Rc::clone(&place.slot.connection), place.slot.rested);
-        let pool = Rc::clone(&place.pool);
-        let held = Box::new((place, permit));
+        let (connection, rested) =
+            (Rc::clone(&stream_permit.slot.connection), stream_permit.slot.rested);
+        let pool = Rc::clone(&stream_permit.pool);
+        let held = Box::new((stream_permit, permit));
         let stream = StreamState::new(body, held);
         let facts = &connection.facts;
         let (reads, written) = (facts.reads(), facts.written());
@@ -219,7 +220,7 @@ impl Http2Request<'_, '_> {
         connection: &Connection,
         stream: &Rc<StreamState>,
     ) -> Result<(Response<RecvStream>, Option<SendStream<Bytes>>), StreamError> {
-        // These fail if the connection has ended: nothing was sent.
+        // Both fail only if the connection has ended, before anything was sent.
         let mut sender = connection.sender().ready().await.map_err(|_| StreamError::Unsent)?;
         let ended = self.websocket.is_none() && stream.upload.is_end_stream();
         let opened = sender.send_request(request, ended);
@@ -280,7 +281,7 @@ impl Http2Request<'_, '_> {
         if let Err(failure) = response::check(&mut response) {
             return Err(lost(stream, failure, true, false, false));
         }
-        stream.upload.settle();
+        stream.upload.response_began();
         let client_was_silent = stream.upload.waits_long(self.since);
         // A call ends with its response, also with one of another type.
         let is_grpc =
@@ -322,7 +323,7 @@ fn opened(
     let (Ok(()), Ok(accept)) = (response::check(&mut response), accept) else {
         return Err(lost(stream, UpstreamError::Protocol, true, false, false));
     };
-    stream.upload.settle();
+    stream.upload.response_began();
     let (mut head, received) = response.into_parts();
     head.status = StatusCode::SWITCHING_PROTOCOLS;
     head.headers.remove(CONTENT_LENGTH);
@@ -392,7 +393,7 @@ struct CutUnlessAnswered<'a> {
 
 impl Drop for CutUnlessAnswered<'_> {
     fn drop(&mut self) {
-        if !self.stream.upload.is_settled() {
+        if !self.stream.upload.has_response() {
             self.stream.cut();
             if self.facts.reads() == self.reads {
                 self.facts.doubt();

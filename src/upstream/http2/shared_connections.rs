@@ -1,6 +1,6 @@
 //! The HTTP/2 connections of one worker, by endpoint.
 //!
-//! A stream takes a place on the first connection with room. If there is none, a task opens another connection, for
+//! A request takes a stream of the first connection with room. If there is none, a task opens another connection, for
 //! which all waiting requests are notified: a request that is cancelled cancels no connection that others wait for.
 
 use core::cell::{Cell, RefCell};
@@ -39,28 +39,28 @@ pub(in crate::upstream) struct PoolSettings<'a> {
 /// The way to send a request.
 #[derive(Debug)]
 pub(in crate::upstream) enum Acquired {
-    /// A place for a stream.
-    Http2(Place),
+    /// The permit for a stream.
+    Http2(StreamPermit),
     /// The endpoint speaks HTTP/1.1. `Some` is the connection on which it has just been selected.
     Http1(Option<Stream>),
 }
 
-/// A place for one stream on a connection.
+/// The permit for one stream on a connection.
 #[derive(Debug)]
-pub(in crate::upstream) struct Place {
+pub(in crate::upstream) struct StreamPermit {
     pub(super) slot: StreamSlot,
-    /// Notified when the place is free again.
+    /// Notified when the stream is free again.
     pub(super) pool: Rc<EndpointPool>,
 }
 
-impl Place {
+impl StreamPermit {
     /// Whether the upstream takes a WebSocket here (RFC 8441).
     pub(in crate::upstream) fn takes_websocket(&self) -> bool {
         self.slot.connection.takes_websockets()
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.pool.changed.notify_one();
     }
@@ -76,7 +76,7 @@ pub(super) struct EndpointPool {
     opening: Cell<usize>,
     /// Connections opened so far.
     opened: Cell<u64>,
-    /// Requests that wait for a place.
+    /// Requests that wait for a stream.
     waiting: Cell<usize>,
     /// The waiting requests that must not share a connection.
     waiting_alone: Cell<usize>,
@@ -93,8 +93,8 @@ pub(super) struct EndpointPool {
     failures: Cell<u64>,
     /// The last failure.
     failure: RefCell<Option<ConnectError>>,
-    /// Why a request that was opened connections for gets a place on none.
-    no_place: Cell<&'static str>,
+    /// Why a request that was opened connections for gets a stream on none.
+    no_stream_cause: Cell<&'static str>,
     /// Connections in a row that the endpoint closed before its settings.
     closed_early: Cell<usize>,
     /// The time of the last attempt that failed while other connections took streams.
@@ -108,12 +108,12 @@ pub(super) struct EndpointPool {
 }
 
 impl SharedConnections {
-    /// Takes a place for a stream to `endpoint`, opening a connection if needed. `now` is the uptime.
+    /// Acquires a stream to `endpoint`, opening a connection if needed. `now` is the uptime.
     ///
     /// # Errors
     ///
     /// The error of a failed connection attempt, unless others succeed at the same time; [`UpstreamError::Overflow`] if no
-    /// place became free within the timeout of the request, or [`MAX_CONNECTS_WAITED`] times that of an attempt, although
+    /// stream became free within the timeout of the request, or [`MAX_CONNECTS_WAITED`] times that of an attempt, although
     /// there are connections.
     pub(in crate::upstream) async fn acquire(
         &self,
@@ -127,10 +127,10 @@ impl SharedConnections {
         }
         // Rare, and large: boxed, to keep it out of the future of every request.
         let pool = self.of(endpoint);
-        Box::pin(pool.wait_for_place(endpoint, settings, sharing, now)).await
+        Box::pin(pool.wait_for_stream(endpoint, settings, sharing, now)).await
     }
 
-    /// Takes a place for a stream to `endpoint` if that needs no wait; connections without a stream are kept for `keep_alive`.
+    /// Acquires a stream to `endpoint` if that needs no wait; connections without a stream are kept for `keep_alive`.
     pub(in crate::upstream) fn ready(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -201,7 +201,7 @@ impl EndpointPool {
             max_requests_until: Cell::new(None),
             failures: Cell::new(0),
             failure: RefCell::default(),
-            no_place: Cell::new(NO_STREAM_BEGAN),
+            no_stream_cause: Cell::new(NO_STREAM_BEGAN),
             closed_early: Cell::new(0),
             refused_further: Cell::new(None),
             http1_until: Cell::new(Duration::ZERO),
@@ -211,8 +211,8 @@ impl EndpointPool {
         }
     }
 
-    /// Takes a place on the first connection that has one.
-    fn take(self: &Rc<Self>, sharing: Sharing) -> Option<Place> {
+    /// Takes a stream of the first connection that has one.
+    fn take(self: &Rc<Self>, sharing: Sharing) -> Option<StreamPermit> {
         // A connection that had no request was opened for those that must not share.
         let is_reserved = sharing == Sharing::Shared && self.waiting_alone.get() > 0;
         let slot = {
@@ -225,7 +225,7 @@ impl EndpointPool {
             // Not reused: this stream is the last one.
             slot.connection.facts.retire();
         }
-        Some(Place { slot, pool: Rc::clone(self) })
+        Some(StreamPermit { slot, pool: Rc::clone(self) })
     }
 
     /// Records that a request was not processed because the endpoint was ending `connection`.
@@ -238,7 +238,7 @@ impl EndpointPool {
         let Some(processed) = connection.unsent() else { return };
         let connection = Rc::downgrade(connection);
         let before = self.ended.take().and_then(|last| {
-            // Each request of a connection that was not processed shows more exactly how many were.
+            // Each further unprocessed request of one connection narrows down how many were processed.
             let is_same = last.connection.ptr_eq(&connection);
             if is_same { last.before } else { Some(last.processed) }
         });
@@ -279,7 +279,7 @@ impl EndpointPool {
         self.connections.borrow().iter().any(|connection| connection.requests() > 0)
     }
 
-    async fn wait_for_place(
+    async fn wait_for_stream(
         self: Rc<Self>,
         endpoint: &Arc<Endpoint>,
         settings: &PoolSettings<'_>,
@@ -294,8 +294,8 @@ impl EndpointPool {
         loop {
             // A request that has waited long enough for a connection of its own shares one.
             let sharing = if opened < MAX_OPENED_ALONE { sharing } else { waiting.share() };
-            if let Some(place) = self.take(sharing) {
-                return Ok(Acquired::Http2(place));
+            if let Some(permit) = self.take(sharing) {
+                return Ok(Acquired::Http2(permit));
             }
             if let Some(stream) = self.http1.take() {
                 return Ok(Acquired::Http1(Some(stream)));
@@ -322,7 +322,10 @@ impl EndpointPool {
                     self.open(endpoint, settings, now);
                 } else if !takes_streams {
                     // The endpoint closes every connection, or allows no streams: it accepts no request.
-                    return Err(ConnectError::new(UpstreamError::Refused, self.no_place.get()));
+                    return Err(ConnectError::new(
+                        UpstreamError::Refused,
+                        self.no_stream_cause.get(),
+                    ));
                 }
             }
             // Every connection attempt ends in a notification, within a timeout of its own. Otherwise wait until the
@@ -365,11 +368,11 @@ impl EndpointPool {
                     pool.closed_early.set(0);
                     pool.streams_per_connection.set(connection.max_streams().max(1));
                     if connection.max_streams() > 0 {
-                        pool.no_place.set(NO_STREAM_BEGAN);
+                        pool.no_stream_cause.set(NO_STREAM_BEGAN);
                         pool.connections.borrow_mut().push(connection);
                     } else {
-                        // Such a connection is closed.
-                        pool.no_place.set(ALLOWS_NO_STREAM);
+                        // The connection allows no stream; dropping it closes it.
+                        pool.no_stream_cause.set(ALLOWS_NO_STREAM);
                     }
                     pool.opened.set(pool.opened.get() + 1);
                 }
@@ -441,7 +444,7 @@ async fn open(
     }
 }
 
-/// Counts a request that waits for a place.
+/// Counts a request that waits for a stream.
 struct Waiting<'a> {
     pool: &'a EndpointPool,
     alone: usize,
@@ -489,7 +492,7 @@ const MAX_OPENING: usize = 8;
 /// The longest wait for a stream, as a multiple of the timeout of a connection attempt: thousands of requests may come
 /// at once, and connections are opened a few at a time.
 const MAX_CONNECTS_WAITED: u32 = 10;
-/// Connections that are opened for one request, if it gets a place on none.
+/// Connections that are opened for one request, if it gets a stream on none.
 const MAX_OPENED_IN_VAIN: usize = MAX_CLOSED_EARLY + 1;
 /// Connections that are opened for one request that must not share: other requests may take them first.
 const MAX_OPENED_ALONE: usize = 3;

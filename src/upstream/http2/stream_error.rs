@@ -32,7 +32,7 @@ impl StreamError {
     /// Classifies the error of a stream that was opened.
     pub(super) fn of(error: &h2::Error) -> Self {
         if error.is_go_away() && error.is_remote() {
-            // Only streams beyond the last one that the upstream names fail with it; the others go on.
+            // GOAWAY fails only the streams beyond the last one that it names; the others continue.
             Self::BeyondGoAway
         } else if error.is_go_away() && error.is_library() {
             Self::ProtocolOfConnection

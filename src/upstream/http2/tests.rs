@@ -46,7 +46,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
             stream
         });
         let acquired = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO).await;
-        let Ok(Acquired::Http2(place)) = acquired else { panic!("{acquired:?}") };
+        let Ok(Acquired::Http2(stream_permit)) = acquired else { panic!("{acquired:?}") };
         let permit = endpoint.try_admit().expect("a permit");
         let stream = accepting.join().expect("a connection");
         SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
@@ -63,7 +63,7 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
             idle_timeout: limit,
             metrics: Arc::clone(&metrics),
         };
-        exchange.run(place, permit, "content".into()).await
+        exchange.run(stream_permit, permit, "content".into()).await
     });
 
     let error = outcome.await.expect_err("a reset");
@@ -77,12 +77,12 @@ async fn a_request_of_which_a_reset_connection_takes_nothing_was_not_sent() {
 async fn requests_wait_while_connections_are_opened_one_after_another() {
     const LATE: Duration = Duration::from_millis(1500);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let places = acquire(listener, Duration::from_secs(4), 24, |_, mut stream| {
+    let acquired = acquire(listener, Duration::from_secs(4), 24, |_, mut stream| {
         std::thread::sleep(LATE);
         stream.write_all(ONE_STREAM).expect("settings");
     });
-    for place in places.await {
-        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+    for result in acquired.await {
+        assert!(matches!(result, Ok(Acquired::Http2(_))), "{result:?}");
     }
 }
 
@@ -92,7 +92,7 @@ async fn a_failed_connection_fails_no_request_while_others_are_opened() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let other_is_open = Barrier::new(2);
     let limit = Duration::from_secs(60);
-    let places = acquire(listener, limit, 3, move |index, mut stream| {
+    let acquired = acquire(listener, limit, 3, move |index, mut stream| {
         if index == 1 {
             other_is_open.wait();
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("no settings");
@@ -109,8 +109,8 @@ async fn a_failed_connection_fails_no_request_while_others_are_opened() {
             other_is_open.wait();
         }
     });
-    for place in places.await {
-        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+    for result in acquired.await {
+        assert!(matches!(result, Ok(Acquired::Http2(_))), "{result:?}");
     }
 }
 
@@ -119,19 +119,19 @@ async fn an_endpoint_that_allows_no_stream_gets_a_few_connections_for_a_request(
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let connections = Arc::<AtomicUsize>::default();
     let opened = Arc::clone(&connections);
-    let places = acquire(listener, Duration::from_secs(60), 1, move |_, mut stream| {
+    let acquired = acquire(listener, Duration::from_secs(60), 1, move |_, mut stream| {
         opened.fetch_add(1, SeqCst);
         stream.write_all(NO_STREAM).expect("settings");
     });
-    let place = &places.await[0];
-    let failure = place.as_ref().err().map(|error| error.failure);
+    let result = &acquired.await[0];
+    let failure = result.as_ref().err().map(|error| error.failure);
     assert_eq!(failure, Some(UpstreamError::Refused));
     assert!((1..=4).contains(&connections.load(SeqCst)), "{connections:?}");
 }
 
 /// The service accepts connections, and sends no settings.
 #[tokio::test]
-async fn a_handshake_that_takes_longer_than_the_request_may_is_no_lack_of_places() {
+async fn a_handshake_that_takes_longer_than_the_request_may_is_no_lack_of_streams() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = endpoint(listener.local_addr().expect("an address"));
     let metrics = Metrics::default().upstream("test");
@@ -141,15 +141,15 @@ async fn a_handshake_that_takes_longer_than_the_request_may_is_no_lack_of_places
         PoolSettings { connect_timeout: limit, wait, keep_alive: limit, metrics: &metrics };
     let pool = SharedConnections::default();
 
-    let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO);
-    let failure = LocalSet::new().run_until(place).await.map_err(|error| error.failure);
+    let acquiring = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO);
+    let failure = LocalSet::new().run_until(acquiring).await.map_err(|error| error.failure);
 
     assert_eq!(failure.err(), Some(UpstreamError::Connect));
 }
 
 /// One connection with one stream is all that the service takes; it closes further ones at once.
 #[tokio::test]
-async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections() {
+async fn requests_wait_for_a_stream_where_the_endpoint_takes_no_more_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -165,8 +165,8 @@ async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections(
     let pool = SharedConnections::default();
     let served = AtomicUsize::new(0);
     let requests = (0..20).map(async |_| {
-        let place = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO).await;
-        assert!(matches!(place, Ok(Acquired::Http2(_))), "{place:?}");
+        let result = pool.acquire(&endpoint, &settings, Sharing::Shared, Duration::ZERO).await;
+        assert!(matches!(result, Ok(Acquired::Http2(_))), "{result:?}");
         tokio::task::yield_now().await;
         served.fetch_add(1, SeqCst);
     });
@@ -174,7 +174,7 @@ async fn requests_wait_for_a_place_where_the_endpoint_takes_no_more_connections(
     assert_eq!(served.into_inner(), 20);
 }
 
-/// Acquires `count` places at the same time. `accept` serves each connection, with its index, in a thread of its own.
+/// Acquires `count` stream permits at the same time. `accept` serves each connection, with its index, in a thread of its own.
 async fn acquire(
     listener: TcpListener,
     limit: Duration,

@@ -33,7 +33,7 @@ pub(super) struct UploadState {
     /// Whether the content was dropped: all of it was sent, or its rest never will be.
     over: Cell<bool>,
     /// Whether the response has begun.
-    settled: Cell<bool>,
+    has_response: Cell<bool>,
     /// The time of the last frame.
     last: Cell<Option<Instant>>,
 }
@@ -56,7 +56,7 @@ impl UploadState {
             starved: Cell::new(false),
             failed: Cell::new(false),
             over: Cell::new(over),
-            settled: Cell::new(false),
+            has_response: Cell::new(false),
             last: Cell::new(None),
         }
     }
@@ -97,8 +97,8 @@ impl UploadState {
     }
 
     /// Forgets what was read: the response has begun, and the request will not be sent again.
-    pub(super) fn settle(&self) {
-        self.settled.set(true);
+    pub(super) fn response_began(&self) {
+        self.has_response.set(true);
         self.read.take();
         if self.over.get() {
             self.body.take();
@@ -106,8 +106,8 @@ impl UploadState {
     }
 
     /// Whether the response has begun.
-    pub(super) fn is_settled(&self) -> bool {
-        self.settled.get()
+    pub(super) fn has_response(&self) -> bool {
+        self.has_response.get()
     }
 
     /// Takes the whole content back, for another attempt; `None` if a part of it is lost.

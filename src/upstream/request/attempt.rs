@@ -58,16 +58,16 @@ impl Upstream {
         let (mut sending, mut opened) = (sending, None);
         let may_be_http2 = self.settings.http2.is_possible(endpoint.scheme());
         let upgrades = may_be_http2 && request.head.headers.contains_key(UPGRADE);
-        // Where streams take no WebSockets, only HTTP/1.1 has upgrades, and the endpoint may speak HTTP/2 alone: their
-        // failures do not count against it.
+        // An upgrade needs HTTP/1.1, unless streams take WebSockets; an endpoint that speaks HTTP/2 only must not be
+        // blamed for refusing it.
         let mut blameless = upgrades;
         if upgrades && let Some(key) = request.head.headers.get(SEC_WEBSOCKET_KEY) {
-            let place = Box::pin(self.websocket_place(&endpoint, tried, options, began)).await;
+            let acquired = Box::pin(self.websocket_stream(&endpoint, tried, options, began)).await;
             began = self.clock.uptime();
-            match place {
-                Some(Acquired::Http2(place)) => {
+            match acquired {
+                Some(Acquired::Http2(permit)) => {
                     let exchange = self.exchange(request, &endpoint, Some(key), options, began);
-                    let reply = run_http2(exchange, place, load, Body::empty(), options);
+                    let reply = run_http2(exchange, permit, load, Body::empty(), options);
                     return self.over_http2(Box::pin(reply).await, request, endpoint, tried, began);
                 }
                 Some(Acquired::Http1(stream)) => opened = stream,
@@ -86,10 +86,10 @@ impl Upstream {
                     let acquired = if let Some(acquired) = ready {
                         Ok((acquired, endpoint, load))
                     } else {
-                        let place = self.place(&endpoint, load, tried, options, began);
-                        let place = Box::pin(place).await;
+                        let acquired = self.acquire(&endpoint, load, tried, options, began);
+                        let acquired = Box::pin(acquired).await;
                         began = self.clock.uptime();
-                        place
+                        acquired
                     };
                     let acquired = match acquired {
                         Ok((acquired, at, permit)) => {
@@ -107,10 +107,10 @@ impl Upstream {
                             opened = stream;
                             Box::new(BodyWriter::new(body))
                         }
-                        Acquired::Http2(place) => {
+                        Acquired::Http2(permit) => {
                             let exchange = self.exchange(request, &endpoint, None, options, began);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
-                            let reply = run_http2(exchange, place, load, body, options);
+                            let reply = run_http2(exchange, permit, load, body, options);
                             let reply = Box::pin(reply).await;
                             return self.over_http2(reply, request, endpoint, tried, began);
                         }
@@ -294,7 +294,7 @@ impl Upstream {
     }
 
     /// Finds a way to send a request to an endpoint that may speak HTTP/2, or to another address of the same name.
-    async fn place(
+    async fn acquire(
         &self,
         endpoint: &Arc<Endpoint>,
         load: EndpointPermit,
@@ -353,9 +353,9 @@ impl Upstream {
         }
     }
 
-    /// Finds a place for a WebSocket on a stream (RFC 8441); `None` if the endpoint takes none there, or at the moment: the
+    /// Finds a stream for a WebSocket (RFC 8441); `None` if the endpoint takes none there, or at the moment: the
     /// upgrade of HTTP/1.1 is tried then.
-    async fn websocket_place(
+    async fn websocket_stream(
         &self,
         endpoint: &Arc<Endpoint>,
         tried: &AttemptedEndpoints,
@@ -366,7 +366,7 @@ impl Upstream {
         let pool = options.idle.http2();
         let acquired = pool.acquire(endpoint, &settings, tried.sharing(), began).await.ok()?;
         match &acquired {
-            Acquired::Http2(place) if !place.takes_websocket() => None,
+            Acquired::Http2(permit) if !permit.takes_websocket() => None,
             Acquired::Http2(_) | Acquired::Http1(_) => Some(acquired),
         }
     }
@@ -507,13 +507,13 @@ fn has_large_head(request: &OutgoingRequest<'_>) -> bool {
 /// Runs an exchange in HTTP/2, and records whether something of the request may have arrived.
 async fn run_http2(
     exchange: http2::Http2Request<'_, '_>,
-    place: http2::Place,
+    permit: http2::StreamPermit,
     load: EndpointPermit,
     body: Body,
     options: &SendOptions<'_>,
 ) -> Result<http2::Reply, http2::SendError> {
     let before = options.begin_exchange();
-    let reply = exchange.run(place, load, body).await;
+    let reply = exchange.run(permit, load, body).await;
     if reply.as_ref().is_err_and(|lost| !lost.sent) {
         options.was_unsent(before);
     }

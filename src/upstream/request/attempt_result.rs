@@ -96,7 +96,7 @@ impl Failed {
     }
 
     /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
-    /// waited for its client, for a place or for a connection.
+    /// waited for its client, for a permit or for a connection.
     pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
         let error = http1::SendError {
             failure: UpstreamError::Deadline { silent: false },

@@ -46,7 +46,7 @@ impl Upstream {
         {
             return Some(Arc::clone(&only.endpoint));
         }
-        // One turn for each request, however many attempts it has: else retries would decide who has the first.
+        // Only the first attempt of a request advances the round robin: retries would skew it.
         let turn = match tried.count() {
             0 => self.turn.fetch_add(1, Relaxed),
             _ => self.turn.load(Relaxed),

@@ -117,7 +117,7 @@ pub struct OutgoingRequest<'a> {
     pub head: &'a Parts,
     /// Further fields.
     pub fields: ExtraHeaders<'a>,
-    /// The place for interim responses, without hop-by-hop fields; without one they are dropped.
+    /// The sink of interim responses, without hop-by-hop fields; without one they are dropped.
     pub interim: Option<&'a RefCell<Vec<Response<()>>>>,
 }
 

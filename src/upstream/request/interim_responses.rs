@@ -10,15 +10,15 @@ use crate::upstream::InvalidResponse;
 /// The interim responses to one request.
 #[derive(Debug)]
 pub(in crate::upstream) struct RelayedInterim<'a> {
-    /// The responses that wait to be passed on; without a place they are dropped.
-    place: Option<&'a RefCell<Vec<Response<()>>>>,
+    /// The responses that wait to be passed on; without a sink they are dropped.
+    sink: Option<&'a RefCell<Vec<Response<()>>>>,
     /// Bytes so far.
     bytes: usize,
 }
 
 impl<'a> RelayedInterim<'a> {
-    pub(in crate::upstream) const fn new(place: Option<&'a RefCell<Vec<Response<()>>>>) -> Self {
-        Self { place, bytes: 0 }
+    pub(in crate::upstream) const fn new(sink: Option<&'a RefCell<Vec<Response<()>>>>) -> Self {
+        Self { sink, bytes: 0 }
     }
 
     /// Adds a response of `bytes`; `None` is one that does not concern the client.
@@ -35,10 +35,10 @@ impl<'a> RelayedInterim<'a> {
         if self.bytes > MAX_INTERIM_HEAD_BYTES {
             return Err(InvalidResponse::TooManyInterim);
         }
-        if let (Some(place), Some(response)) = (self.place, response)
-            && place.borrow().len() < MAX_INTERIM_RESPONSES
+        if let (Some(sink), Some(response)) = (self.sink, response)
+            && sink.borrow().len() < MAX_INTERIM_RESPONSES
         {
-            place.borrow_mut().push(response);
+            sink.borrow_mut().push(response);
         }
         Ok(())
     }

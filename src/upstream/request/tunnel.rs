@@ -20,7 +20,7 @@ pub struct Tunnel {
     /// The bytes received directly after the response.
     early: Bytes,
     carrier: Carrier,
-    /// The place of the connection in the gauges.
+    /// The count of the connection in the gauges.
     _counted: Option<Counted>,
     /// The permit of the request, which lasts as long as the tunnel.
     _load: Option<EndpointPermit>,

@@ -225,8 +225,8 @@ mod tests {
     async fn keys_survive_a_restart_if_there_is_a_state_directory() {
         let directory = tempfile::tempdir().unwrap();
         let start = || {
-            let place = Some(directory.path().to_owned());
-            SigningKeySet::generated(place, Clock::manual(NOON), Handle::current()).unwrap()
+            let state_dir = Some(directory.path().to_owned());
+            SigningKeySet::generated(state_dir, Clock::manual(NOON), Handle::current()).unwrap()
         };
         let first = start();
         let file = directory.path().join("identity-keys.json");

@@ -25,7 +25,7 @@ use crate::observe::metrics::Metrics;
 const NOW: u64 = 1_790_000_000;
 
 #[tokio::test]
-async fn entra_id() {
+async fn tokens_of_entra_id_are_verified_with_the_documented_settings() {
     let tenant = "11111111-2222-3333-4444-555555555555";
     let twin = Twin::new("Entra ID", |key| {
         let mut listed = key.clone();
@@ -63,7 +63,7 @@ async fn entra_id() {
 }
 
 #[tokio::test]
-async fn auth0() {
+async fn tokens_of_auth0_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Auth0", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -85,7 +85,7 @@ async fn auth0() {
 }
 
 #[tokio::test]
-async fn okta() {
+async fn tokens_of_okta_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Okta", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -103,7 +103,7 @@ async fn okta() {
 }
 
 #[tokio::test]
-async fn cognito() {
+async fn tokens_of_cognito_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Amazon Cognito", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -126,7 +126,7 @@ async fn cognito() {
 }
 
 #[tokio::test]
-async fn google_and_firebase() {
+async fn tokens_of_google_and_firebase_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Google", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -155,7 +155,7 @@ async fn google_and_firebase() {
 }
 
 #[tokio::test]
-async fn keycloak() {
+async fn tokens_of_keycloak_are_verified_with_the_documented_settings() {
     for twin in Twin::all("Keycloak", |key| {
         // Beside it a key that encrypts.
         let mut encrypts = key.clone();
@@ -187,7 +187,7 @@ async fn keycloak() {
 }
 
 #[tokio::test]
-async fn hydra() {
+async fn tokens_of_hydra_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Ory Hydra", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -208,7 +208,7 @@ async fn hydra() {
 }
 
 #[tokio::test]
-async fn zitadel() {
+async fn tokens_of_zitadel_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Zitadel", set_of_one);
     let claims = |roles: Value| {
         Twin::claims(
@@ -228,7 +228,7 @@ async fn zitadel() {
 }
 
 #[tokio::test]
-async fn supabase() {
+async fn tokens_of_supabase_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Supabase", set_of_one);
     let claims = |extra: Value| {
         Twin::claims(
@@ -258,7 +258,7 @@ async fn supabase() {
 }
 
 #[tokio::test]
-async fn forgerock() {
+async fn tokens_of_forgerock_are_verified_with_the_documented_settings() {
     let twin = Twin::new("ForgeRock and PingAM", |key| {
         let mut encrypts = key.clone();
         encrypts["use"] = "enc".into();
@@ -285,7 +285,7 @@ async fn forgerock() {
 }
 
 #[tokio::test]
-async fn kubernetes() {
+async fn tokens_of_kubernetes_are_verified_with_the_documented_settings() {
     let twin = Twin::new("Kubernetes service accounts", set_of_one);
     let claims = |namespace: &str| {
         Twin::claims(
@@ -304,7 +304,7 @@ async fn kubernetes() {
 }
 
 #[tokio::test]
-async fn github_actions() {
+async fn tokens_of_github_actions_are_verified_with_the_documented_settings() {
     let twin = Twin::new("GitHub Actions", set_of_one);
     let claims = |repository: &str| {
         Twin::claims(

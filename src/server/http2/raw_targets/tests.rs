@@ -242,7 +242,7 @@ async fn a_reader_gets_the_rest_of_a_stream_that_ends_within_a_frame() {
 proptest! {
     /// However reads split the frames of a client, h2 reads the same bytes.
     #[test]
-    fn pieces_do_not_matter(
+    fn a_head_in_pieces_is_rewritten_like_a_whole_one(
         paths in prop::collection::vec("/[a\"<{#]{0,6}", 1..6), indexed in any::<bool>(), piece in 1_usize..60, room in 1_usize..40,
     ) {
         let mut sent = PREFACE.to_vec();
