@@ -1,4 +1,4 @@
-//! A response body that holds its permit at the endpoint until it ends.
+//! A response body that returns its connection to the pool, and its permit to the endpoint, when it ends.
 
 use core::cell::RefCell;
 use core::pin::Pin;

@@ -109,7 +109,7 @@ impl ConnectionFacts {
 
     /// Records that the upstream's SETTINGS have arrived.
     fn settle(&self) {
-        if !self.settled.replace(true) {
+        if !self.has_settings.replace(true) {
             self.changed.notify_one();
         }
     }
