@@ -34,7 +34,7 @@ use crate::password::{
 use crate::token::lifetime::{ends_at, is_due};
 use crate::token::received_tokens::{bearer, payload, received_principal};
 use crate::token::revocation::event::RevocationListener;
-use crate::token::{Principal, RevocationEvent, RevocationList, TokenError, Verifier};
+use crate::token::{Principal, RevocationEvent, RevocationList, TokenError, TokenHolder, Verifier};
 
 /// Exchanges Basic credentials at one issuer, as one client. Survives a reload
 /// that changes neither; the gateway registers it by the issuer's fingerprint.
@@ -182,7 +182,7 @@ impl BasicExchange {
     /// Removes cached tokens that `revocations` revoke from now on.
     pub fn subscribe_to(&self, revocations: &RevocationList) {
         let listener: Arc<dyn RevocationListener> = Arc::clone(&self.0) as _;
-        revocations.subscribe(Arc::downgrade(&listener));
+        revocations.subscribe(Arc::downgrade(&listener), TokenHolder::Gateway);
     }
 
     /// Returns the token of the credentials, cached or new, and whether it was cached.

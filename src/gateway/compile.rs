@@ -211,7 +211,7 @@ impl<'a> Compiler<'a> {
         let RetainedState { clock, metrics, control, sessions, .. } = self.retained;
         for (name, settings) in &self.config.sessions {
             let issuer = find(&self.issuers, "issuer", &settings.issuer)?;
-            let verifier = self.bearer(&settings.issuer)?;
+            let verifier = self.held_tokens(&settings.issuer)?;
             let session = Sessions::new(
                 settings.clone(),
                 issuer,
@@ -226,12 +226,13 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// Returns a verifier for all tokens of an issuer, of either format.
-    fn bearer(&self, issuer: &Arc<str>) -> Result<Arc<Verifier>, CompileError> {
-        Ok(Arc::new(Verifier::new(
-            TokenUse::Bearer,
-            vec![find(&self.issuer_verifiers, "issuer", issuer)?],
-        )))
+    /// Returns a verifier for all tokens of an issuer, of either format, that the gateway itself holds.
+    fn held_tokens(&self, issuer: &Arc<str>) -> Result<Arc<Verifier>, CompileError> {
+        let of_clients = find(&self.issuer_verifiers, "issuer", issuer)?;
+        let rules = of_clients.rules().of_held_tokens();
+        let settings = of_clients.issuer().settings();
+        let (_, issuer_verifier) = compile_issuer(issuer, settings, &rules, self.retained)?;
+        Ok(Arc::new(Verifier::new(TokenUse::Bearer, [issuer_verifier])))
     }
 
     fn upstreams(&mut self) -> Result<(), CompileError> {
@@ -386,7 +387,7 @@ impl<'a> Compiler<'a> {
         let RetainedState { clock, metrics, control, throttles, .. } = self.retained;
         let issuer = find(&self.issuers, "issuer", name)?;
         let issuer_verifier = find(&self.issuer_verifiers, "issuer", name)?;
-        let verifier = self.bearer(name)?;
+        let verifier = self.held_tokens(name)?;
         let client = issuer.settings().client.clone();
         let client = client.ok_or_else(|| CompileError::Unknown {
             kind: "client of issuer",

@@ -33,7 +33,7 @@ pub use self::endpoints::token_response::Tokens;
 pub use calls::unavailable::Unavailable;
 pub use endpoints::introspect::{AcceptedFormat, IntrospectionResponse};
 pub use endpoints::metadata::Metadata;
-pub use endpoints::revocation::TokenHint;
+pub use endpoints::revocation::{RevocationOutcome, TokenHint};
 pub use endpoints::userinfo::UserinfoResponse;
 pub use keys::algorithm::Algorithm;
 pub use keys::jwk::Key;
@@ -242,7 +242,7 @@ impl Issuer {
         token: &Secret<String>,
         hint: TokenHint,
         client: &Client,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<RevocationOutcome, Unavailable> {
         let (token, client) = (token.clone(), client.clone());
         self.call(|inner| async move { inner.revoke(&token, hint, &client).await })
             .await

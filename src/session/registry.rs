@@ -241,6 +241,8 @@ impl RevocationListener for EndedState {
             RevocationTarget::Sessionless(subject) => SessionName::Sessionless(Arc::clone(subject)),
             // Sessions are dated by the gateway's own clock.
             RevocationTarget::ClockAhead(_)
+            // Not from sessions.
+            | RevocationTarget::Withdrawn(_)
             // Only the access token is revoked: the next request detects it and refreshes the session.
             | RevocationTarget::Id(_)
             | RevocationTarget::Token(_) => return 0,

@@ -71,6 +71,7 @@ impl IssuerVerifier {
         let jwt_metrics = metrics.token_cache(TokenCache::Jwt);
         let max = rules.jwt_cache_max_entries;
         let jwt_cache = (max > 0).then(|| Arc::new(JwtCache::new(max, jwt_metrics.entries())));
+        let holder = rules.holder;
         let introspection = IntrospectionVerifier::new(
             Arc::clone(&issuer),
             Arc::clone(&rules),
@@ -82,7 +83,7 @@ impl IssuerVerifier {
         );
         if let Some(jwt_cache) = &jwt_cache {
             let jwt_cache: Arc<dyn RevocationListener> = Arc::clone(jwt_cache) as _;
-            revocations.subscribe(Arc::downgrade(&jwt_cache));
+            revocations.subscribe(Arc::downgrade(&jwt_cache), holder);
         }
         Self { issuer, rules, clock, jwt_cache, introspection, revocations, jwt_metrics }
     }
@@ -107,15 +108,29 @@ impl IssuerVerifier {
         self.issuer.keys().is_some_and(|keys| token.is_signed_with(&keys))
     }
 
-    /// Revokes one token: every cache removes it at once.
-    pub(crate) fn revoke(&self, token: &str) {
-        if let Some(inner) = self.open(token) {
-            // Encrypted again, it is the same token.
-            self.revoke(inner.expose());
+    /// Withdraws the token of a session that has ended: every cache of clients' tokens removes it at once.
+    pub(crate) fn withdraw(&self, token: &str) {
+        self.each_form(token, |form, signed| self.revocations.withdraw_token(form, signed));
+    }
+
+    /// Revokes a token that was withdrawn, also for other sessions: its issuer has revoked it.
+    pub(crate) fn revoke_withdrawn(&self, token: &str) {
+        if self.revocations.is_withdrawn(token) {
+            self.each_form(token, |form, signed| self.revocations.revoke_token(form, signed));
         }
-        let signed = Unverified::read_within(token, self.rules.max_token_size)
-            .is_ok_and(|read| self.has_key_of(&read));
-        self.revocations.revoke_token(token, signed);
+    }
+
+    /// Calls `act` with a token and with the one that it encrypts, which is the same encrypted again, and with whether
+    /// its signature is that of a key at hand.
+    fn each_form(&self, token: &str, act: impl Fn(&str, bool)) {
+        let is_signed = |token: &str| {
+            Unverified::read_within(token, self.rules.max_token_size)
+                .is_ok_and(|read| self.has_key_of(&read))
+        };
+        if let Some(inner) = self.open(token) {
+            act(inner.expose(), is_signed(inner.expose()));
+        }
+        act(token, is_signed(token));
     }
 
     /// Returns the signed token inside an encrypted one, unverified; `None` if there is none for this issuer's keys.
@@ -244,7 +259,7 @@ impl IssuerVerifier {
             jwt_cache.keep(token, Arc::clone(&principal), key, now);
         }
         // After it is cached: a concurrent revocation either finds it there or is found here.
-        if self.revocations.is_revoked(&principal) {
+        if self.revocations.is_revoked(&principal, self.rules.holder) {
             if let Some(jwt_cache) = &self.jwt_cache {
                 jwt_cache.drop_token(token);
             }

@@ -42,7 +42,7 @@ pub use issuer_verifier::IssuerVerifier;
 pub use principal::{Confirmation, IdentityFields, Principal, TokenFormat};
 pub use token_digests::{TokenDigests, token_digest};
 pub use token_syntax::{is_b64token, is_token};
-pub use validation::{Audience, TokenUse, ValidationRules};
+pub use validation::{Audience, TokenHolder, TokenUse, ValidationRules};
 pub use verifier::Verifier;
 
 #[cfg(test)]

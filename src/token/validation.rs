@@ -43,6 +43,8 @@ pub struct ValidationRules {
     pub jwt_cache_max_entries: u64,
     /// Whether signed tokens are introspected as well. Default no.
     pub revocation_check: bool,
+    /// The party that presents the tokens. Default the client.
+    pub holder: TokenHolder,
 }
 
 impl ValidationRules {
@@ -70,7 +72,14 @@ impl ValidationRules {
             access_only: true,
             jwt_cache_max_entries: 50_000,
             revocation_check: false,
+            holder: TokenHolder::Client,
         }
+    }
+
+    /// Returns the same rules for tokens that the gateway itself holds.
+    #[must_use]
+    pub fn of_held_tokens(&self) -> Self {
+        Self { holder: TokenHolder::Gateway, ..self.clone() }
     }
 }
 
@@ -89,6 +98,16 @@ impl ValidationRules {
             (Some(issuer), None) => Arc::clone(issuer),
         }
     }
+}
+
+/// The party that presents a token. Some issuers give a user the same access token at each login while it lives: a
+/// logout withdraws it from clients, and leaves it to the user's other sessions.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum TokenHolder {
+    /// A client, in a request: a withdrawn token is refused.
+    Client,
+    /// The gateway, for a session or for Basic credentials, whose own end decides: a withdrawn token is accepted.
+    Gateway,
 }
 
 /// The accepted audience of tokens.

@@ -80,10 +80,17 @@ impl Verifier {
         }
     }
 
-    /// Revokes a token here, at a logout or when its session has ended; every cache removes it at once.
-    pub fn revoke(&self, token: &str) {
+    /// Withdraws the token of a session that has ended; every cache of clients' tokens removes it at once.
+    pub fn withdraw(&self, token: &str) {
         for issuer_verifier in &self.issuers {
-            issuer_verifier.revoke(token);
+            issuer_verifier.withdraw(token);
+        }
+    }
+
+    /// Revokes a token that was withdrawn, also for other sessions: its issuer has revoked it.
+    pub(crate) fn revoke_withdrawn(&self, token: &str) {
+        for issuer_verifier in &self.issuers {
+            issuer_verifier.revoke_withdrawn(token);
         }
     }
 

@@ -251,7 +251,7 @@ pub(crate) fn verifier(
     metrics: &Metrics,
     revocations: &RevocationList,
 ) -> Verifier {
-    let rules = ValidationRules::new(Audience::OneOf([API.into()].into()));
+    let rules = ValidationRules::new(Audience::OneOf([API.into()].into())).of_held_tokens();
     verifier_with(rules, issuer, clock, metrics, revocations)
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::base::body::{self, Body};
 use crate::base::clock::Timestamp;
 use crate::session::{SessionHandle, SessionWatch};
-use crate::token::{Principal, RevocationEvent, RevocationList};
+use crate::token::{Principal, RevocationEvent, RevocationList, TokenHolder};
 
 /// The open streams of one thread.
 #[derive(Clone, Debug, Default)]
@@ -183,13 +183,11 @@ impl GuardState {
     }
 
     fn apply(&self, event: &RevocationEvent, revocations: &RevocationList) {
-        self.revoke_if(|owner| {
-            event.names(&owner.principal) && revocations.is_revoked(&owner.principal)
-        });
+        self.revoke_if(|owner| event.names(&owner.principal) && owner.is_revoked(revocations));
     }
 
     fn check(&self, revocations: &RevocationList) {
-        self.revoke_if(|owner| revocations.is_revoked(&owner.principal));
+        self.revoke_if(|owner| owner.is_revoked(revocations));
     }
 
     fn revoke_if(&self, revoked: impl FnOnce(&OwnerState) -> bool) {
@@ -223,6 +221,12 @@ impl GuardState {
 }
 
 impl OwnerState {
+    fn is_revoked(&self, revocations: &RevocationList) -> bool {
+        let holder =
+            if self.session.is_some() { TokenHolder::Gateway } else { TokenHolder::Client };
+        revocations.is_revoked(&self.principal, holder)
+    }
+
     fn session_has_ended(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.ends().is_none())
     }

@@ -23,6 +23,15 @@ pub enum TokenHint {
     RefreshToken,
 }
 
+/// The outcome of a call after which there is nothing left to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum RevocationOutcome {
+    /// The issuer has revoked the token.
+    Revoked,
+    /// The token is left to end by itself: the issuer has no endpoint for it, or has refused for good.
+    Left,
+}
+
 impl TokenHint {
     const fn name(self) -> &'static str {
         match self {
@@ -39,12 +48,16 @@ impl CallContext {
         token: &Secret<String>,
         hint: TokenHint,
         client: &Client,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<RevocationOutcome, Unavailable> {
         let metadata = self.provider_cache.metadata().await;
         let Some(url) = &metadata.endpoints.revocation else {
             // Without the endpoint there is nothing to do, once it is known that there is none.
             let is_known = self.provider_cache.is_discovered();
-            return if is_known { Ok(()) } else { Err(Unavailable::RETRY_SOON) };
+            return if is_known {
+                Ok(RevocationOutcome::Left)
+            } else {
+                Err(Unavailable::RETRY_SOON)
+            };
         };
         let mut form = Form::default();
         form.add("token", token.expose());
@@ -61,13 +74,13 @@ impl CallContext {
         });
         let issuer = &self.settings.name;
         match response.await {
-            Ok(None) => Ok(()),
+            Ok(None) => Ok(RevocationOutcome::Revoked),
             Ok(Some(error)) => {
                 let is_over = OVER.contains(&&*error);
                 if let (false, Some(suppressed)) = (is_over, self.http_client.may_warn()) {
                     tracing::warn!(%issuer, error, suppressed, "The issuer refused to revoke a token; the token ends by itself.");
                 }
-                Ok(())
+                Ok(RevocationOutcome::Left)
             }
             Err((error, why)) => {
                 if let (Some(why), Some(suppressed)) = (why, self.http_client.may_warn()) {
@@ -180,7 +193,8 @@ mod tests {
         assert_eq!(server.last(REVOKE).field("token_type_hint").as_deref(), Some("refresh_token"));
         for status in [202, 204] {
             server.says(REVOKE, Answer { body: String::new(), ..Answer::status(status) });
-            assert_eq!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await, Ok(()));
+            let revoked = issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await;
+            assert_eq!(revoked, Ok(RevocationOutcome::Revoked));
         }
         server.says(REVOKE, Answer::status(503));
         assert!(issuer.revoke(&"r".into(), TokenHint::AccessToken, &client()).await.is_err());
@@ -217,7 +231,8 @@ mod tests {
 
         let issuer = issuer(&server);
 
-        assert_eq!(issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await, Ok(()));
+        let revoked = issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await;
+        assert_eq!(revoked, Ok(RevocationOutcome::Left));
         assert_eq!(server.count(REVOKE), 0);
     }
 

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::super::{
-    AcceptedFormat, Client, ClientAuth, Grant, GrantError, IntrospectionResponse, Issuer, Settings,
-    TokenHint,
+    AcceptedFormat, Client, ClientAuth, Grant, GrantError, IntrospectionResponse, Issuer,
+    RevocationOutcome, Settings, TokenHint,
 };
 use super::mock_issuer::{
     Answer as Says, Asked, INTROSPECT, METADATA, REVOKE, Server, TOKEN, eventually,
@@ -119,7 +119,7 @@ async fn an_outage_for_one_purpose_does_not_affect_other_purposes() {
     assert_eq!(server.count(INTROSPECT), 5);
     assert!(refresh(&issuer, "r").await.is_ok());
     let given_back = issuer.revoke(&"r".into(), TokenHint::RefreshToken, &client()).await;
-    assert_eq!(given_back, Ok(()));
+    assert_eq!(given_back, Ok(RevocationOutcome::Revoked));
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use moka::sync::Cache;
 use crate::base::clock::Timestamp;
 use crate::disk::WriteFailed;
 use crate::token::revocation::publication::NotLasting;
-use crate::token::{Principal, Revocation, RevocationList, RevocationTarget};
+use crate::token::{Principal, Revocation, RevocationList, RevocationTarget, TokenHolder};
 
 /// The sessions that have ended before their time; bounded.
 pub(crate) struct EndedSessions {
@@ -212,7 +212,7 @@ impl EndedSessions {
 
     /// Whether the access token of a session, which the gateway has not verified, has been revoked.
     pub(crate) fn is_revoked(&self, principal: &Principal) -> bool {
-        self.revocations.is_revoked(principal)
+        self.revocations.is_revoked(principal, TokenHolder::Gateway)
     }
 
     /// Whether a session that began at `since` has ended by the claims of its verified access token. With `has_sid` another

@@ -13,7 +13,7 @@ use crate::base::in_flight::InFlightCalls;
 use crate::base::lock::IgnorePoison;
 use crate::base::secret::Secret;
 use crate::issuer::Unavailable;
-use crate::issuer::{Client, Issuer, TokenHint};
+use crate::issuer::{Client, Issuer, RevocationOutcome, TokenHint};
 use crate::session::store::shared_revocations::MAX_PENDING_AGE;
 use crate::session::store::state::{Id, SessionState};
 use crate::token::Verifier;
@@ -58,14 +58,15 @@ impl TokenRevoker {
         current.unwrap_or_else(|| Arc::clone(self))
     }
 
-    /// Revokes the access token at all instances, at once.
+    /// Withdraws the access token at all instances, at once: no client can present it any more. Other sessions with the
+    /// same token, and a login that gets it again, are another matter until the issuer has revoked it.
     pub(crate) fn end(&self, state: &SessionState) {
         if let Some(verifier) = &self.verifier {
-            verifier.revoke(state.access_token.expose());
+            verifier.withdraw(state.access_token.expose());
         }
     }
 
-    /// Revokes the access token at all instances, at once, and both tokens at the issuer.
+    /// Withdraws the access token at all instances, at once, and revokes both tokens at the issuer.
     ///
     /// The user is logged out in any case. While the issuer is unavailable the call is repeated, by a later process or
     /// another instance if need be.
@@ -151,7 +152,8 @@ impl TokenRevoker {
         }
     }
 
-    /// Revokes the tokens that are `left`, and takes out of them those that the issuer has revoked.
+    /// Revokes the tokens that are `left`, and takes out of them those that the issuer has revoked. An access token of
+    /// an ended session that the issuer has revoked is revoked here for all of its sessions.
     async fn revoke_tokens(
         &self,
         state: &SessionState,
@@ -159,21 +161,26 @@ impl TokenRevoker {
     ) -> Result<(), Unavailable> {
         let refresh = state.refresh_token.as_ref().filter(|_| left.refresh);
         let access = left.access.then_some(&state.access_token);
-        let (refresh, access) = join(
+        let (refresh, revoked) = join(
             self.revoke_token(refresh, TokenHint::RefreshToken),
             self.revoke_token(access, TokenHint::AccessToken),
         )
         .await;
-        *left = Unrevoked { refresh: refresh.is_err(), access: access.is_err() };
-        refresh.and(access)
+        if let (Ok(RevocationOutcome::Revoked), Some(token), Some(verifier)) =
+            (&revoked, access, &self.verifier)
+        {
+            verifier.revoke_withdrawn(token.expose());
+        }
+        *left = Unrevoked { refresh: refresh.is_err(), access: revoked.is_err() };
+        refresh.and(revoked).map(drop)
     }
 
     async fn revoke_token(
         &self,
         token: Option<&Secret<String>>,
         hint: TokenHint,
-    ) -> Result<(), Unavailable> {
-        let Some(token) = token else { return Ok(()) };
+    ) -> Result<RevocationOutcome, Unavailable> {
+        let Some(token) = token else { return Ok(RevocationOutcome::Left) };
         self.issuer.revoke(token, hint, &self.client).await
     }
 

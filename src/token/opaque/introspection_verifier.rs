@@ -65,7 +65,7 @@ impl IntrospectionVerifier {
             let max_entries = issuer.settings().introspection.max_entries;
             let cache = Arc::new(IntrospectionCache::new(max_entries, metrics.entries()));
             let listener: Arc<dyn RevocationListener> = Arc::clone(&cache) as _;
-            revocations.subscribe(Arc::downgrade(&listener));
+            revocations.subscribe(Arc::downgrade(&listener), rules.holder);
             cache
         });
         let inner = Inner { issuer, rules, clock, revocations, metrics, cache };
@@ -166,7 +166,7 @@ impl Inner {
         match self.call_issuer(token, key, requested).await {
             Ok(cached) => {
                 self.cache.keep(key, cached.clone(), self.clock.now());
-                if self.revocations.is_revoked(&cached.principal) {
+                if self.revocations.is_revoked(&cached.principal, self.rules.holder) {
                     return Err(self.refuse(key, requested, TokenError::Revoked));
                 }
                 Ok(cached)

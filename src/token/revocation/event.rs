@@ -45,6 +45,9 @@ pub enum RevocationTarget {
     /// One token, by the digest of the whole or, for a JWT, of all but its signature: see
     /// [`RevocationTarget::token`].
     Token([u8; 32]),
+    /// One token, named likewise, that a session had which has ended: refused from clients. Other sessions may have the
+    /// same token, and a later login may get it again ([`TokenHolder`](crate::token::TokenHolder)).
+    Withdrawn([u8; 32]),
     /// One session of the gateway, by its alias in limits and the log. Its
     /// tokens are revoked separately.
     GatewaySession(Arc<str>),
@@ -78,7 +81,7 @@ impl Revocation {
             RevocationTarget::Session(session) | RevocationTarget::LoggedOut(session) => {
                 principal.session.as_ref() == Some(session)
             }
-            RevocationTarget::Token(digest) => {
+            RevocationTarget::Token(digest) | RevocationTarget::Withdrawn(digest) => {
                 principal.digest == *digest || principal.unsigned_digest == Some(*digest)
             }
             RevocationTarget::GatewaySession(_)

@@ -20,6 +20,7 @@ impl Revocation {
             RevocationTarget::Subject(name) => (SUBJECT, name.to_string()),
             RevocationTarget::Sessionless(name) => (SESSIONLESS, name.to_string()),
             RevocationTarget::Token(digest) => (TOKEN, URL_SAFE_NO_PAD.encode(digest)),
+            RevocationTarget::Withdrawn(digest) => (WITHDRAWN, URL_SAFE_NO_PAD.encode(digest)),
             RevocationTarget::GatewaySession(name) => (GATEWAY_SESSION, name.to_string()),
             RevocationTarget::Replaced(name) => (REPLACED, name.to_string()),
             RevocationTarget::ClockAhead(seconds) => (CLOCK_AHEAD, seconds.to_string()),
@@ -56,6 +57,7 @@ impl Reading {
             SUBJECT => RevocationTarget::Subject(value.into()),
             SESSIONLESS => RevocationTarget::Sessionless(value.into()),
             TOKEN => RevocationTarget::Token(digest(value)?),
+            WITHDRAWN => RevocationTarget::Withdrawn(digest(value)?),
             GATEWAY_SESSION => RevocationTarget::GatewaySession(value.into()),
             REPLACED => RevocationTarget::Replaced(value.into()),
             CLOCK_AHEAD => {
@@ -96,6 +98,7 @@ const LOGGED_OUT: &str = "logged_out_sid";
 const SUBJECT: &str = "sub";
 const SESSIONLESS: &str = "sub_without_sid";
 const TOKEN: &str = "sha256";
+const WITHDRAWN: &str = "withdrawn_sha256";
 const GATEWAY_SESSION: &str = "visit";
 const REPLACED: &str = "replaced";
 const CLOCK_AHEAD: &str = "clock_ahead";

@@ -162,6 +162,7 @@ mod tests {
             name().prop_map(RevocationTarget::Subject),
             name().prop_map(RevocationTarget::Sessionless),
             any::<[u8; 32]>().prop_map(RevocationTarget::Token),
+            any::<[u8; 32]>().prop_map(RevocationTarget::Withdrawn),
             name().prop_map(RevocationTarget::GatewaySession),
             name().prop_map(RevocationTarget::Replaced),
             any::<u64>().prop_map(RevocationTarget::ClockAhead),

@@ -29,6 +29,7 @@ use crate::disk::{Directory, OpenError, Record, WriteFailed};
 use crate::token::jwt::unverified_claims::unverified_expiry;
 use crate::token::principal::Principal;
 use crate::token::token_digests::{token_digest, unsigned_digest};
+use crate::token::validation::TokenHolder;
 
 /// All revocations. Clones share the same list; it outlives reloads.
 #[derive(Clone)]
@@ -53,7 +54,7 @@ struct Inner {
     journal: OnceLock<Ends>,
     /// The task that publishes revocations to other instances.
     publisher: Publisher,
-    caches: Mutex<Vec<Weak<dyn RevocationListener>>>,
+    caches: Mutex<Vec<(Weak<dyn RevocationListener>, TokenHolder)>>,
     events: broadcast::Sender<RevocationEvent>,
 }
 
@@ -219,6 +220,18 @@ impl RevocationList {
         self.revoke_everywhere(RevocationEvent { revocation, at, until, learned: false })
     }
 
+    /// Withdraws the token of a session that has ended: clients cannot present it any more. As
+    /// [`RevocationList::revoke_token`] otherwise.
+    pub(crate) fn withdraw_token(&self, token: &str, any_signature: bool) {
+        self.revoke_as(token, any_signature, RevocationTarget::Withdrawn);
+    }
+
+    /// Whether a session with this `token` has ended.
+    pub(crate) fn is_withdrawn(&self, token: &str) -> bool {
+        let what = RevocationTarget::Withdrawn(token_digest(token));
+        self.revoked().contains_key(&Revocation { issuer: None, what })
+    }
+
     /// Revokes one token, until its unverified `exp`, at most for a year. A digest means one token, whichever issuer's it is:
     /// several may have the same `iss`, and each would accept it.
     ///
@@ -226,11 +239,15 @@ impl RevocationList {
     /// signature has been verified: otherwise a client that knows all but the signature could revoke a token that
     /// it does not have.
     pub(crate) fn revoke_token(&self, token: &str, any_signature: bool) {
+        self.revoke_as(token, any_signature, RevocationTarget::Token);
+    }
+
+    fn revoke_as(&self, token: &str, any_signature: bool, what: fn([u8; 32]) -> RevocationTarget) {
         let longest = self.0.clock.now().plus(MAX_TOKEN_LIFETIME);
         let until = unverified_expiry(token).map(|end| end.plus(LEEWAY).min(longest));
         let unsigned = unsigned_digest(token).filter(|_| any_signature);
         for digest in [Some(token_digest(token)), unsigned].into_iter().flatten() {
-            self.revoke(Revocation { issuer: None, what: RevocationTarget::Token(digest) }, until);
+            self.revoke(Revocation { issuer: None, what: what(digest) }, until);
         }
     }
 
@@ -267,7 +284,9 @@ impl RevocationList {
 
     fn retention_of(&self, what: &RevocationTarget) -> Duration {
         match what {
-            RevocationTarget::Id(_) | RevocationTarget::Token(_) => RETENTION,
+            RevocationTarget::Id(_)
+            | RevocationTarget::Token(_)
+            | RevocationTarget::Withdrawn(_) => RETENTION,
             RevocationTarget::Session(_)
             | RevocationTarget::LoggedOut(_)
             | RevocationTarget::Subject(_)
@@ -321,8 +340,11 @@ impl RevocationList {
         };
         let caches: Vec<_> = {
             let mut caches = self.0.caches.lock().ignore_poison();
-            caches.retain(|cache| cache.strong_count() > 0);
-            caches.iter().filter_map(Weak::upgrade).collect()
+            caches.retain(|(cache, _)| cache.strong_count() > 0);
+            let is_withdrawal = matches!(event.revocation.what, RevocationTarget::Withdrawn(_));
+            let hears = |holder| !is_withdrawal || holder == TokenHolder::Client;
+            let heard = caches.iter().filter(|(_, holder)| hears(*holder));
+            heard.filter_map(|(cache, _)| cache.upgrade()).collect()
         };
         let forgotten = caches.iter().map(|cache| cache.forget(&event, &covered)).sum();
         let last = last.into_inner().ignore_poison();
@@ -339,17 +361,17 @@ impl RevocationList {
     fn ends(&self, event: &RevocationEvent, principal: &Principal, now: Timestamp) -> bool {
         let ends = event.revocation.names(principal);
         if matches!(event.revocation.what, RevocationTarget::ClockAhead(_)) {
-            return ends && self.find(principal, now) != Found::No;
+            return ends && self.find(principal, TokenHolder::Client, now) != Found::No;
         }
         let is_older = || self.0.token_ages.covers(principal, event.at, now) != Coverage::No;
         ends && (!event.revocation.is_dated() || is_older())
     }
 
-    /// Whether `principal`'s token has been revoked.
-    pub fn is_revoked(&self, principal: &Principal) -> bool {
+    /// Whether `principal`'s token, which `holder` presents, has been revoked.
+    pub fn is_revoked(&self, principal: &Principal, holder: TokenHolder) -> bool {
         let now = self.0.clock.now();
-        let found =
-            if self.0.count.load(Relaxed) > 0 { self.find(principal, now) } else { Found::No };
+        let has_any = self.0.count.load(Relaxed) > 0;
+        let found = if has_any { self.find(principal, holder, now) } else { Found::No };
         if found == Found::AsOld {
             // Another instance, and the next process, compare the `iat`, by which the token is younger.
             let until = Some(principal.expires).filter(|end| *end != Timestamp::MAX);
@@ -366,8 +388,10 @@ impl RevocationList {
         found != Found::No
     }
 
-    fn find(&self, principal: &Principal, now: Timestamp) -> Found {
+    fn find(&self, principal: &Principal, holder: TokenHolder, now: Timestamp) -> Found {
         let mut revoked = self.revoked();
+        let digests = [Some(principal.digest), principal.unsigned_digest].into_iter().flatten();
+        let withdrawn = digests.filter(|_| holder == TokenHolder::Client);
         let subject = principal.subject.as_ref();
         let names = [
             principal.id.clone().map(RevocationTarget::Id),
@@ -381,7 +405,8 @@ impl RevocationList {
         let iss = principal.iss().map(Arc::from);
         let issuers = [None, Some(Arc::clone(issuer)), Some(Arc::clone(namespace)), iss];
         let mut moved_event = None;
-        let found = names.into_iter().flatten().any(|what| {
+        let withdrawn = withdrawn.map(RevocationTarget::Withdrawn);
+        let found = names.into_iter().flatten().chain(withdrawn).any(|what| {
             issuers.iter().any(|issuer| {
                 let revocation = Revocation { issuer: issuer.clone(), what: what.clone() };
                 let Some(stored) = revoked.get_mut(&revocation) else { return false };
@@ -420,14 +445,14 @@ impl RevocationList {
         self.0.events.subscribe()
     }
 
-    /// Notifies `cache` of revocations for as long as it lives.
-    pub(crate) fn subscribe(&self, cache: Weak<dyn RevocationListener>) {
-        self.0.caches.lock().ignore_poison().push(cache);
+    /// Notifies `cache`, which is about the tokens of `holder`, of revocations for as long as it lives.
+    pub(crate) fn subscribe(&self, cache: Weak<dyn RevocationListener>, holder: TokenHolder) {
+        self.0.caches.lock().ignore_poison().push((cache, holder));
     }
 
     /// Notifies `cache` of stored and later revocations.
     pub(crate) fn subscribe_with_backlog(&self, cache: &Arc<dyn RevocationListener>) {
-        self.subscribe(Arc::downgrade(cache));
+        self.subscribe(Arc::downgrade(cache), TokenHolder::Gateway);
         for event in self.active() {
             cache.forget(&event, &|_| false);
         }

@@ -522,7 +522,7 @@ async fn the_twin_of_a_signature_does_not_survive_a_revocation() {
     let second = bench.jwt(&twin).await.unwrap();
 
     assert_ne!(first.digest, second.digest);
-    bench.verifier(TokenUse::Jwt).revoke(&twin);
+    bench.verifier(TokenUse::Jwt).withdraw(&twin);
     for token in [&token, &twin] {
         assert_eq!(bench.jwt(token).await.err(), Some(TokenError::Revoked));
     }

@@ -50,7 +50,7 @@ async fn a_revoked_encrypted_token_is_refused() {
     let token = encrypted(&bench.token(json!({ "jti": "t1" })));
     assert!(bench.jwt(&token).await.is_ok());
 
-    bench.verifier(TokenUse::Jwt).revoke(&token);
+    bench.verifier(TokenUse::Jwt).withdraw(&token);
 
     assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
 }

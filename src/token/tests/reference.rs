@@ -214,7 +214,7 @@ async fn responses_outlive_a_reload_that_does_not_decide_about_them() {
         let verified = verifier.verify("t", bench.clock.now(), None).await;
         assert_eq!(verified.is_ok(), keeps, "{verifier:?}");
     }
-    bench.verifier(TokenUse::Introspection).revoke("t");
+    bench.verifier(TokenUse::Introspection).withdraw("t");
     let after = bench.reloaded(|settings| settings.timeout = Duration::from_secs(8), |_| ()).await;
     let verifier = Verifier::new(TokenUse::Introspection, [after]);
     assert!(verifier.verify("t", bench.clock.now(), None).await.is_err(), "revoked in between");
@@ -356,7 +356,7 @@ async fn of_a_response_about_a_signed_token_only_active_counts() {
         let token = bench.token(json!({ "jti": bench.server.count(INTROSPECT).to_string() }));
 
         assert!(bench.jwt(&token).await.is_ok());
-        bench.verifier(TokenUse::Jwt).revoke(&token);
+        bench.verifier(TokenUse::Jwt).withdraw(&token);
         assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
     }
 }

@@ -10,8 +10,8 @@ use crate::base::clock::{Clock, Timestamp};
 use crate::issuer::tests::mock_issuer::{Answer, INTROSPECT};
 use crate::token::revocation::publication::NotLasting;
 use crate::token::{
-    Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, TokenUse,
-    ValidationRules, Verifier, token_digest,
+    Revocation, RevocationEvent, RevocationList, RevocationTarget, TokenError, TokenHolder,
+    TokenUse, ValidationRules, Verifier, token_digest,
 };
 
 #[tokio::test]
@@ -32,6 +32,26 @@ async fn a_revoked_token_is_refused_at_once_and_until_its_expiry() {
         assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked), "{what:?}");
         bench.clock.advance(Duration::from_secs(3 * 24 * 60 * 60 - 1));
         assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked), "{what:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawn_token_is_refused_from_clients_until_its_issuer_revokes_it_for_all() {
+    for holder in [TokenHolder::Client, TokenHolder::Gateway] {
+        let bench = Bench::with(|_| (), |rules| rules.holder = holder).await;
+        let verifier = bench.verifier(TokenUse::Jwt);
+        let (token, other) = (bench.token(json!({ "jti": "t1" })), bench.token(json!({})));
+        bench.jwt(&token).await.unwrap();
+
+        verifier.withdraw(&token);
+
+        let is_refused = bench.jwt(&token).await.is_err();
+        assert_eq!(is_refused, holder == TokenHolder::Client);
+        for token in [&token, &other] {
+            verifier.revoke_withdrawn(token);
+        }
+        assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked), "{holder:?}");
+        assert!(bench.jwt(&other).await.is_ok(), "no session with it has ended");
     }
 }
 
@@ -66,7 +86,7 @@ async fn a_token_that_one_entry_of_an_iss_revokes_is_refused_by_the_other() {
     api.verify(&tokens[0], web.clock.now(), None).await.unwrap();
 
     for token in &tokens {
-        web.verifier(TokenUse::Jwt).revoke(token);
+        web.verifier(TokenUse::Jwt).withdraw(token);
     }
 
     for token in &tokens {
@@ -97,7 +117,7 @@ async fn the_entry_of_an_iss_that_verifies_a_token_decides_whether_it_is_active(
 async fn a_revoked_opaque_token_is_introspected_once_in_a_while() {
     let bench = Bench::new().await;
     bench.server.says(INTROSPECT, Answer::json(json!({ "active": true, "aud": "api" })));
-    bench.verifier(TokenUse::Introspection).revoke("t");
+    bench.verifier(TokenUse::Introspection).withdraw("t");
 
     for _ in 0..5 {
         assert_eq!(bench.reference("t").await.err(), Some(TokenError::Revoked));
@@ -337,7 +357,7 @@ async fn the_next_process_knows_ended_tokens() {
     let after = RevocationList::new(before.clock.clone());
     after.persist_in(&directory).unwrap();
 
-    assert!(after.is_revoked(&principal));
+    assert!(after.is_revoked(&principal, TokenHolder::Client));
     assert!(!after.record_logout_token(&"web".into(), &"logout".into()));
     assert!(after.record_logout_token(&"admin".into(), &"logout".into()), "of another client");
     let standing = after.active();
@@ -356,7 +376,7 @@ async fn a_revocation_notifies_its_listeners() {
 
     let told = news.recv().await.unwrap();
     assert!(told.names(&principal) && !told.learned);
-    assert!(bench.revocations.is_revoked(&principal));
+    assert!(bench.revocations.is_revoked(&principal, TokenHolder::Client));
 }
 
 #[tokio::test]

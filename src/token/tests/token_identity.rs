@@ -105,7 +105,7 @@ async fn revoking_one_opaque_token_leaves_its_family_valid() {
                     bench.revocations.revoke(Revocation { issuer: None, what }, None);
                 }
             } else {
-                bench.verifier(TokenUse::Bearer).revoke(active[0]);
+                bench.verifier(TokenUse::Bearer).withdraw(active[0]);
             }
 
             assert_eq!(bench.reference(active[0]).await.err(), Some(TokenError::Revoked));
@@ -153,11 +153,11 @@ async fn a_token_cannot_be_revoked_without_its_signature() {
 
     // A logout with forged cookies revokes the tokens in them.
     for made_up in [format!("{signed}.AAAA"), format!("{signed}."), signed.to_owned()] {
-        bench.verifier(TokenUse::Jwt).revoke(&made_up);
+        bench.verifier(TokenUse::Jwt).withdraw(&made_up);
     }
 
     assert!(bench.jwt(&token).now_or_never().expect("it was not forgotten").is_ok());
-    bench.verifier(TokenUse::Jwt).revoke(&token);
+    bench.verifier(TokenUse::Jwt).withdraw(&token);
     assert_eq!(bench.jwt(&token).await.err(), Some(TokenError::Revoked));
 }
 
@@ -170,7 +170,7 @@ async fn an_introspected_jwt_with_a_jti_is_revoked_under_every_signature() {
     let twin = format!("{signed}.{}", to_base64url(&super::attacks::negate_s(signature)));
     bench.reference(&token).await.unwrap();
 
-    bench.verifier(TokenUse::Introspection).revoke(&token);
+    bench.verifier(TokenUse::Introspection).withdraw(&token);
 
     for token in [&token, &twin] {
         assert_eq!(bench.reference(token).await.err(), Some(TokenError::Revoked));
