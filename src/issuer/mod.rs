@@ -23,6 +23,7 @@ pub(crate) mod tests;
 
 use self::calls::call_context::CallContext;
 use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -144,6 +145,11 @@ impl Issuer {
         let CallContext { settings, provider_cache, .. } = &*self.inner;
         let has_endpoint = self.metadata().endpoints.introspection.is_some();
         settings.client.is_some() && (has_endpoint || !provider_cache.is_discovered())
+    }
+
+    /// Whether the introspection endpoint, when it last responded, refused the gateway's client whatever the token.
+    pub(crate) fn refuses_introspection(&self) -> bool {
+        self.inner.introspector.refuses_client.load(Relaxed)
     }
 
     /// Whether it has responded at least once, or no call is needed: for `/readyz`.

@@ -442,3 +442,31 @@ async fn htmx_is_told_where_to_log_in() {
     let url = "/auth/login?return_to=%2Forders%3Fpage%3D2".parse().unwrap();
     assert_eq!(redirect, Some(LoginRedirect::Htmx(url)));
 }
+
+/// Servers that introspect only for resource servers, as Zitadel does, and whose client here is none.
+#[tokio::test]
+async fn a_login_needs_no_introspection_that_the_gateway_may_not_use() {
+    let gate = Gate::asking(DevIssuerConfig::default(), |asked| asked.client = None, code);
+    let mut browser = Browser::default();
+    let response = gate.log_in_with(&mut browser, json!({})).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER, "the issuer has no client");
+    assert!(gate.ask(&mut browser).await.is_ok());
+    assert_eq!(gate.issuer.count(Endpoint::Introspection), 0);
+
+    for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+        let gate = Gate::with(code);
+        gate.issuer.inject(Endpoint::Introspection, Fault::Status(status), 9);
+        let mut browser = Browser::default();
+
+        let response = gate.log_in_with(&mut browser, json!({})).await;
+
+        assert_eq!(response.status(), StatusCode::SEE_OTHER, "{status}");
+        let user = gate.ask(&mut browser).await.unwrap();
+        assert_eq!(user.principal.subject.as_deref(), Some("alice"), "{status}");
+    }
+
+    let gate = Gate::with(code);
+    gate.issuer.inject(Endpoint::Introspection, Fault::Status(StatusCode::BAD_GATEWAY), 9);
+    let response = gate.log_in_with(&mut Browser::default(), json!({})).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "an outage ends");
+}

@@ -98,7 +98,10 @@ impl CallContext {
         let pass = self.circuits.admit(purpose, input, self.clock.uptime());
         let pass = pass.map_err(Unavailable::after)?;
         let classified = match self.send(&slot, url, client, form, accept).await {
-            Ok(response) => classify(&response, accept),
+            Ok(response) => {
+                self.introspector.refuses_client.store(refuses_client(response.status), Relaxed);
+                classify(&response, accept)
+            }
             Err(CallError::Unavailable) => Classified::Unavailable("no response".into()),
             Err(CallError::Unexpected) => {
                 Classified::Unexpected("the response is too large".into())
@@ -207,6 +210,26 @@ impl CallContext {
     }
 }
 
+/// Reads the dates of an active token as some servers write them: as text, and 0 as the end of one that never ends
+/// (Doorkeeper).
+fn read_dates(body: &mut Map<String, Value>) {
+    for name in ["exp", "iat", "nbf"] {
+        if let Some(Value::String(text)) = body.get(name)
+            && let Ok(seconds) = text.parse::<u64>()
+        {
+            body.insert(name.to_owned(), seconds.into());
+        }
+    }
+    if body.get("exp").and_then(Value::as_u64) == Some(0) {
+        body.remove("exp");
+    }
+}
+
+/// Whether the status says that the endpoint is not for the gateway's client, or not there.
+const fn refuses_client(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND)
+}
+
 enum Classified {
     Response(IntrospectionResponse),
     /// The server does not support tokens of this type: no failure of its own.
@@ -250,6 +273,7 @@ fn classify(response: &Response, accept: AcceptedFormat) -> Classified {
         Some(Value::Bool(true)) => {
             // Some servers write `null` for absent members. The server says that, not the token's holder.
             body.retain(|_, value| !value.is_null());
+            read_dates(&mut body);
             Classified::Response(IntrospectionResponse::Active(body))
         }
         Some(Value::Bool(false)) => Classified::Response(IntrospectionResponse::Inactive),
@@ -304,40 +328,6 @@ mod tests {
         assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
         assert_eq!(asked.headers["accept"], "application/json");
         assert_eq!(asked.headers["authorization"], "Basic Z2F0ZXdheTpzM2NyZXQ=");
-    }
-
-    #[tokio::test]
-    async fn null_members_count_as_absent() {
-        let server = Server::start().await;
-        let says = json!({ "active": true, "sub": "alice", "aud": null, "exp": null, "x": [null] });
-        server.says(INTROSPECT, Says::json(says));
-        let (issuer, _) = issuer(server.settings());
-
-        let response = ask(&issuer, "t").await.unwrap();
-
-        let expected_claims = json!({ "sub": "alice", "x": [null] });
-        assert_eq!(
-            response,
-            IntrospectionResponse::Active(expected_claims.as_object().unwrap().clone())
-        );
-    }
-
-    #[tokio::test]
-    async fn only_true_is_active_and_only_false_is_inactive() {
-        let server = Server::start().await;
-        let (issuer, _) = issuer(server.settings());
-
-        server.says(INTROSPECT, Says::json(json!({ "active": false, "sub": "alice" })));
-        assert_eq!(ask(&issuer, "t").await, Ok(IntrospectionResponse::Inactive));
-        for active in [json!("true"), json!(1), json!(null), json!({})] {
-            server.says(INTROSPECT, Says::json(json!({ "active": active })));
-            assert!(ask(&issuer, "t").await.is_err(), "{active}");
-        }
-        for body in ["", "{}", "[]", "true", "<html>", r#"{"active":true,"active":false}"#] {
-            let (issuer, _) = self::issuer(server.settings());
-            server.says(INTROSPECT, Says::text("application/json", body.into()));
-            assert!(ask(&issuer, "t").await.is_err(), "{body}");
-        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The gateway's own access token, for introspection endpoints that require one.
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use tokio::sync::Mutex;
 
@@ -15,6 +15,8 @@ pub(in crate::issuer) struct Introspector {
     pub(in crate::issuer) own: Mutex<Option<IntrospectionToken>>,
     /// Requests for one that have failed: callers that waited for one of them share its failure.
     pub(in crate::issuer) failures: AtomicU64,
+    /// Whether the endpoint, when it last responded, refused the gateway's client whatever the token.
+    pub(in crate::issuer) refuses_client: AtomicBool,
 }
 
 pub(in crate::issuer) struct IntrospectionToken {

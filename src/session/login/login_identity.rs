@@ -177,15 +177,17 @@ impl Sessions {
     }
 
     /// Whether the gateway cannot verify this access token by its nature: it is no JWT of the session's issuer for one of
-    /// its audiences, and the issuer has no introspection ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
+    /// its audiences, and cannot be introspected ("OpenID Connect Core" §3.1.3.7 needs only the ID token).
     pub(super) fn is_opaque(&self, token: &Secret<String>) -> bool {
         match self.settings.identity_source() {
             Identity::IdToken => return true,
             Identity::AccessToken => return false,
             Identity::Auto => {}
         }
-        let cannot_ask = self.issuer.metadata().endpoints.introspection.is_none();
-        let Some(claims) = self.claims_of_issuer(token) else { return cannot_ask };
+        let has_endpoint = self.issuer.metadata().endpoints.introspection.is_some();
+        let Some(claims) = self.claims_of_issuer(token) else {
+            return !(has_endpoint && self.issuer.may_introspect());
+        };
         let named = named_audiences(&claims);
         self.accepted_audiences().all(|accepted| {
             *accepted != Audience::Any
@@ -200,6 +202,10 @@ impl Sessions {
     pub(super) fn is_for_another_service(&self, token: &Secret<String>, error: TokenError) -> bool {
         match error {
             TokenError::Audience | TokenError::Issuer | TokenError::Inactive => true,
+            // The server lets this client introspect nothing, also later: the ID token is all there is.
+            TokenError::Unavailable { .. } => {
+                self.issuer.refuses_introspection() && self.claims_of_issuer(token).is_none()
+            }
             TokenError::Algorithm
             | TokenError::UnknownKey
             | TokenError::Signature
