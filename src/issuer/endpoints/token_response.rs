@@ -112,23 +112,34 @@ fn refuses_refresh_token(response: &Response, error: Option<&str>) -> bool {
             !response.headers.contains_key(WWW_AUTHENTICATE) && is_empty_or_json()
         }
         (StatusCode::BAD_REQUEST, None) => is_empty_or_json(),
-        // A wrong client secret (RFC 6749 §5.2), which servers report as `unauthorized_client` and `access_denied` too; and
-        // the statuses of a path or proxy that does not take the request, whatever it carries.
+        (StatusCode::UNAUTHORIZED, Some(error)) => {
+            OF_THE_USER.contains(&error) || is_code(error) && !refuses_client(response, error)
+        }
+        // The statuses of a path or proxy that does not take the request, whatever it carries.
         (
-            StatusCode::UNAUTHORIZED
-            | StatusCode::NOT_FOUND
+            StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::PROXY_AUTHENTICATION_REQUIRED
             | StatusCode::PAYLOAD_TOO_LARGE,
             Some(error),
         ) => OF_THE_USER.contains(&error),
-        // A code of OAuth, not the words of a framework.
-        (_, Some(error)) => {
-            let is_code = error.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-            is_code && !SERVERS.contains(&error)
-        }
+        (_, Some(error)) => is_code(error) && !SERVERS.contains(&error),
         (_, None) => false,
     }
+}
+
+/// Whether a refusal with status 401 is about the client, such as a wrong secret (RFC 6749 §5.2). Servers have the words
+/// `unauthorized_client` and `access_denied` for that too; `unauthorized` is a blocked user's, unless the server asks
+/// for other credentials.
+fn refuses_client(response: &Response, error: &str) -> bool {
+    SERVERS.contains(&error)
+        || error == "access_denied"
+        || error == "unauthorized" && response.headers.contains_key(WWW_AUTHENTICATE)
+}
+
+/// Whether an error is a code of OAuth, not the words of a framework.
+fn is_code(error: &str) -> bool {
+    error.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 /// Error codes that are about a refresh token or its user, whatever the status.
