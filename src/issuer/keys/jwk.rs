@@ -58,7 +58,9 @@ impl Key {
             Some(_) => Err(UnusableKey::Members),
         };
         let kid = text("kid")?.filter(|kid| !kid.is_empty());
-        if text("use")?.is_some_and(|purpose| purpose != "sig") || !may_verify(members)? {
+        if text("use")?.is_some_and(|purpose| !SIGNING_USES.contains(&purpose))
+            || !may_verify(members)?
+        {
             return Err(UnusableKey::Use);
         }
         if PRIVATE_MEMBERS.iter().any(|name| present(members, name).is_some()) {
@@ -330,6 +332,9 @@ pub(crate) fn to_base64url(bytes: &[u8]) -> String {
 /// First octet of a point that is not compressed (SEC 1 §2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
+/// The values of `use` for keys that sign: that of RFC 7517 §4.2, and that of JWT-SVIDs in SPIFFE bundles.
+const SIGNING_USES: [&str; 2] = ["sig", "jwt-svid"];
+
 /// Members of a private or symmetric key (RFC 7518 §6.2.2, §6.3.2, §6.4.1).
 const PRIVATE_MEMBERS: [&str; 9] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"];
 
@@ -394,6 +399,7 @@ mod tests {
             (json!({ "use": "enc" }), UnusableKey::Use),
             (json!({ "use": 1 }), UnusableKey::Members),
             (json!({ "key_ops": ["encrypt"] }), UnusableKey::Use),
+            (json!({ "use": "x509-svid" }), UnusableKey::Use),
             (json!({ "key_ops": ["sign, verify"] }), UnusableKey::Use),
             (json!({ "key_ops": ["verify", "verify"] }), UnusableKey::Members),
             (json!({ "key_ops": "verify" }), UnusableKey::Members),
@@ -420,6 +426,8 @@ mod tests {
         }
         for good in [
             json!({ "use": "sig", "key_ops": ["verify"], "alg": "ES256" }),
+            // A SPIFFE bundle.
+            json!({ "use": "jwt-svid" }),
             json!({ "key_ops": ["sign", "verify"], "x5c": ["ignored"], "unknown": [1] }),
             // Every member of a key that the server has no value for.
             json!({
