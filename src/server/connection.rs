@@ -387,8 +387,9 @@ impl Drop for OpenConnection<'_> {
 
 /// Cookies that a browser may keep for one site, each in a field of its own; Chromium keeps up to 180.
 const COOKIE_CRUMBS: usize = 256;
-/// Bytes beyond `max_header_size` of a head that is read to be refused.
-const REFUSED_HEAD_BYTES: usize = 96 * 1024;
+/// Bytes beyond `max_header_size` of a head that is read to be refused: all cookies that a browser keeps for a site, 180
+/// of 4 KiB.
+const REFUSED_HEAD_BYTES: usize = 768 * 1024;
 /// The bytes that a header list counts for a field besides its name and value: 32, and the name `cookie`.
 const FIELD_OVERHEAD: usize = 38;
 /// How long a stream that the gateway has reset is remembered.
