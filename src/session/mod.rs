@@ -295,8 +295,22 @@ impl Sessions {
 
     /// Returns the target of a parameter `return_to`.
     fn target(&self, requested: &str) -> Option<ReturnTarget> {
-        ReturnTarget::parse(requested, &self.settings.return_to)
+        let path = self.path_of_own_url(requested);
+        ReturnTarget::parse(path.as_deref().unwrap_or(requested), &self.settings.return_to)
+            .or_else(|| ReturnTarget::parse(requested, &self.settings.return_to))
             .or_else(|| self.sealed_target(requested))
+    }
+
+    /// Returns what follows the origin in a URL of this origin, as pages write their own (`location.href`).
+    fn path_of_own_url(&self, url: &str) -> Option<String> {
+        let origin = self.settings.public_url.origin().ascii_serialization();
+        let path = url.strip_prefix(&origin)?;
+        match path.as_bytes().first() {
+            Some(b'/') => Some(path.to_owned()),
+            None | Some(b'?' | b'#') => Some(format!("/{path}")),
+            // A longer host or port, which begins like this one.
+            Some(_) => None,
+        }
     }
 
     /// Returns the target that `sealed` holds. Any browser may present it: it leads no further than any link, or to a page

@@ -112,3 +112,28 @@ async fn a_password_login_leads_back_to_a_page_that_no_stranger_may_ask_for() {
     assert_eq!(response.status(), StatusCode::SEE_OTHER);
     assert_eq!(response.headers()["location"], "https://www.example.com/app//x");
 }
+
+#[tokio::test]
+async fn a_page_may_ask_for_its_own_url() {
+    let gate = Gate::with(code);
+    let origin = "https%3A%2F%2Flocalhost%3A8443";
+    for (asked, expected) in [
+        (format!("{origin}%2Forders%3Fpage%3D2"), "/orders?page=2"),
+        (origin.to_owned(), "/"),
+        (format!("{origin}%3Fpage%3D2"), "/?page=2"),
+        (format!("{origin}1%2Forders"), "/"),
+        (format!("{origin}.evil.example%2F"), "/"),
+        (format!("{origin}%40evil.example%2F"), "/"),
+        (format!("{origin}%2F%2Fevil.example%2F"), "/"),
+        ("http%3A%2F%2Flocalhost%3A8443%2Forders".to_owned(), "/"),
+    ] {
+        let mut browser = Browser::default();
+        let away = gate.depart(&mut browser, &format!("/auth/login?return_to={asked}")).await;
+        let back = walk(&away, "allow").await;
+
+        let response = gate.come_back(&mut browser, &back).await;
+
+        let expected = format!("https://localhost:8443{expected}");
+        assert_eq!(location(&response).as_str(), expected, "{asked}");
+    }
+}

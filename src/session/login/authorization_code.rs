@@ -468,6 +468,8 @@ impl<'a> CallbackParameters<'a> {
                 "code" => &mut returned.code,
                 "state" => &mut returned.state,
                 "iss" => &mut returned.iss,
+                // Some servers write all that they know.
+                "error" if value.is_empty() => continue,
                 "error" => &mut returned.error,
                 _ => continue,
             };
