@@ -3,14 +3,32 @@
 use core::net::IpAddr;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::header::WWW_AUTHENTICATE;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::response::{method_not_allowed, problem};
-use super::{Flow, Sessions};
+use super::response::{lead_to, method_not_allowed, problem, uncached};
+use super::{Flow, Sessions, navigation};
 use crate::base::body::Body;
 
 impl Sessions {
+    /// Has a script navigate to the login that it has requested: no script can follow a redirect to the issuer.
+    fn name_login(&self, head: &Parts) -> Response<Body> {
+        let login =
+            head.uri.path_and_query().map_or(&*self.settings.paths.login, |url| url.as_str());
+        if navigation::is_htmx(&head.headers)
+            && let Ok(location) = HeaderValue::from_str(login)
+        {
+            return lead_to(&head.headers, location, || uncached(StatusCode::OK, Body::empty()));
+        }
+        let title = "Logging in needs a page: navigate to `login`.";
+        let (status, login) = (StatusCode::UNAUTHORIZED, json!({ "login": login }));
+        let mut response = problem(status, "login-required", title, login);
+        response.headers_mut().insert(WWW_AUTHENTICATE, self.challenge());
+        response
+    }
+
     /// Returns the paths of the endpoints that [`Sessions::serve`] handles.
     pub fn own_paths(&self) -> impl Iterator<Item = &str> {
         self.settings.own_paths()
@@ -39,7 +57,9 @@ impl Sessions {
         }
         if path == &*paths.login {
             let (head, _) = request.into_parts();
-            return if reads {
+            return if reads && navigation::is_script(&head.headers) {
+                self.name_login(&head)
+            } else if reads {
                 self.redirect_to_issuer(&head).await
             } else {
                 method_not_allowed("GET, HEAD")

@@ -19,6 +19,11 @@ pub fn is_script(headers: &HeaderMap) -> bool {
         || headers.get(X_REQUESTED_WITH).is_some_and(|by| *by == "XMLHttpRequest")
 }
 
+/// Whether htmx sent the request.
+pub fn is_htmx(headers: &HeaderMap) -> bool {
+    headers.get(HX_REQUEST).is_some_and(|value| *value == "true")
+}
+
 /// Whether a page of another site loads the response as a part of itself, or has a script that does.
 pub fn is_cross_site_resource(headers: &HeaderMap) -> bool {
     let is = |name, value| headers.get(name).is_some_and(|found| *found == value);
@@ -32,7 +37,7 @@ pub fn is_cross_site_resource(headers: &HeaderMap) -> bool {
 pub(super) fn htmx_page(request: &Parts) -> Option<Option<String>> {
     let headers = &request.headers;
     let is_set = |field| headers.get(field).is_some_and(|value| *value == "true");
-    if !is_set(HX_REQUEST) {
+    if !is_htmx(headers) {
         return None;
     }
     let reads = matches!(request.method, Method::GET | Method::HEAD);
@@ -49,6 +54,8 @@ pub(super) fn htmx_page(request: &Parts) -> Option<Option<String>> {
 
 /// The mode of a browser's request (Fetch Metadata §2.2).
 pub(super) const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// Makes htmx navigate, whatever the status of the response.
+pub const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 const HX_REQUEST: HeaderName = HeaderName::from_static("hx-request");
 const HX_CURRENT_URL: HeaderName = HeaderName::from_static("hx-current-url");
 const HX_BOOSTED: HeaderName = HeaderName::from_static("hx-boosted");

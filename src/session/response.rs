@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::navigation::{self, HX_REDIRECT};
 use crate::base::accept_header;
 use crate::base::body::Body;
 
@@ -54,6 +55,26 @@ pub(super) fn see_other(location: HeaderValue) -> Response<Body> {
     response
 }
 
+/// Leads the user agent of a request with these `headers` to `location`: htmx by `HX-Redirect`, other scripts by
+/// `named`, which names the place, since they cannot follow a redirect to another origin.
+pub(super) fn lead_to(
+    headers: &HeaderMap,
+    location: HeaderValue,
+    named: impl FnOnce() -> Response<Body>,
+) -> Response<Body> {
+    if navigation::is_htmx(headers) {
+        let mut response = uncached(StatusCode::OK, Body::empty());
+        response.headers_mut().insert(HX_REDIRECT, location);
+        return response;
+    }
+    let is_own = location.as_bytes().starts_with(b"/");
+    if wants_html(headers) && (is_own || !navigation::is_script(headers)) {
+        see_other(location)
+    } else {
+        named()
+    }
+}
+
 /// Returns 405: the endpoint does not support the method.
 pub(super) fn method_not_allowed(allow: &'static str) -> Response<Body> {
     let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -97,6 +118,32 @@ mod tests {
     use http::header::ACCEPT;
 
     use super::*;
+
+    #[test]
+    fn a_script_is_led_to_another_origin_by_a_name_and_htmx_by_a_field() {
+        let page = ("accept", "text/html");
+        let led = |fields: &[(&'static str, &'static str)], to| {
+            let headers = fields.iter().map(|(name, value)| {
+                (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+            });
+            let named = || json(StatusCode::OK, &json!({}));
+            lead_to(&headers.collect(), HeaderValue::from_static(to), named)
+        };
+        let (own, other) = ("/orders", "https://login.example.com/end");
+
+        for to in [own, other] {
+            assert_eq!(led(&[page], to).headers()[LOCATION], to);
+            let of_htmx = led(&[page, ("hx-request", "true")], to);
+            assert_eq!(
+                (of_htmx.status(), &of_htmx.headers()[HX_REDIRECT]),
+                (StatusCode::OK, &HeaderValue::from_static(to))
+            );
+        }
+        for script in [("x-turbo-request-id", "1"), ("sec-fetch-mode", "cors")] {
+            assert_eq!(led(&[page, script], own).headers()[LOCATION], own);
+            assert_eq!(led(&[page, script], other).headers().get(LOCATION), None);
+        }
+    }
 
     #[test]
     fn a_browser_is_recognized_by_its_accept_field() {

@@ -21,6 +21,8 @@ mod late;
 mod login;
 mod logout;
 mod requests;
+mod reused_tokens;
+mod scripts;
 mod step_up;
 mod support;
 mod targets;

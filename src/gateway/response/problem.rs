@@ -116,7 +116,7 @@ pub(crate) fn respond(
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, NO_STORE);
     if asks_for_login && let Some(LoginRedirect::Htmx(login)) = login {
-        headers.insert(HX_REDIRECT, login);
+        headers.insert(navigation::HX_REDIRECT, login);
     }
     fields(rejection, challenges, speaks_dpop, headers);
     if format == ResponseFormat::Page {
@@ -308,8 +308,6 @@ fn challenge(
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-/// Makes htmx navigate, whatever the status of the response.
-const HX_REDIRECT: HeaderName = HeaderName::from_static("hx-redirect");
 /// Makes browsers delete the cookies of the site (Clear Site Data §3.1).
 const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

@@ -26,7 +26,7 @@ use crate::session::cookies::origin::{RequestOrigin, single_value};
 use crate::session::logout::ended_sessions::EndReason;
 use crate::session::logout::token_revocation::TokenRevoker;
 use crate::session::pages::{Login, Problem};
-use crate::session::response::{problem, retry_after, see_other, wants_html, with_cookies};
+use crate::session::response::{lead_to, problem, retry_after, wants_html, with_cookies};
 use crate::session::settings::{Csrf, Identity, ReturnTo};
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::{Id, SessionState, subject_of};
@@ -357,13 +357,10 @@ struct LoginResponse<'a> {
 
 impl LoginResponse<'_> {
     fn granted(&self, NewSession { loaded, principal, cookies }: NewSession) -> Response<Body> {
-        let response = if wants_html(&self.head.headers) {
-            let after = &self.session.settings.after_login;
-            let target = self.target.clone().unwrap_or_else(|| ReturnTarget::trusted(after));
-            see_other(target.location())
-        } else {
-            self.session.described(&loaded, &principal)
-        };
+        let after = &self.session.settings.after_login;
+        let target = self.target.clone().unwrap_or_else(|| ReturnTarget::trusted(after));
+        let described = || self.session.described(&loaded, &principal);
+        let response = lead_to(&self.head.headers, target.location(), described);
         with_cookies(response, cookies)
     }
 

@@ -16,7 +16,7 @@ use crate::observe::metrics::LogoutKind;
 use crate::session::authenticate::{RETRY_AFTER, SessionError, SessionErrorReason};
 use crate::session::cookies::origin::RequestOrigin;
 use crate::session::login::return_to::ReturnTarget;
-use crate::session::response::{json, problem, retry_after, see_other, wants_html, with_cookies};
+use crate::session::response::{json, lead_to, problem, retry_after, with_cookies};
 use crate::session::settings::Csrf;
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::Id;
@@ -35,7 +35,7 @@ impl Sessions {
         if self.is_cross_site_request(&head) {
             return self.refusal(SessionErrorReason::Csrf.with(Vec::new()));
         }
-        let is_page = wants_html(&head.headers);
+        let headers = head.headers.clone();
         // A page that navigates away cancels its requests.
         let this = Arc::clone(self);
         let ended = self.run_to_end(async move { this.end_presented(&head, address).await });
@@ -54,13 +54,12 @@ impl Sessions {
                 return pending_logout(title, false);
             }
         };
-        let response = if is_page {
-            let after = ReturnTarget::trusted(&self.settings.after_logout);
-            see_other(next.unwrap_or_else(|| after.location()))
-        } else {
+        let after = || ReturnTarget::trusted(&self.settings.after_logout).location();
+        let named = || {
             let next = next.as_ref().and_then(|url| url.to_str().ok());
             json(StatusCode::OK, &json!({ "logged_in": false, "end_session": next }))
         };
+        let response = lead_to(&headers, next.clone().unwrap_or_else(after), named);
         with_cookies(response, cookies)
     }
 
