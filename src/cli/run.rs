@@ -135,7 +135,7 @@ pub(crate) async fn serve(
 }
 
 async fn drain(launched: &RunningGateway, upgraded: bool) {
-    let server = launched.server.snapshot().server.clone();
+    let server = launched.server.snapshot().server().clone();
     tracing::info!(
         "Draining started: accepting no new connections, completing requests in flight."
     );

@@ -14,14 +14,17 @@ use super::policy::proof_of_possession::ProofValidator;
 use super::policy::token_source::TokenPlaces;
 use super::proxy::identity_token;
 use super::proxy::identity_token::SigningKeySet;
+use super::response::problem::AuthChallenges;
 use super::retained_state::RetainedState;
 use super::routing::action::Action;
 use super::routing::own_paths;
 use super::routing::own_paths::{OwnPathOwner, wants_identity_tokens};
 use super::routing::route::{CompiledRoute, Router};
+use super::routing::route_properties::RouteProperties;
+use super::snapshot::{Route, Snapshot};
+use super::stage_context::StageContext;
 use super::well_known::protected_resource;
 use super::well_known::protected_resource::ProtectedResources;
-use super::{Route, Snapshot};
 use crate::basic::BasicExchange;
 use crate::config::auth::ForwardToken;
 use crate::config::reserved_headers::{self, ReservedHeaders};
@@ -90,7 +93,14 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
             .routes
             .iter()
             .any(|route| Authenticate::defers_forms(route.auth.methods())),
-        sessions: compiler.sessions.values().cloned().collect(),
+        context: StageContext {
+            server: config.server.clone(),
+            sessions: compiler.sessions.values().cloned().collect(),
+            token_places: TokenPlaces::of(config),
+            reserved: config.reserved_headers(),
+            unmatched: retained.metrics.route(NO_ROUTE),
+            last_warning: AtomicU64::new(0),
+        },
         issuer_verifiers: compiler.issuer_verifiers.values().cloned().collect(),
         upstreams: compiler.upstreams.values().cloned().collect(),
         limiters: {
@@ -98,12 +108,7 @@ pub fn compile(config: &Config, retained: &RetainedState) -> Result<Snapshot, Co
             names.filter_map(|name| compiler.limiters.get(name).cloned()).collect()
         },
         revocation_sync: compiler.revocation_sync,
-        token_places: TokenPlaces::of(config),
-        reserved: config.reserved_headers(),
         matches_gateway_fields: matches_gateway_fields(config),
-        server: config.server.clone(),
-        unmatched: retained.metrics.route(NO_ROUTE),
-        last_warning: AtomicU64::new(0),
         hash: config.hash.clone(),
     })
 }
@@ -281,18 +286,25 @@ impl<'a> Compiler<'a> {
             }
         };
         let id: Arc<str> = id.into();
-        Ok(Arc::new(Route {
+        let properties = RouteProperties {
+            upstream: None,
             cors,
-            authenticate: Authenticate::default(),
-            authorize: Authorize::default(),
+            challenges: AuthChallenges::default(),
             limits: self.limits(&id, limits)?,
-            action,
-            max_body_size: None,
+            is_disabled: matches!(action, Action::Disabled),
+            serves_a_session: matches!(action, Action::Session(_)),
             security_headers: false,
-            compress: Vec::new(),
             access_log: true,
             metrics: self.retained.metrics.route(&id),
             id,
+        };
+        Ok(Arc::new(Route {
+            properties: Arc::new(properties),
+            authenticate: Authenticate::default(),
+            authorize: Authorize::default(),
+            action,
+            max_body_size: None,
+            compress: Vec::new(),
         }))
     }
 
@@ -300,7 +312,7 @@ impl<'a> Compiler<'a> {
     fn authenticate(
         &self,
         route: &config::Route,
-    ) -> Result<(Authenticate, Authorize), CompileError> {
+    ) -> Result<(Authenticate, AuthChallenges, Authorize), CompileError> {
         let Auth::AnyOf { methods, optional } = &route.auth else { return Ok(Default::default()) };
         let compiled = methods
             .iter()
@@ -313,8 +325,9 @@ impl<'a> Compiler<'a> {
         );
         let metadata = self.resources.document_of(route);
         let scopes = wanted_scopes(methods);
-        let authenticate = Authenticate::new(compiled, *optional, metadata, scopes, proofs);
-        Ok((authenticate, Authorize::new(methods)))
+        let authenticate = Authenticate::new(compiled, *optional, proofs);
+        let challenges = authenticate.challenges(metadata, scopes);
+        Ok((authenticate, challenges, Authorize::new(methods)))
     }
 
     fn authenticator(
@@ -346,7 +359,6 @@ impl<'a> Compiler<'a> {
             bound_to: auth_method.bound_to,
             max_staleness: auth_method.max_staleness,
             forward_token: auth_method.forward_token,
-            leeway: self.leeway(auth_method),
         })
     }
 
@@ -412,23 +424,31 @@ impl<'a> Compiler<'a> {
     }
 
     fn entry(&self, route: &config::Route) -> Result<CompiledRoute<Route>, CompileError> {
-        let (authenticate, authorize) = self.authenticate(route)?;
+        let (authenticate, challenges, authorize) = self.authenticate(route)?;
         let metrics = self.retained.metrics.route(&route.id);
         for method in authenticate.methods() {
             metrics.expects(method);
         }
-        let compiled = Route {
+        let action = self.action(route)?;
+        let properties = RouteProperties {
             id: Arc::clone(&route.id),
+            upstream: action.upstream().cloned(),
             cors: route.cors.clone(),
-            authenticate,
-            authorize,
+            challenges,
             limits: self.limits(&route.id, &route.limits)?,
-            action: self.action(route)?,
-            max_body_size: route.max_body_size,
+            is_disabled: matches!(action, Action::Disabled),
+            serves_a_session: false,
             security_headers: route.security_headers,
-            compress: route.compress.clone(),
             access_log: route.access_log,
             metrics,
+        };
+        let compiled = Route {
+            properties: Arc::new(properties),
+            authenticate,
+            authorize,
+            action,
+            max_body_size: route.max_body_size,
+            compress: route.compress.clone(),
         };
         Ok(CompiledRoute::of(route, Arc::new(compiled)))
     }

@@ -9,7 +9,7 @@ use crate::session::ResumedForm;
 impl Snapshot {
     /// Replaces a request that comes back for a stored form by that form's POST.
     pub(super) async fn resume_form(&self, head: &mut Parts) -> Option<ResumedForm> {
-        for session in &self.sessions {
+        for session in &self.context.sessions {
             if session.may_resume_form(head)
                 // Boxed: rarely used and large, and every request carries this future.
                 && let Some(form) = Box::pin(session.resume_form(head)).await

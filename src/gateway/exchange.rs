@@ -3,6 +3,7 @@
 //! Stages record what they learn; [`Exchange::finish`] sets the header fields that every response gets and wraps its
 //! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
 
+mod finish;
 pub(super) mod panicked;
 mod response_recorder;
 
@@ -13,15 +14,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, ORIGIN, SERVER, SET_COOKIE, USER_AGENT,
-};
+use http::header::{CONNECTION, ORIGIN, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Uri, Version};
 
-use self::response_recorder::ResponseRecorder;
+use super::peer::Peer;
 use super::policy::cors;
-use super::policy::dpop_fields::DPOP_NONCE;
+use super::process_state::{ProcessState, RequestPermit};
 use super::proxy::outcome::UpstreamOutcome;
 use super::proxy::stream_guard::StreamGuard;
 use super::request::forwarded::{ClientInfo, Forwarded};
@@ -30,30 +29,28 @@ use super::request::request_body;
 use super::request::request_body::{BodyLimits, BodyProgress, ContentCharging, LimitedBody};
 use super::request::request_id;
 use super::response::compression::ResponseCompression;
-use super::response::grpc_refusal::StatusOnFailure;
-use super::response::hardening::{harden, keep_from_caches, without_content};
 use super::response::problem;
 use super::response::problem::{AuthChallenges, ResponseFormat};
 use super::response::rejection::Rejection;
-use super::{Peer, RequestPermit, Route, Shared, Snapshot};
+use super::routing::route_properties::RouteProperties;
+use super::stage_context::{HasStageContext, StageContext};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::grpc::{self, Variant};
+use crate::base::grpc;
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
-use crate::base::watched_body::Watched;
 use crate::config::reserved_headers::ReservedHeaders;
 use crate::limit::{LimitState, Now};
 use crate::observe::access_log_entry::AccessLogEntry;
 use crate::observe::metrics::{AuthLabel, AuthResult, FallbackKind, LimitResult, RouteMetrics};
 use crate::session::{DeferredCookies, LoginRedirect};
-use crate::token::Principal;
+use crate::token::{Principal, RevocationList};
 
 /// One request and its response.
 #[derive(Debug)]
 pub struct Exchange {
-    shared: Arc<Shared>,
-    snapshot: Arc<Snapshot>,
+    process: Arc<ProcessState>,
+    snapshot: Arc<dyn HasStageContext>,
     /// The request id, as sent to the client and the upstream and written to the log.
     pub request_id: HeaderValue,
     /// The client's address: that of the peer, or behind trusted proxies the nearest untrusted hop.
@@ -110,7 +107,7 @@ pub struct Exchange {
     waiting_since: Cell<Option<Duration>>,
     /// The gateway's own time until the response head; transferring the content does not count.
     overhead: Option<Duration>,
-    route: Option<Arc<Route>>,
+    route: Option<Arc<RouteProperties>>,
     auth: Option<(AuthLabel, AuthResult)>,
     principal: Option<Arc<Principal>>,
     /// The state of the request's limits, and the permits that it holds of them.
@@ -139,12 +136,12 @@ struct LogData {
 impl Exchange {
     /// Begins the exchange of a request.
     pub fn begin(
-        shared: &Arc<Shared>,
-        snapshot: &Arc<Snapshot>,
+        process: Arc<ProcessState>,
+        snapshot: Arc<dyn HasStageContext>,
         peer: Rc<Peer>,
         head: &Parts,
     ) -> Self {
-        let server = &snapshot.server;
+        let server = &snapshot.context().server;
         let trusted = server.trusts(peer.ip) && !peer.names_no_client;
         let client_info = trusted
             .then(|| Box::new(ClientInfo::read(&head.headers, peer.ip, &server.trusted_proxies)));
@@ -152,18 +149,18 @@ impl Exchange {
         let given = if trusted { head.headers.get(&server.request_id_header) } else { None };
         let given = given.filter(|id| request_id::is_acceptable(id));
         let secure = peer.secure || client_info.as_ref().is_some_and(|info| info.secure);
-        let moment = Now::of(&shared.retained.clock);
+        let moment = Now::of(&process.retained.clock);
         let received_at = moment.now;
         let request_id = given.cloned().unwrap_or_else(|| request_id::new(received_at));
-        let log_data = shared.log.is_on().then(|| {
+        let log_data = process.log.is_on().then(|| {
             Box::new(LogData {
                 uri: Some(head.uri.clone()),
                 user_agent: head.headers.get(USER_AGENT).cloned(),
             })
         });
         Self {
-            shared: Arc::clone(shared),
-            snapshot: Arc::clone(snapshot),
+            process,
+            snapshot,
             request_id,
             client,
             received_at,
@@ -211,10 +208,10 @@ impl Exchange {
 
 impl Exchange {
     /// Records the route, which counts the request from now on.
-    pub fn matched(&mut self, route: &Arc<Route>, head: &Parts) {
+    pub fn matched(&mut self, route: &Arc<RouteProperties>, head: &Parts) {
         // A preflight gets the CORS fields of the route that it concerns, from `cors::preflight`.
         let wants_cors_fields =
-            !route.is_disabled() && !cors::is_preflight(&head.method, &head.headers);
+            !route.is_disabled && !cors::is_preflight(&head.method, &head.headers);
         if route.cors.is_some() && wants_cors_fields {
             self.origin = head.headers.get(ORIGIN).cloned();
             self.wants_cors_fields = true;
@@ -223,7 +220,7 @@ impl Exchange {
     }
 
     /// Records the route that a preflight concerns and that counts it; the response has its CORS fields already.
-    pub fn preflight_for(&mut self, route: &Arc<Route>) {
+    pub fn preflight_for(&mut self, route: &Arc<RouteProperties>) {
         route.metrics.began();
         self.route = Some(Arc::clone(route));
     }
@@ -240,13 +237,22 @@ impl Exchange {
     }
 
     /// Returns the route, once it is known.
-    pub fn route(&self) -> Option<&Arc<Route>> {
+    pub fn route(&self) -> Option<&Arc<RouteProperties>> {
         self.route.as_ref()
+    }
+
+    fn context(&self) -> &StageContext {
+        self.snapshot.context()
+    }
+
+    /// Returns the tokens and sessions that were ended.
+    pub(super) fn revocations(&self) -> &RevocationList {
+        &self.process.retained.revocations
     }
 
     /// Returns the injected clock.
     pub fn clock(&self) -> &Clock {
-        &self.shared.retained.clock
+        &self.process.retained.clock
     }
 
     /// Records the result of authentication.
@@ -279,14 +285,14 @@ impl Exchange {
         }
         self.begin_wait();
         let output = future.await;
-        self.moment = Now::of(&self.shared.retained.clock);
+        self.moment = Now::of(&self.process.retained.clock);
         self.end_wait(self.moment.uptime);
         output
     }
 
     /// Begins a wait for an issuer, an upstream or the client.
     pub fn begin_wait(&self) {
-        self.waiting_since.set(Some(self.shared.retained.clock.uptime()));
+        self.waiting_since.set(Some(self.process.retained.clock.uptime()));
     }
 
     /// Ends the wait at `now`.
@@ -314,7 +320,7 @@ impl Exchange {
 
     /// Logs that a response had no valid cost, at most once a second.
     pub(super) fn warn_of_untold_cost(&self) {
-        if self.snapshot.may_warn(self) {
+        if self.context().may_warn(self.moment.uptime) {
             let route = self.route.as_ref().map_or("", |route| &*route.id);
             tracing::warn!(
                 route,
@@ -352,7 +358,7 @@ impl Exchange {
 
     /// Returns the authentication methods of the route, for a 401.
     pub fn challenges(&self) -> &AuthChallenges {
-        self.route.as_ref().map_or(&AuthChallenges::NONE, |route| route.authenticate.challenges())
+        self.route.as_ref().map_or(&AuthChallenges::NONE, |route| &route.challenges)
     }
 
     /// Leaves the target out of the log: it could not be read.
@@ -415,65 +421,6 @@ impl Exchange {
         }
     }
 
-    /// Sets the header fields that every response gets, and wraps its content for metrics and log.
-    pub fn finish(mut self: Box<Self>, mut response: Response<Body>) -> Response<Body> {
-        self.overhead = Some(self.own_time(self.shared.retained.clock.uptime()));
-        let server = &self.snapshot.server;
-        let (status, headers) = (response.status().as_u16(), response.headers_mut());
-        headers.insert(&server.request_id_header, self.request_id.clone());
-        let is_own = self.route.as_ref().is_some_and(|route| route.serves_a_session());
-        let is_of_a_user =
-            self.token_is_elsewhere || matches!(self.auth, Some((AuthLabel::Session, _)));
-        keep_from_caches(headers, !self.cookies.is_empty() || is_own, is_of_a_user);
-        for cookie in self.cookies.drain(..) {
-            headers.append(SET_COOKIE, cookie);
-        }
-        if let Some(nonce) = self.next_nonce.take() {
-            // RFC 9449 §8.2: a cached response must not give another client an old nonce.
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            headers.insert(DPOP_NONCE, nonce);
-        }
-        if !self.outcome.is_of_upstream()
-            && let Some(name) = &server.server_header
-        {
-            headers.insert(SERVER, name.clone());
-        }
-        if let Some(route) = &self.route {
-            route.limits.write(&self.limit_state, headers);
-            if let Some(cors) = route.cors.as_ref().filter(|_| self.wants_cors_fields) {
-                cors::apply(cors, self.origin.as_ref(), headers);
-            }
-            if route.security_headers {
-                harden(headers, self.secure);
-            }
-        }
-        if let Some(compression) = self.compression {
-            response = compression.apply(response, &self.method);
-        }
-        // A response without content has ended when its head is sent.
-        let bodiless = self.method == Method::HEAD || matches!(status, 204 | 304);
-        if status == 204 {
-            // A 204 has no length in any version of HTTP (RFC 9110 §8.6).
-            response.headers_mut().remove(CONTENT_LENGTH);
-        }
-        if bodiless && (self.error.is_some() || !self.outcome.is_of_upstream()) {
-            response = without_content(response);
-        }
-        let status = self.refused_with.unwrap_or(status);
-        self.call_ended(response.headers());
-        let ends_in_status = self.response_format == ResponseFormat::Grpc(Variant::Grpc)
-            && self.version == Version::HTTP_2
-            && grpc::is_grpc(response.headers());
-        let (received, exchange) = (Rc::clone(&self.received), Some(self));
-        response.map(|body| {
-            let (sent, ended) = (0, bodiless);
-            let recorder = ResponseRecorder { status, sent, ended, ends_in_status, exchange };
-            let body = body.wrapped(|body| Watched::new(body, recorder));
-            let refused = move || received.is_refused().then(|| received.rejection());
-            if ends_in_status { StatusOnFailure::body(body, refused) } else { body }
-        })
-    }
-
     /// Keeps the status of a gRPC call, if these fields, of a head or of trailers, end it.
     fn call_ended(&mut self, fields: &http::HeaderMap) {
         if self.response_format.is_grpc() {
@@ -494,17 +441,17 @@ impl Exchange {
 
     /// Returns the name of the upstream that was asked, by `split` or as a fallback; before that, of the route's own.
     fn upstream_name(&self) -> Option<&str> {
-        self.outcome.upstream.as_deref().or_else(|| self.route()?.upstream())
+        self.outcome.upstream.as_deref().or_else(|| self.route()?.upstream.as_deref())
     }
 
     fn metrics(&self) -> &RouteMetrics {
-        self.route.as_ref().map_or(&self.snapshot.unmatched, |route| &route.metrics)
+        self.route.as_ref().map_or(&self.context().unmatched, |route| &route.metrics)
     }
 
     /// Records the outcome in metrics and access log.
     fn record(&mut self, status: u16, sent: u64) {
         self.recorded = true;
-        let now = self.shared.retained.clock.uptime();
+        let now = self.process.retained.clock.uptime();
         let took = now.saturating_sub(self.started);
         let overhead = self.overhead.unwrap_or_else(|| self.own_time(now));
         let received = self.received.bytes();
@@ -517,7 +464,7 @@ impl Exchange {
         self.metrics().answered(&self.method, status, took, overhead, received, sent);
         let logged = self.route.as_ref().is_none_or(|route| route.access_log);
         if let Some(log_data) =
-            self.log_data.as_ref().filter(|_| logged && self.shared.log.wants(status))
+            self.log_data.as_ref().filter(|_| logged && self.process.log.wants(status))
         {
             self.log(log_data, status, sent, took, overhead);
         } else if let Some(cause) = self.outcome.cause.as_deref().filter(|_| status >= 502) {
@@ -544,8 +491,8 @@ impl Exchange {
         };
         let limited_by = self.limited_by.as_ref().map(|(name, result)| (&**name, *result));
         let limited_by = limited_by.or_else(dry_run_of_content);
-        self.shared.log.record(&AccessLogEntry {
-            time: self.shared.retained.clock.now(),
+        self.process.log.record(&AccessLogEntry {
+            time: self.process.retained.clock.now(),
             request_id: self.request_id.to_str().unwrap_or_default(),
             client: self.client,
             method: self.method.as_str(),

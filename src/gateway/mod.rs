@@ -11,31 +11,25 @@ mod exchange;
 pub mod fuzz;
 mod peer;
 mod policy;
+mod process_state;
 mod proxy;
 mod request;
 mod response;
 mod retained_state;
 mod routing;
 mod service;
+mod shared;
+mod snapshot;
+mod stage_context;
+mod thread_state;
 pub mod view;
 mod well_known;
 
-use self::policy::cors;
-use self::proxy::destination::Destination;
-use self::proxy::websocket;
-use self::request::headers;
-use self::request::host;
-use self::request::request_body;
-use self::response::https_redirect;
-use self::routing::match_route;
 use core::net::IpAddr;
-use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU64, AtomicUsize};
 use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -44,85 +38,33 @@ pub use self::compile::{CompileError, compile};
 pub use self::exchange::Exchange;
 use self::exchange::panicked;
 pub use self::peer::Peer;
-use self::policy::authenticate::Authenticate;
-use self::policy::authorize::Authorize;
-use self::policy::token_source::TokenPlaces;
-use self::proxy::stream_guard::StreamRegistry;
+use self::policy::cors;
+use self::process_state::RequestPermit;
+use self::proxy::destination::Destination;
+use self::proxy::websocket;
+use self::request::headers;
+use self::request::host;
 use self::request::path_readings::PathReadings;
+use self::request::request_body;
 use self::request::request_body::BodyLimits;
 pub use self::request::request_body::{FramingError, OpensTunnel, UnknownProtocol};
 use self::response::compression::ResponseCompression;
+use self::response::https_redirect;
 use self::response::problem::{self, AuthChallenges, ResponseFormat};
 pub use self::response::rejection::{Challenge, Rejection};
 pub use self::retained_state::RetainedState;
-use self::routing::action::Action;
+use self::routing::match_route;
 use self::routing::match_route::{Found, PreflightRoutes};
-use self::routing::route::Router;
 pub use self::service::ClientAddress;
+pub use self::shared::Shared;
+pub use self::snapshot::{Route, Snapshot};
+use self::thread_state::ThreadState;
 use crate::base::body::Body;
-use crate::base::in_flight::InFlightCalls;
 use crate::base::interim_sink::InterimSink;
 use crate::base::raw_target;
-use crate::config::reserved_headers::ReservedHeaders;
-use crate::config::route::{Coding, Cors};
-use crate::config::server::Server;
-use crate::limit;
-use crate::observe::log::AccessLog;
-use crate::observe::metrics::{Rejected, RouteMetrics};
-use crate::revocation_sync::RevocationSync;
-use crate::session::{ResumedForm, Sessions};
-use crate::token::IssuerVerifier;
-use crate::upstream::{self, ExtraHeaders, IdlePool, InvalidResponse, Upstream, UpstreamError};
-
-/// Everything needed to serve requests, compiled from one configuration. Immutable; replaced as a whole.
-#[derive(Debug)]
-pub struct Snapshot {
-    router: Router<Route>,
-    sessions: Vec<Arc<Sessions>>,
-    /// The authorization servers that routes use.
-    issuer_verifiers: Vec<Arc<IssuerVerifier>>,
-    upstreams: Vec<Arc<Upstream>>,
-    /// The limits of the configuration.
-    limiters: Vec<Arc<limit::Limiter>>,
-    /// The exchange of revocations with the other instances on the same Redis.
-    revocation_sync: Option<Arc<RevocationSync>>,
-    /// The places of tokens besides `Authorization`, on any route.
-    token_places: TokenPlaces,
-    /// Header fields reserved for the gateway on every route.
-    reserved: ReservedHeaders,
-    /// Server settings: the limits that hold for every request.
-    pub server: Server,
-    /// Counts requests without a route.
-    unmatched: Arc<RouteMetrics>,
-    /// Whether a route matches header fields that the gateway sets itself.
-    matches_gateway_fields: bool,
-    /// Whether a route may ask the user of a session to log in again, and keep a form meanwhile.
-    defers_forms: bool,
-    /// The second of uptime, from 1, of the last warning that any client can cause.
-    last_warning: AtomicU64,
-    /// The hash of the configuration that this was compiled from.
-    pub hash: String,
-}
-
-/// One compiled route: its stages in the order in which `Snapshot::handle` runs them.
-#[derive(Debug)]
-pub struct Route {
-    /// The route's name in the configuration; a metric label.
-    pub id: Arc<str>,
-    cors: Option<Cors>,
-    authenticate: Authenticate,
-    authorize: Authorize,
-    /// Limits by address, by route or global apply before any cryptography, all others after authorization.
-    limits: limit::RouteLimits,
-    action: Action,
-    /// The limit on the bytes of request content; `None` is unlimited.
-    max_body_size: Option<u64>,
-    security_headers: bool,
-    /// Content codings of compressed responses, the preferred one first.
-    compress: Vec<Coding>,
-    access_log: bool,
-    metrics: Arc<RouteMetrics>,
-}
+use crate::observe::metrics::Rejected;
+use crate::session::ResumedForm;
+use crate::upstream::{ExtraHeaders, InvalidResponse, UpstreamError};
 
 impl Snapshot {
     /// Takes one request through its route. The order of the stages is the security policy and not configurable.
@@ -131,7 +73,7 @@ impl Snapshot {
         exchange: &mut Exchange,
         head: &mut Parts,
         body: Body,
-        gateway: &Gateway,
+        thread: &ThreadState,
     ) -> Result<Response<Body>, Rejection> {
         let (host, readings) = self.read_target(head, exchange)?;
         if request_body::is_asterisk_form(head) {
@@ -147,14 +89,15 @@ impl Snapshot {
         }
         // No decision below depends on a field that the upstream will not see.
         let trusted = exchange.client_info.is_some();
-        exchange.stripped = headers::strip_untrusted(&mut head.headers, &self.reserved, trusted);
+        exchange.stripped =
+            headers::strip_untrusted(&mut head.headers, &self.context.reserved, trusted);
         let route = match self.find(&host, head, &readings, exchange)? {
             Found::Route(route) => route,
             Found::Preflight(routes) => return preflight(&routes, head, exchange),
         };
         exchange.stripped.restore_upgrade(&mut head.headers);
-        exchange.matched(route, head);
-        if route.is_disabled() {
+        exchange.matched(&route.properties, head);
+        if route.properties.is_disabled {
             return Err(Rejection::NoRoute);
         }
         if let Some(destination) = Destination::read(head, exchange.host.as_ref())? {
@@ -166,15 +109,18 @@ impl Snapshot {
             return Err(Rejection::BodyTooLarge);
         }
         // Limits that protect the upstream apply before any cryptography is spent on the caller…
-        route.check_spike_arrest(head, &body, exchange).await?;
+        route.properties.check_spike_arrest(head, &body, exchange).await?;
         let caller = route.authenticate.check(head, exchange).await?;
         let auth_method = caller.auth_method();
         let permit = match route.authorize.check(caller, exchange) {
             Ok(permit) => permit,
             Err(rejection) => {
                 if let Rejection::InsufficientAuthentication { required } = &rejection {
-                    let body =
-                        exchange.receive(body, BodyLimits::of(&self.server), &self.reserved)?;
+                    let body = exchange.receive(
+                        body,
+                        BodyLimits::of(&self.context.server),
+                        &self.context.reserved,
+                    )?;
                     let body = body.map_or_else(Body::empty, Body::streaming);
                     // Boxed: rarely used and large, and every request carries this future.
                     Box::pin(route.authenticate.step_up(
@@ -190,8 +136,8 @@ impl Snapshot {
             }
         };
         // … and quotas once the caller is known and authorized: refused requests are not charged.
-        route.check_quotas(&permit, head, &body, exchange).await?;
-        route.action.run(permit, head, body, exchange, self, gateway).await
+        route.properties.check_quotas(&permit, head, &body, exchange).await?;
+        route.action.run(permit, head, body, exchange, &self.context, thread).await
     }
 
     /// Reads the host of a request, and the readings of its path.
@@ -208,7 +154,7 @@ impl Snapshot {
             // The crumbs of a `Cookie` field are one field, however many there are (RFC 9113 §8.2.3).
             headers::merge_cookie_fields(&mut head.headers);
             // The parser of HTTP/1 has checked its own.
-            headers::check_size(head, &self.server)?;
+            headers::check_size(head, &self.context.server)?;
         }
         let host = host::read(head)?;
         exchange.host = host.authority;
@@ -231,7 +177,7 @@ impl Snapshot {
         } else {
             HeaderMap::new()
         };
-        let answers_preflights = |route: &Route| route.cors.is_some();
+        let answers_preflights = |route: &Route| route.properties.cors.is_some();
         match_route::find(&self.router, host, head, readings, &own, answers_preflights)
     }
 
@@ -263,8 +209,8 @@ impl Snapshot {
     fn gateway_fields(&self, head: &Parts, exchange: &Exchange) -> HeaderMap {
         let mut own = HeaderMap::new();
         let mut fields = ExtraHeaders::new();
-        exchange.forwarded().write(&mut fields, self.server.forwarded_headers);
-        fields.add(&self.server.request_id_header, &exchange.request_id);
+        exchange.forwarded().write(&mut fields, self.context.server.forwarded_headers);
+        fields.add(&self.context.server.request_id_header, &exchange.request_id);
         fields.merge_into(&mut own);
         if let Some(protocol) =
             exchange.stripped.upgrade.as_ref().filter(|_| head.method == Method::GET)
@@ -278,7 +224,7 @@ impl Snapshot {
 
     /// Logs a path that was refused for its ambiguous readings.
     fn warn_of_ambiguous_path(&self, exchange: &Exchange, path: &str) {
-        if self.may_warn(exchange) {
+        if self.context.may_warn(exchange.moment.uptime) {
             let host = exchange.host.as_ref().and_then(|host| host.to_str().ok());
             tracing::warn!(
                 request_id = exchange.request_id.to_str().unwrap_or_default(),
@@ -286,39 +232,6 @@ impl Snapshot {
                 path,
                 "Refused an ambiguous path: upstreams could read it as another one; `northgate explain` shows its readings."
             );
-        }
-    }
-
-    /// Whether a warning that any client can cause is due: at most one a second.
-    fn may_warn(&self, exchange: &Exchange) -> bool {
-        self.may_warn_at(exchange.moment.uptime)
-    }
-
-    fn may_warn_at(&self, uptime: Duration) -> bool {
-        let now = uptime.as_secs() + 1;
-        self.last_warning.swap(now, Relaxed) != now
-    }
-
-    /// Whether revocations are published to other instances.
-    pub const fn is_shared(&self) -> bool {
-        self.revocation_sync.is_some()
-    }
-
-    /// Waits up to `timeout` for the revocations that other instances published through Redis.
-    pub async fn receive_revocations(&self, timeout: Duration) {
-        if let Some(sync) = &self.revocation_sync
-            && !sync.wait_for_initial_sync(timeout).await
-        {
-            tracing::warn!(
-                "Could not receive the revocations of other instances: Redis did not respond in time; their revocations are not enforced yet."
-            );
-        }
-    }
-
-    /// Waits up to `timeout` until pending revocations are published to other instances.
-    pub async fn publish_revocations(&self, timeout: Duration) {
-        if let Some(sync) = &self.revocation_sync {
-            sync.flush(timeout).await;
         }
     }
 }
@@ -330,8 +243,8 @@ fn preflight(
     exchange: &mut Exchange,
 ) -> Result<Response<Body>, Rejection> {
     let Some(first) = routes.possible.first() else { return Err(Rejection::NoRoute) };
-    exchange.preflight_for(first);
-    if first.is_disabled() {
+    exchange.preflight_for(&first.properties);
+    if first.properties.is_disabled {
         return Err(Rejection::NoRoute);
     }
     let possible: Option<Vec<_>> = routes.possible.iter().map(|route| route.grants()).collect();
@@ -340,79 +253,18 @@ fn preflight(
     Ok(cors::preflight(&possible.unwrap_or_default(), &others, &head.headers))
 }
 
-impl Route {
-    /// Whether the route is disabled: its policies are not applied then.
-    const fn is_disabled(&self) -> bool {
-        matches!(self.action, Action::Disabled)
-    }
-
-    /// Returns the CORS policy by which pages may send requests that the route serves.
-    fn grants(&self) -> Option<&Cors> {
-        self.cors.as_ref().filter(|_| !self.is_disabled())
-    }
-
-    /// Whether it serves the paths of a session: login, logout, status.
-    const fn serves_a_session(&self) -> bool {
-        matches!(self.action, Action::Session(_))
-    }
-
-    /// Returns the name of the upstream that requests are forwarded to, if any.
-    fn upstream(&self) -> Option<&str> {
-        match &self.action {
-            Action::Forward(forward) => Some(&forward.receiver.upstream.settings().name),
-            Action::Respond(..) | Action::Jwks(_) | Action::Session(_) | Action::Disabled => None,
-        }
-    }
-}
-
-/// The state that all threads share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The snapshot that new requests use.
-    pub snapshot: ArcSwap<Snapshot>,
-    /// The state that outlives every reload.
-    pub retained: RetainedState,
-    /// The access log.
-    pub log: AccessLog,
-    in_flight: AtomicUsize,
-}
-
-impl Shared {
-    /// Serves from `snapshot` until it is replaced.
-    pub fn new(snapshot: Snapshot, retained: RetainedState, log: AccessLog) -> Self {
-        upstream::maintain(&retained.upstreams, snapshot.upstreams.iter(), &retained.control);
-        Self {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            retained,
-            log,
-            in_flight: AtomicUsize::new(0),
-        }
-    }
-
-    /// Serves new requests from `snapshot`; requests under way keep theirs to their end.
-    pub fn replace(&self, snapshot: Snapshot) {
-        let retained = &self.retained;
-        upstream::maintain(&retained.upstreams, snapshot.upstreams.iter(), &retained.control);
-        self.snapshot.store(Arc::new(snapshot));
-    }
-}
-
 /// The gateway on one thread: the shared state, and this thread's idle upstream connections and open streams. Cheap
 /// to clone; deliberately not `Send`.
 #[derive(Clone, Debug)]
 pub struct Gateway {
     shared: Arc<Shared>,
-    idle: IdlePool,
-    streams: StreamRegistry,
-    /// Work of this thread's requests that goes on when their clients have left.
-    unfinished: InFlightCalls,
+    thread: ThreadState,
 }
 
 impl Gateway {
     /// Creates the gateway of this thread.
     pub fn new(shared: Arc<Shared>) -> Self {
-        let (idle, streams) = (IdlePool::default(), StreamRegistry::default());
-        Self { shared, idle, streams, unfinished: InFlightCalls::default() }
+        Self { shared, thread: ThreadState::default() }
     }
 
     /// Returns the state that all threads share.
@@ -435,18 +287,20 @@ impl Gateway {
         if let Some(form) = &resumed {
             body = form.content();
         }
-        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, &head));
+        let mut exchange = self.begin(&snapshot, peer, &head);
         exchange.interim = interim;
         exchange.arrival = resumed.as_ref().map(ResumedForm::arrival);
         let opens_tunnel = head.extensions.get::<OpensTunnel>().is_some();
-        let mut outcome =
-            match RequestPermit::acquire(&self.shared, snapshot.server.max_requests_in_flight) {
-                Some(permit) => {
-                    exchange.in_flight = Some(permit);
-                    snapshot.handle(&mut exchange, &mut head, body, self).await
-                }
-                None => Err(Rejection::Overloaded),
-            };
+        let mut outcome = match RequestPermit::acquire(
+            &self.shared.process,
+            snapshot.server().max_requests_in_flight,
+        ) {
+            Some(permit) => {
+                exchange.in_flight = Some(permit);
+                snapshot.handle(&mut exchange, &mut head, body, &self.thread).await
+            }
+            None => Err(Rejection::Overloaded),
+        };
         if matches!(outcome, Err(Rejection::AmbiguousPath)) {
             snapshot.warn_of_ambiguous_path(&exchange, &raw_target::escaped(head.uri.path()));
         }
@@ -465,6 +319,11 @@ impl Gateway {
         exchange.finish(response)
     }
 
+    fn begin(&self, snapshot: &Arc<Snapshot>, peer: Rc<Peer>, head: &Parts) -> Box<Exchange> {
+        let (process, snapshot) = (Arc::clone(&self.shared.process), Arc::clone(snapshot));
+        Box::new(Exchange::begin(process, snapshot, peer, head))
+    }
+
     /// Responds to a request head that could not be parsed. `head` is what could be read all the same: its fields
     /// decide whether the client wants a page, its method whether the response has content. The target counts as
     /// unreadable.
@@ -475,7 +334,7 @@ impl Gateway {
         rejection: &Rejection,
     ) -> Response<Body> {
         let snapshot = self.shared.snapshot.load_full();
-        let mut exchange = Box::new(Exchange::begin(&self.shared, &snapshot, peer, head));
+        let mut exchange = self.begin(&snapshot, peer, head);
         exchange.forget_target();
         let response = exchange.reject(rejection);
         exchange.finish(response)
@@ -488,14 +347,14 @@ impl Gateway {
         let format = ResponseFormat::default();
         let mut response =
             problem::respond(&Rejection::Internal, &challenges, false, format, &request_id, None);
-        let name = self.shared.snapshot.load().server.request_id_header.clone();
+        let name = self.shared.snapshot.load().server().request_id_header.clone();
         response.headers_mut().insert(name, request_id);
         response
     }
 
     /// Logs a connection that was closed because its client's address has too many.
     pub fn warn_of_refused_connection(&self, client: IpAddr) {
-        if self.shared.snapshot.load().may_warn_at(self.shared.retained.clock.uptime()) {
+        if self.shared.snapshot.load().context.may_warn(self.shared.retained().clock.uptime()) {
             tracing::warn!(%client, "Closed a connection: the client's address has max_connections_per_ip connections.");
         }
     }
@@ -504,8 +363,8 @@ impl Gateway {
     /// connection, before an exchange began.
     pub fn record_protocol_error(&self, client: IpAddr, stream: u32, error: &str) {
         let snapshot = self.shared.snapshot.load();
-        snapshot.unmatched.rejected(Rejected::BadRequest);
-        if snapshot.may_warn_at(self.shared.retained.clock.uptime()) {
+        snapshot.context.unmatched.rejected(Rejected::BadRequest);
+        if snapshot.context.may_warn(self.shared.retained().clock.uptime()) {
             tracing::warn!(
                 %client,
                 stream,
@@ -518,14 +377,14 @@ impl Gateway {
     /// Waits until all is done that requests of this thread have left to do when their clients left. To be called when
     /// no connection is open.
     pub async fn finish(&self) {
-        self.unfinished.all_ended(Duration::MAX).await;
+        self.thread.unfinished.all_ended(Duration::MAX).await;
     }
 
     /// Closes idle upstream connections that are too old, and ends streams whose token has expired. To be called a
     /// few times a second.
     pub fn sweep(&self) {
-        self.idle.sweep(self.shared.retained.clock.uptime());
-        self.streams.sweep(self.shared.retained.clock.now());
+        self.thread.idle.sweep(self.shared.retained().clock.uptime());
+        self.thread.streams.sweep(self.shared.retained().clock.now());
     }
 
     /// Ends this thread's gRPC calls whose response has begun, each with a status.
@@ -535,24 +394,6 @@ impl Gateway {
 
     /// Ends this thread's streams when their token or session is revoked. To be run as long as the thread serves.
     pub async fn watch_revocations(&self) {
-        self.streams.watch_revocations(&self.shared.retained.revocations).await;
-    }
-}
-
-/// A permit for one request in flight, released when dropped.
-#[derive(Debug)]
-struct RequestPermit(Arc<Shared>);
-
-impl RequestPermit {
-    fn acquire(shared: &Arc<Shared>, max: Option<usize>) -> Option<Self> {
-        let permit = Self(Arc::clone(shared));
-        let before = shared.in_flight.fetch_add(1, Relaxed);
-        max.is_none_or(|max| before < max).then_some(permit)
-    }
-}
-
-impl Drop for RequestPermit {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.thread.streams.watch_revocations(&self.shared.retained().revocations).await;
     }
 }

@@ -59,7 +59,7 @@ pub(super) async fn serve(
     phase: watch::Receiver<Phase>,
 ) {
     let Accepted { stream, remote, settings, mut permit } = accepted;
-    let server = gateway.shared().snapshot.load().server.clone();
+    let server = gateway.shared().snapshot.load().server().clone();
     let mut stream = MonitoredStream::new(stream, Arc::clone(&activity));
     let http2 = settings.http2;
     let connection = AcceptedConnection { gateway, activity, phase, listener, server, http2 };

@@ -103,7 +103,8 @@ impl Server {
             listener::refuse_taken(&config.listeners)?;
         }
         let bound = config.listeners.iter().map(|settings| {
-            let (listener, sockets) = Listener::bind(settings, workers, &shared.retained.metrics)?;
+            let (listener, sockets) =
+                Listener::bind(settings, workers, &shared.retained().metrics)?;
             Ok((Arc::new(listener), sockets))
         });
         let bound = bound.collect::<Result<Vec<_>, ListenError>>()?;
@@ -212,9 +213,9 @@ impl Server {
     ///
     /// [`StartError`]; everything stays as it was then.
     pub fn reload(&self, config: &Config) -> Result<Vec<&'static str>, StartError> {
-        let snapshot = compile(config, &self.shared.retained)?;
+        let snapshot = compile(config, self.shared.retained())?;
         let mut listeners = self.listeners();
-        let prepared = listeners.prepare(&config.listeners, &self.shared.retained.metrics)?;
+        let prepared = listeners.prepare(&config.listeners, &self.shared.retained().metrics)?;
         // Applying cannot fail.
         listeners.apply(prepared);
         drop(listeners);
@@ -247,7 +248,7 @@ impl Server {
             let _ = ended.await;
         }
         let left = end.saturating_duration_since(tokio::time::Instant::now());
-        self.shared.retained.drain(left.max(FLUSH_TIMEOUT)).await;
+        self.shared.retained().drain(left.max(FLUSH_TIMEOUT)).await;
         // After the last request, which may have revoked tokens.
         self.snapshot().publish_revocations(FLUSH_TIMEOUT).await;
         graceful

@@ -293,7 +293,7 @@ async fn sweep_connections(sweeper: TimeoutSweeper, gateway: Gateway) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        sweeper.tick(timeouts(&gateway.shared().snapshot.load().server));
+        sweeper.tick(timeouts(gateway.shared().snapshot.load().server()));
         gateway.sweep();
     }
 }

@@ -325,7 +325,7 @@ impl World {
 
     fn revoke(&self, what: RevocationTarget) {
         let revocation = Revocation { issuer: Some("main".into()), what };
-        self.gateway.launched.server.shared().retained.revocations.revoke(revocation, None);
+        self.gateway.launched.server.shared().retained().revocations.revoke(revocation, None);
     }
 
     fn websocket(&self, path: &str, token: &str) -> Client {

@@ -107,9 +107,8 @@ impl Compiler<'_> {
     ) -> Result<Forward, CompileError> {
         let server = &self.config.server;
         let request = HeaderEditor::from(route.request_headers.clone());
-        let identity = route
-            .auth
-            .methods()
+        let methods = route.auth.methods();
+        let identity = methods
             .iter()
             .map(|auth_method| IdentityHeaders::new(&auth_method.identity_headers))
             .collect();
@@ -131,6 +130,7 @@ impl Compiler<'_> {
             request,
             response: route.response_headers.clone().into(),
             identity,
+            leeways: methods.iter().map(|auth_method| self.leeway(auth_method)).collect(),
             websocket: route.websocket,
             close_on_expiry: route.close_on_expiry,
         })

@@ -15,7 +15,6 @@ use super::proof_of_possession;
 use super::proof_of_possession::{PopError, ProofValidator, TokenScheme};
 use super::token_source;
 use crate::base::body::Body;
-use crate::base::clock::Timestamp;
 use crate::basic::{BasicError, BasicExchange, ExchangedCredentials};
 use crate::config::TokenBinding;
 use crate::config::auth::{ForwardToken, TokenSource};
@@ -40,7 +39,6 @@ pub(crate) struct Authenticate {
     optional: bool,
     /// Whether a method takes its credential from `Authorization`.
     reads_authorization: bool,
-    challenges: AuthChallenges,
     /// The validator of proofs of possession, if a method takes tokens.
     proofs: Option<ProofValidator>,
 }
@@ -60,8 +58,6 @@ pub(crate) struct Authenticator {
     pub max_staleness: Option<Duration>,
     /// The access token to forward upstream.
     pub forward_token: ForwardToken,
-    /// The leeway after `exp` within which a token is still accepted.
-    pub leeway: Duration,
 }
 
 /// A kind of credential, with its verifier.
@@ -106,45 +102,18 @@ impl Caller {
 }
 
 impl Authenticate {
-    /// Creates the methods of one route, in the order of its list. `scopes` is what a token needs there.
+    /// Creates the methods of one route, in the order of its list.
     pub(crate) fn new(
         authenticators: Vec<Authenticator>,
         optional: bool,
-        metadata: Option<Box<str>>,
-        scopes: Option<Box<str>>,
         proofs: ProofValidator,
     ) -> Self {
-        let mut challenges = AuthChallenges { scopes, metadata, ..AuthChallenges::default() };
-        let mut takes_tokens = false;
-        for authenticator in &authenticators {
-            match &authenticator.credential {
-                CredentialVerifier::Token(_) => {
-                    takes_tokens = true;
-                    match authenticator.bound_to {
-                        Some(TokenBinding::Key) => challenges.dpop = true,
-                        Some(TokenBinding::Certificate) | None => challenges.bearer = true,
-                    }
-                }
-                CredentialVerifier::Basic(_) => challenges.basic = true,
-                CredentialVerifier::Session(session) => {
-                    challenges.login = Some((*session.settings().paths.login).into());
-                }
-            }
-        }
+        let takes_tokens = authenticators
+            .iter()
+            .any(|authenticator| matches!(authenticator.credential, CredentialVerifier::Token(_)));
         let reads_authorization = authenticators.iter().any(Authenticator::reads_authorization);
         let proofs = takes_tokens.then_some(proofs);
-        let authenticators = authenticators.into();
-        Self { authenticators, optional, reads_authorization, challenges, proofs }
-    }
-
-    /// Returns the time until which `principal`, authenticated at `now` by that method, may keep a stream open.
-    pub(crate) fn ends(
-        &self,
-        principal: &Principal,
-        auth_method: usize,
-        now: Timestamp,
-    ) -> Timestamp {
-        principal.accepted_until(now, self.authenticators[auth_method].leeway)
+        Self { authenticators: authenticators.into(), optional, reads_authorization, proofs }
     }
 
     /// Returns the names of the methods, for metrics.
@@ -154,9 +123,26 @@ impl Authenticate {
         })
     }
 
-    /// Returns the challenges of a 401.
-    pub(crate) const fn challenges(&self) -> &AuthChallenges {
-        &self.challenges
+    /// Returns the challenges of a 401. `scopes` is what a token needs on the route.
+    pub(crate) fn challenges(
+        &self,
+        metadata: Option<Box<str>>,
+        scopes: Option<Box<str>>,
+    ) -> AuthChallenges {
+        let mut challenges = AuthChallenges { scopes, metadata, ..AuthChallenges::default() };
+        for authenticator in &self.authenticators {
+            match &authenticator.credential {
+                CredentialVerifier::Token(_) => match authenticator.bound_to {
+                    Some(TokenBinding::Key) => challenges.dpop = true,
+                    Some(TokenBinding::Certificate) | None => challenges.bearer = true,
+                },
+                CredentialVerifier::Basic(_) => challenges.basic = true,
+                CredentialVerifier::Session(session) => {
+                    challenges.login = Some((*session.settings().paths.login).into());
+                }
+            }
+        }
+        challenges
     }
 
     /// Authenticates the caller of a request.

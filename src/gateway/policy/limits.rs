@@ -6,11 +6,12 @@ use http_body::Body as _;
 use super::authorize::Permit;
 use crate::base::body::Body;
 use crate::gateway::exchange::Exchange;
-use crate::gateway::{Rejection, Route};
+use crate::gateway::response::rejection::Rejection;
+use crate::gateway::routing::route_properties::RouteProperties;
 use crate::limit::{Decision, LimitExceeded, LimitKeySource, Stage};
 use crate::observe::metrics::LimitResult;
 
-impl Route {
+impl RouteProperties {
     /// Checks the limits that protect the upstream, by address or route, before any cryptography.
     ///
     /// # Errors

@@ -43,9 +43,10 @@ use crate::gateway::request::await_content;
 use crate::gateway::request::headers;
 use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
-use crate::gateway::request::request_body::BodyLimits;
-use crate::gateway::response::rejection::Challenge;
-use crate::gateway::{Gateway, OpensTunnel, Rejection, Snapshot};
+use crate::gateway::request::request_body::{BodyLimits, OpensTunnel};
+use crate::gateway::response::rejection::{Challenge, Rejection};
+use crate::gateway::stage_context::StageContext;
+use crate::gateway::thread_state::ThreadState;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
     ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
@@ -82,6 +83,8 @@ pub(crate) struct Forward {
     pub response: HeaderEditor,
     /// The identity headers for the upstream, by authentication method.
     pub identity: Box<[IdentityHeaders]>,
+    /// The leeway after `exp` within which a token is still accepted, by authentication method.
+    pub leeways: Box<[Duration]>,
     /// Whether WebSocket upgrades are allowed.
     pub websocket: bool,
     /// Whether streams end when the token that opened them expires.
@@ -100,8 +103,8 @@ impl Forward {
         head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
-        snapshot: &Snapshot,
-        gateway: &Gateway,
+        context: &StageContext,
+        thread: &ThreadState,
     ) -> Result<Response<Body>, Rejection> {
         if loop_detection::check(&head.method, &mut head.headers)? == HopDecision::Respond {
             let mut response = Response::new(Body::empty());
@@ -152,7 +155,7 @@ impl Forward {
         let timeout = deadline.map(|deadline| deadline.forward(&mut head.headers)).transpose()?;
         let now = exchange.moment;
         let token = receiver.identity_token(&permit, now.now).map_err(|_| Rejection::Internal)?;
-        let mut fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, snapshot);
+        let mut fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, context);
         if let (Some(deadline), Some(timeout)) = (deadline, timeout) {
             deadline.count_down(&timeout, &mut head.headers, &mut fields);
         }
@@ -163,7 +166,7 @@ impl Forward {
         let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
         let arrival = exchange.arrival.clone();
         let options = SendOptions {
-            idle: &gateway.idle,
+            idle: &thread.idle,
             wait,
             deadline: deadline.map(CallDeadline::instant),
             began,
@@ -177,7 +180,7 @@ impl Forward {
         let wanted = wanted.then_some(&interim);
         let request = OutgoingRequest { head, fields, interim: wanted };
         if let Some(mirror) = mirror {
-            mirror.copy(&request, &body, &permit, &gateway.idle, keys.mirror, now);
+            mirror.copy(&request, &body, &permit, &thread.idle, keys.mirror, now);
         }
         let content = RequestContent::new(body);
         let fallback = self.fallback.as_ref().map(|fallback| {
@@ -203,7 +206,7 @@ impl Forward {
         let sent = self.relay_interim(sending, &interim, deadline, &permit, exchange).await;
         let (mut response, tunnel) = record(sent, began, exchange)?;
         if exchange.limit_state.has_unsettled() {
-            let unfinished = gateway.unfinished.begin();
+            let unfinished = thread.unfinished.begin();
             response = Box::pin(response_cost::settle(response, exchange, unfinished, wait)).await;
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
@@ -213,7 +216,7 @@ impl Forward {
             response =
                 response.map(|body| trailer_edits::remove(body, self.response.decided(), has_cors));
             let responder = self.responder(upstream, exchange);
-            self.guard_stream(permit, responder, exchange, gateway)?
+            self.guard_stream(permit, responder, exchange, thread)?
         } else {
             None
         };
@@ -377,23 +380,21 @@ impl Forward {
         permit: Permit,
         upstream: &Upstream,
         exchange: &Exchange,
-        gateway: &Gateway,
+        thread: &ThreadState,
     ) -> Result<Option<StreamGuard>, Rejection> {
         let limit = upstream.settings().stream_timeout;
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut challenge =
             Challenge::InvalidToken("The access token has been revoked or has ended");
-        let owner = match (permit, exchange.route()) {
-            (
-                Permit {
-                    principal: Some(principal), session, auth_method: Some(auth_method), ..
-                },
-                Some(route),
-            ) => {
+        let owner = match permit {
+            Permit {
+                principal: Some(principal), session, auth_method: Some(auth_method), ..
+            } => {
                 if session.is_some() {
                     challenge = Challenge::SessionEnded;
                 }
-                let ends = route.authenticate.ends(&principal, auth_method, exchange.received_at);
+                let ends =
+                    principal.accepted_until(exchange.received_at, self.leeways[auth_method]);
                 Some(StreamOwner {
                     principal,
                     ends,
@@ -407,8 +408,7 @@ impl Forward {
         if owner.is_none() && until.is_none() && !is_call {
             return Ok(None);
         }
-        let opened =
-            gateway.streams.open(owner, until, is_call, &gateway.shared.retained.revocations);
+        let opened = thread.streams.open(owner, until, is_call, exchange.revocations());
         opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
 
@@ -422,14 +422,14 @@ impl Forward {
         token: Option<&'a HeaderValue>,
         head: &mut Parts,
         exchange: &'a Exchange,
-        snapshot: &'a Snapshot,
+        context: &'a StageContext,
     ) -> ExtraHeaders<'a> {
         let mut fields = ExtraHeaders::new();
         fields.add(&VIA, headers::via(head.version));
-        for session in &snapshot.sessions {
+        for session in &context.sessions {
             session.strip_cookies(&mut head.headers);
         }
-        snapshot.token_places.strip(&mut head.headers);
+        context.token_places.strip(&mut head.headers);
         if let Some(auth_method) = permit.auth_method {
             Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
             if let Some(principal) = &permit.principal {
@@ -439,8 +439,8 @@ impl Forward {
                 fields.add(&IDENTITY_TOKEN, token);
             }
         }
-        exchange.forwarded().write(&mut fields, snapshot.server.forwarded_headers);
-        fields.add(&snapshot.server.request_id_header, &exchange.request_id);
+        exchange.forwarded().write(&mut fields, context.server.forwarded_headers);
+        fields.add(&context.server.request_id_header, &exchange.request_id);
         // Another upstream replaces the field, unless it preserves the client's too.
         let mut receivers = [Some(upstream), self.fallback_upstream()].into_iter().flatten();
         if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {

@@ -17,8 +17,10 @@ use crate::gateway::proxy::rewrite;
 use crate::gateway::request::path;
 use crate::gateway::request::request_body::BodyLimits;
 use crate::gateway::response::problem;
+use crate::gateway::response::rejection::Rejection;
 use crate::gateway::response::static_response::StaticResponse;
-use crate::gateway::{Gateway, Rejection, Snapshot};
+use crate::gateway::stage_context::StageContext;
+use crate::gateway::thread_state::ThreadState;
 use crate::session::Sessions;
 
 /// The action of a route on an authorized request.
@@ -52,6 +54,14 @@ impl Action {
         Self::Respond(StaticResponse { status, headers, body: bytes::Bytes::new() }, edits)
     }
 
+    /// Returns the name of the upstream that requests are forwarded to, if any.
+    pub(crate) fn upstream(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Forward(forward) => Some(&forward.receiver.upstream.settings().name),
+            Self::Respond(..) | Self::Jwks(_) | Self::Session(_) | Self::Disabled => None,
+        }
+    }
+
     /// Runs the action on an authorized request.
     ///
     /// # Errors
@@ -63,15 +73,15 @@ impl Action {
         head: &'a mut Parts,
         body: Body,
         exchange: &'a mut Exchange,
-        snapshot: &'a Snapshot,
-        gateway: &'a Gateway,
+        context: &'a StageContext,
+        thread: &'a ThreadState,
     ) -> impl Future<Output = Result<Response<Body>, Rejection>> {
         // `Either`, not `async`: the large future of the usual case, forwarding, is not wrapped in another one.
         match self {
             Self::Forward(forward) => {
-                Either::Left(forward.run(permit, head, body, exchange, snapshot, gateway))
+                Either::Left(forward.run(permit, head, body, exchange, context, thread))
             }
-            _ => Either::Right(self.respond(permit, head, body, exchange, snapshot)),
+            _ => Either::Right(self.respond(permit, head, body, exchange, context)),
         }
     }
 
@@ -82,7 +92,7 @@ impl Action {
         head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
-        snapshot: &Snapshot,
+        context: &StageContext,
     ) -> Result<Response<Body>, Rejection> {
         match self {
             Self::Respond(response, edits) => {
@@ -101,8 +111,8 @@ impl Action {
             Self::Session(session) => {
                 let mut head = core::mem::replace(head, Request::new(()).into_parts().0);
                 normalize_own_path(&mut head.uri)?;
-                let bounds = BodyLimits::of(&snapshot.server);
-                let body = exchange.receive(body, bounds, &snapshot.reserved)?;
+                let bounds = BodyLimits::of(&context.server);
+                let body = exchange.receive(body, bounds, &context.reserved)?;
                 let body = body.map_or_else(Body::empty, Body::streaming);
                 let request = Request::from_parts(head, body);
                 // Boxed: rarely used and large, and every request carries this future.

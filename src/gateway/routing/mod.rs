@@ -5,3 +5,4 @@ mod fields;
 pub(crate) mod match_route;
 pub(crate) mod own_paths;
 pub(crate) mod route;
+pub(crate) mod route_properties;

@@ -16,11 +16,11 @@ impl Snapshot {
             .iter()
             .map(|entry| {
                 json!({
-                    "id": *entry.route.id,
+                    "id": *entry.route.properties.id,
                     "hosts": entry.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
                     "paths": entry.paths.iter().map(ToString::to_string).collect::<Vec<_>>(),
                     "methods": entry.methods.iter().map(http::Method::as_str).collect::<Vec<_>>(),
-                    "upstream": entry.route.upstream(),
+                    "upstream": entry.route.properties.upstream,
                 })
             })
             .collect()
@@ -33,7 +33,7 @@ impl Snapshot {
 
     /// Returns the ids of all routes.
     pub fn route_ids(&self) -> impl Iterator<Item = &str> {
-        self.router.entries().iter().map(|entry| &*entry.route.id)
+        self.router.entries().iter().map(|entry| &*entry.route.properties.id)
     }
 
     /// Updates the health metrics of all endpoints: an endpoint whose ejection is over counts as healthy even before

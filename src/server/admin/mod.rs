@@ -189,7 +189,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     admin.readiness.checks();
     admin.server.snapshot().refresh_health();
-    let mut response = text(StatusCode::OK, &admin.server.shared().retained.metrics.render());
+    let mut response = text(StatusCode::OK, &admin.server.shared().retained().metrics.render());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     response
 }
@@ -223,19 +223,19 @@ async fn reload(State(admin): State<Arc<Admin>>) -> Response {
 async fn revoke(State(admin): State<Arc<Admin>>, request: Request) -> Response {
     let snapshot = admin.server.snapshot();
     let revoked = match RevokeRequest::read(request).await {
-        Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
+        Ok(request) => request.run(&snapshot, admin.server.shared().retained()).await,
         Err(error) => Err(error),
     };
     outcome(revoked, |error| error.status())
 }
 
 async fn limits(State(admin): State<Arc<Admin>>) -> Response {
-    let retained = &admin.server.shared().retained;
+    let retained = admin.server.shared().retained();
     json(StatusCode::OK, &limits::report(&admin.server.snapshot(), retained))
 }
 
 async fn usage(State(admin): State<Arc<Admin>>) -> Response {
-    let retained = &admin.server.shared().retained;
+    let retained = admin.server.shared().retained();
     let mut usage = limits::usage(&admin.server.snapshot(), retained);
     if let Some(metering) = &admin.metering {
         usage["metering"] = metering.status();
@@ -246,7 +246,7 @@ async fn usage(State(admin): State<Arc<Admin>>) -> Response {
 async fn reset_limits(State(admin): State<Arc<Admin>>, request: Request) -> Response {
     let snapshot = admin.server.snapshot();
     let reset = match ResetRequest::read(request).await {
-        Ok(request) => request.run(&snapshot, &admin.server.shared().retained).await,
+        Ok(request) => request.run(&snapshot, admin.server.shared().retained()).await,
         Err(error) => Err(error),
     };
     outcome(reset, ResetError::status)

@@ -259,7 +259,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
             || framing == Some(Length::UntilClose)
             || self.closing.get() != Closing::No
             || response_head::ends_connection(&head.headers);
-        let now = || self.gateway.shared().retained.clock.now();
+        let now = || self.gateway.shared().retained().clock.now();
         date::with_date(self.activity.tick(), now, |date| {
             request.write(&mut written, &head, &body, framing, last, date);
         });

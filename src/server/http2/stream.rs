@@ -105,7 +105,7 @@ impl StreamService {
     fn complete_fields(&self, headers: &mut HeaderMap) {
         remove_if(headers, is_hop_by_hop);
         if !headers.contains_key(DATE) {
-            let now = || self.gateway.shared().retained.clock.now();
+            let now = || self.gateway.shared().retained().clock.now();
             let date = date::with_date(self.activity.tick(), now, |date| Some(date?.clone()));
             if let Some(date) = date {
                 headers.insert(DATE, date);

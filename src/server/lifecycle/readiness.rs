@@ -31,7 +31,7 @@ pub(crate) struct Checks {
 impl Readiness {
     /// Creates the readiness of a server whose listeners are bound.
     pub fn of(server: Arc<Server>) -> Self {
-        let since = server.shared().retained.clock.uptime();
+        let since = server.shared().retained().clock.uptime();
         Self { server, draining: AtomicBool::new(false), since }
     }
 
@@ -43,7 +43,7 @@ impl Readiness {
 
     /// Runs the checks, and sets `northgate_ready`.
     pub(crate) fn checks(&self) -> Checks {
-        let retained = &self.server.shared().retained;
+        let retained = self.server.shared().retained();
         let waited = retained.clock.uptime().saturating_sub(self.since) >= MAX_WAIT;
         let draining = self.draining.load(Relaxed);
         let mut ready = !draining;

@@ -53,7 +53,7 @@ impl Reload {
     /// The faults, as text for the operator; everything stays as it was then.
     pub async fn run(&self) -> Result<Reloaded, String> {
         let _lock = self.lock.lock().await;
-        let retained = &self.server.shared().retained;
+        let retained = self.server.shared().retained();
         match self.swap().await {
             Ok(reloaded) => {
                 let Reloaded { hash, waiting } = &reloaded;
@@ -98,7 +98,7 @@ impl Reload {
     }
 
     async fn swap(&self) -> Result<Reloaded, String> {
-        let now = self.server.shared().retained.clock.now();
+        let now = self.server.shared().retained().clock.now();
         let (file, environment) = (self.file.clone(), self.environment.clone());
         let loaded = read(move || config::load(&file, &environment, now)).await?;
         let (config, warnings) = loaded.map_err(|faults| faults.to_string())?;

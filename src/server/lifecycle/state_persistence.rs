@@ -56,7 +56,7 @@ impl StatePersistence {
         if let Some(metering) = &self.metering {
             let (metering, shared) = (Arc::clone(metering), Arc::clone(&self.shared));
             tokio::runtime::Handle::current()
-                .spawn(async move { metering.run(shared.retained.counts()).await });
+                .spawn(async move { metering.run(shared.retained().counts()).await });
         }
         let mut swept = Instant::now();
         // The first save shows whether the directory can be written.
@@ -66,7 +66,7 @@ impl StatePersistence {
             let began = Instant::now();
             if swept.elapsed() >= SWEEP_INTERVAL {
                 swept = began;
-                let retained = &self.shared.retained;
+                let retained = self.shared.retained();
                 retained.counts().sweep(Now::of(&retained.clock));
             }
             self.save().await;
@@ -77,7 +77,7 @@ impl StatePersistence {
 
     /// Waits until all revocations are on disk, and saves the counters. Failures are logged.
     pub async fn finish(&self) {
-        if let Err(error) = self.shared.retained.revocations.kept().await {
+        if let Err(error) = self.shared.retained().revocations.kept().await {
             tracing::error!(%error, "Could not save revocations; tokens and sessions revoked recently are valid again after the next start.");
         }
         self.save().await;
@@ -87,7 +87,7 @@ impl StatePersistence {
             );
         }
         if let Some(metering) = &self.metering {
-            metering.finish(self.shared.retained.counts()).await;
+            metering.finish(self.shared.retained().counts()).await;
         }
     }
 
@@ -109,9 +109,9 @@ impl StatePersistence {
             if !lock.acquire(&dir).map_err(StateError::Write)? {
                 return Ok(false);
             }
-            shared.retained.counts().save(&dir, Now::of(&shared.retained.clock))
+            shared.retained().counts().save(&dir, Now::of(&shared.retained().clock))
         });
-        let process = self.shared.retained.metrics.process();
+        let process = self.shared.retained().metrics.process();
         match saved.await {
             Ok(Ok(false)) => {}
             Ok(Ok(true)) => {
