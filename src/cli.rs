@@ -6,8 +6,10 @@ mod check;
 mod config;
 mod dev;
 mod display;
+mod exit;
 mod explain;
 mod health;
+mod load;
 mod output;
 mod routes;
 mod run;
@@ -17,16 +19,16 @@ mod token_diagnostics;
 mod upgrade;
 mod upstream_states;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use self::output::{print, print_error};
-use crate::base::clock::Clock;
+use self::exit::fail;
+use self::output::print;
 use crate::base::random::try_random;
 use crate::base::secret::Secret;
-use crate::config::{Config, Environment, Faults, Format};
+use crate::config::Format;
 use crate::observe::metrics::{COMMIT, RUSTC, VERSION};
 
 /// An API gateway: the single entry point in front of microservices.
@@ -134,12 +136,6 @@ enum Style {
     Github,
 }
 
-/// The exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits), so that a service manager does
-/// not restart the process.
-const EX_CONFIG: u8 = 78;
-/// The exit code for invalid arguments, as `clap` has it.
-const EX_USAGE: u8 = 2;
-
 /// Parses the arguments of the process and runs the subcommand. Without one, runs `northgate run`.
 pub fn run() -> ExitCode {
     match Arguments::parse().verb.unwrap_or(Verb::Run {
@@ -158,51 +154,6 @@ pub fn run() -> ExitCode {
         Verb::Keygen => keygen(),
         Verb::Version { json } => version(json),
     }
-}
-
-/// Loads the configuration in `file` and prints its warnings or faults to standard error.
-fn load(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
-    match crate::config::load(file, environment, Clock::system().now()) {
-        Ok((config, warnings)) => {
-            print_faults(&warnings);
-            Ok(config)
-        }
-        Err(faults) => {
-            print_faults(&faults);
-            Err(ExitCode::from(EX_CONFIG))
-        }
-    }
-}
-
-/// Loads the configuration in `file` with the variables of the process, printing faults only.
-fn read(file: &Path) -> Result<Config, ExitCode> {
-    read_in(file, &Environment::from_process())
-}
-
-/// Loads the configuration in `file` and prints its faults; warnings are left to `northgate check`.
-fn read_in(file: &Path, environment: &Environment) -> Result<Config, ExitCode> {
-    match crate::config::load(file, environment, Clock::system().now()) {
-        Ok((config, _)) => Ok(config),
-        Err(faults) => {
-            print_faults(&faults);
-            Err(ExitCode::from(EX_CONFIG))
-        }
-    }
-}
-
-fn print_faults(faults: &Faults) {
-    if !faults.is_empty() {
-        print_error(faults.render(Format::Text));
-    }
-}
-
-fn fail(message: &str) -> ExitCode {
-    exit_with(1, message)
-}
-
-fn exit_with(code: u8, message: &str) -> ExitCode {
-    print_error(format_args!("northgate: {message}\n"));
-    ExitCode::from(code)
 }
 
 fn keygen() -> ExitCode {

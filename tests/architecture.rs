@@ -243,7 +243,6 @@ fn floor(room: &str) -> Option<u8> {
     FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
 }
 
-/// Every use in `source` of a room it may not know.
 /// Whether the file is the root of a crate, or declared by the module above or by its path.
 fn is_a_module(path: &str, sources: &[Source]) -> bool {
     let Some((directory, file)) = path.rsplit_once('/') else { return false };
@@ -260,6 +259,7 @@ fn is_a_module(path: &str, sources: &[Source]) -> bool {
         })
 }
 
+/// Every use in `source` of a room it may not know.
 fn forbidden_uses(source: &Source) -> Vec<String> {
     let Some(room) = source.room() else { return Vec::new() };
     let code = code(&source.text);

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::display;
+use super::exit::EX_CONFIG;
 use super::output::print;
-use super::{EX_CONFIG, display};
 use crate::base::clock::Clock;
 use crate::config::{self, Environment, Format};
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::load::read;
 use super::output::print;
-use super::read;
 
 /// Prints the configuration in `file` as the gateway uses it, as YAML that loads again to the same text.
 pub(super) fn config(file: &Path) -> ExitCode {

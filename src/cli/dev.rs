@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::exit::fail;
+use super::load::read_in;
 use super::output::print;
+use super::run;
 use super::signals::Signals;
-use super::{fail, read_in, run};
 use crate::base::clock::Clock;
 use crate::config::Environment;
 use crate::dev::{self, DevConfig, Ports};

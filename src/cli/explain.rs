@@ -7,10 +7,12 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request};
 
+use super::exit::{EX_USAGE, exit_with};
+use super::load::read;
 use super::output::print;
 use super::routes::destination_text;
 use super::token::TokenCheck;
-use super::{EX_USAGE, display, exit_with, read, upstream_states};
+use super::{display, upstream_states};
 use crate::base::raw_target;
 use crate::base::secret::Secret;
 use crate::config::{Action, Auth, Config, Route, format_duration};

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{fail, run};
+use super::exit::fail;
+use super::run;
 use crate::server::chain;
 
 /// Sends a GET request to `url`; succeeds if the response is a 2xx.

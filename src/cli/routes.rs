@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::display;
+use super::load::read;
 use super::output::print;
-use super::{display, read};
 use crate::config::{self, Action};
 use crate::gateway::view::explain::{Candidate, ExplainedDestination, RouteExplainer};
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::exit::fail;
+use super::load::load;
 use super::signals::Signals;
 use super::upgrade::{self, Successor};
-use super::{fail, load};
 use crate::base::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::observe::log::Log;

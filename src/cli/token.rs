@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::exit::fail;
+use super::load::read;
 use super::output::print;
-use super::{display, fail, read, run, token_diagnostics};
+use super::{display, run, token_diagnostics};
 use crate::base::clock::Clock;
 use crate::base::strict_json;
 use crate::config::auth::TokenSource;

@@ -12,6 +12,7 @@
 pub mod auth;
 mod bounded_file;
 mod check;
+mod configuration;
 mod de;
 mod effective;
 mod effective_issuer;
@@ -34,19 +35,14 @@ mod variable_syntax;
 mod yaml;
 mod yaml_writer;
 
-use self::auth::TokenSource;
-use self::de::deserializer;
-use self::file::issuers::SecretEncoding;
-use self::reserved_headers::ReservedHeaders;
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use http::HeaderName;
 
+use self::de::deserializer;
 pub(crate) use self::de::units::format_duration;
 pub use auth::{Auth, AuthMethod, Credential, TokenBinding};
+pub use configuration::{Config, Issuer};
 pub use fault::{Code, Fault, Faults, Format, Position};
 pub(crate) use redact::shown;
 pub use route::{Action, Route};
@@ -55,71 +51,6 @@ pub use static_response::StaticResponse;
 pub use variable_expansion::{Environment, NotUnicode};
 
 use crate::base::clock::Timestamp;
-use crate::base::secret::Secret;
-use crate::observe::log;
-use crate::{issuer, limit, metering, redis, session, token, upstream};
-
-/// A validated configuration. Immutable; a reload creates a new one.
-#[derive(Debug)]
-pub struct Config {
-    /// The listeners for clients; at least one, no address twice.
-    pub listeners: Vec<Listener>,
-    /// Settings of all connections and requests.
-    pub server: Server,
-    /// Keys for nonces of `DPoP` proofs (RFC 9449 §9): the first creates them, all accept them. Empty: no nonces.
-    pub dpop_nonce_keys: Vec<Secret<[u8; 32]>>,
-    /// The admin listener.
-    pub admin: Admin,
-    /// Settings of logging.
-    pub logging: log::Settings,
-    /// Settings of metrics.
-    pub metrics: Metrics,
-    /// The authorization servers, by name.
-    pub issuers: BTreeMap<Arc<str>, Issuer>,
-    /// Browser sessions, by name.
-    pub sessions: BTreeMap<Arc<str>, session::Settings>,
-    /// The Redis that several gateways share, if any.
-    pub redis: Option<redis::Settings>,
-    /// The upstreams, by name.
-    pub upstreams: BTreeMap<Arc<str>, upstream::Settings>,
-    /// Rate limits and quotas, by name.
-    pub limits: BTreeMap<Arc<str>, limit::Settings>,
-    /// The destinations of usage, if any.
-    pub metering: Option<metering::Settings>,
-    /// The routes, in the order of the file, which does not influence matching.
-    pub routes: Vec<Route>,
-    /// Every identity header of every route, and every field that an edit of a request fills from a claim: removed from
-    /// the requests of clients, on all routes.
-    pub identity_headers: Vec<HeaderName>,
-    /// The files that the configuration names in place of content, with the places of their keys.
-    named_files: Vec<(Vec<String>, serde_json::Value)>,
-    /// SHA-256 of the file as it was written, the first 16 hexadecimal digits.
-    pub hash: String,
-}
-
-impl Config {
-    /// Returns the field names that only the gateway, or only trusted proxies, may send to upstreams.
-    pub fn reserved_headers(&self) -> ReservedHeaders {
-        let own = self.identity_headers.iter().chain([&self.server.request_id_header]);
-        let methods = self.routes.iter().flat_map(|route| route.auth.methods());
-        let tokens = methods.filter_map(|auth_method| match &auth_method.token_from {
-            TokenSource::Header(name) => Some(name),
-            TokenSource::Authorization | TokenSource::Cookie(_) => None,
-        });
-        ReservedHeaders::except(own, tokens)
-    }
-}
-
-/// One authorization server, with the validation rules for its tokens.
-#[derive(Clone, Debug)]
-pub struct Issuer {
-    /// Settings of the client that calls it.
-    pub settings: issuer::Settings,
-    /// Validation rules for its tokens.
-    pub rules: token::ValidationRules,
-    /// How the file writes the secret of `HS*` tokens.
-    pub(crate) hmac_secret_encoding: SecretEncoding,
-}
 
 /// Loads the file at `path`, with the files that it names: secrets, certificates, keys.
 ///

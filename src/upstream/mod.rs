@@ -194,6 +194,11 @@ impl Upstream {
         self.unstarted.admit()
     }
 
+    /// Whether the budget has room for another attempt, which takes it.
+    fn has_budget(&self, retries: &Retries) -> bool {
+        self.budget.take(retries.budget, self.clock.uptime())
+    }
+
     /// Updates the metrics of the endpoints' health, and of the circuit.
     pub fn refresh_health(&self) {
         // A circuit that a reload has removed or replaced is reported as closed.

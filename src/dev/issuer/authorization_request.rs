@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use url::Url;
 
-use super::DevIssuer;
 use super::clients::{Client, GrantType};
+use super::config::DevIssuerConfig;
 use super::error::{ErrorCode, OAuthError};
 use super::form::Parameters;
-use super::token::requested_scopes;
+use super::requested_access::{requested_audience, requested_scopes};
 use crate::base::scopes::Scopes;
 
 /// A valid authorization request.
@@ -56,42 +56,19 @@ pub(super) enum InvalidRequest {
 }
 
 impl AuthorizationRequest {
-    /// Parses what a browser presents: a request, or the URI of one that the client has pushed.
-    pub(super) fn parse(issuer: &DevIssuer, query: &[u8]) -> Result<Self, InvalidRequest> {
-        let (form, repeated) = Parameters::parse_leniently(query);
-        let client = form
-            .one("client_id")
-            .ok_or(InvalidRequest::NoRedirect("The request names no client."))?;
-        let client = issuer
-            .clients
-            .find(client)
-            .ok_or(InvalidRequest::NoRedirect("The client that sent you here is unknown."))?;
-        if let Some(uri) = form.one("request_uri").filter(|uri| uri.starts_with("urn:")) {
-            let pushed = issuer.pushed_requests.take(uri, &client.id, issuer.clock.now());
-            return pushed
-                .ok_or(InvalidRequest::NoRedirect("The client's request is unknown, or too old."));
-        }
-        match repeated {
-            None => Self::validate(issuer, client, &form),
-            Some(error) => {
-                Err(InvalidRequest::Redirect(RedirectBack::validate(&client, &form)?, error))
-            }
-        }
-    }
-
     /// Validates a request of `client`: first the redirect URI, then the other parameters.
     pub(super) fn validate(
-        issuer: &DevIssuer,
+        config: &DevIssuerConfig,
         client: Arc<Client>,
         form: &Parameters,
     ) -> Result<Self, InvalidRequest> {
         let back = RedirectBack::validate(&client, form)?;
-        Self::validate_parameters(issuer, form, client, &back)
+        Self::validate_parameters(config, form, client, &back)
             .map_err(|error| InvalidRequest::Redirect(back, error))
     }
 
     fn validate_parameters(
-        issuer: &DevIssuer,
+        config: &DevIssuerConfig,
         form: &Parameters,
         client: Arc<Client>,
         back: &RedirectBack,
@@ -117,7 +94,7 @@ impl AuthorizationRequest {
         }
         Ok(Self {
             scopes: requested_scopes(&client, form)?,
-            audience: issuer.requested_audience(form)?,
+            audience: requested_audience(config, form)?,
             nonce: form.one("nonce").map(str::to_owned),
             challenge: challenge(form)?,
             prompt: Prompt::parse(form.one("prompt"))?,
@@ -149,7 +126,7 @@ impl Prompt {
 
 impl RedirectBack {
     /// Accepts a redirect URI that the client has registered, byte for byte.
-    fn validate(client: &Client, form: &Parameters) -> Result<Self, InvalidRequest> {
+    pub(super) fn validate(client: &Client, form: &Parameters) -> Result<Self, InvalidRequest> {
         let redirect_uri = form
             .one("redirect_uri")
             .filter(|asked| client.redirect_uris.iter().any(|registered| registered == asked))
@@ -161,16 +138,12 @@ impl RedirectBack {
     }
 
     /// Returns the redirect URI with `parameters`, the issuer (RFC 9207) and the client's `state`.
-    pub(super) fn location(
-        &self,
-        issuer: &DevIssuer,
-        parameters: &[(&str, &str)],
-    ) -> Option<String> {
+    pub(super) fn location(&self, issuer: &str, parameters: &[(&str, &str)]) -> Option<String> {
         let mut uri = Url::parse(&self.redirect_uri).ok()?;
         let mut query = uri.query_pairs_mut();
         query.extend_pairs(parameters);
         query.extend_pairs(self.state.as_deref().map(|state| ("state", state)));
-        query.append_pair("iss", &issuer.url);
+        query.append_pair("iss", issuer);
         drop(query);
         Some(uri.into())
     }

@@ -15,8 +15,8 @@ use super::browser_sessions::{Login, PendingAuthorization, set_cookie};
 use super::clients::Client;
 use super::error::{ErrorCode, OAuthError};
 use super::form::{Form, Parameters, Query};
+use super::random::random;
 use super::store::{AuthorizationCode, Grant};
-use super::token_factory::random;
 use super::{DevIssuer, pages, paths, response};
 use crate::base::scopes::Scopes;
 
@@ -43,7 +43,7 @@ fn start_with(
     headers: &HeaderMap,
     parameters: &[u8],
 ) -> Result<Response, OAuthError> {
-    let request = match AuthorizationRequest::parse(issuer, parameters) {
+    let request = match read_request(issuer, parameters) {
         Ok(request) => request,
         Err(InvalidRequest::NoRedirect(problem)) => return Ok(pages::refusal(problem)),
         Err(InvalidRequest::Redirect(back, error)) => {
@@ -59,6 +59,28 @@ fn start_with(
         None => pages::refusal(STALE_PAGE),
     };
     Ok(set_cookie(response, &cookie))
+}
+
+/// Reads what a browser presents: a request, or the URI of one that the client has pushed.
+fn read_request(issuer: &DevIssuer, query: &[u8]) -> Result<AuthorizationRequest, InvalidRequest> {
+    let (form, repeated) = Parameters::parse_leniently(query);
+    let client =
+        form.one("client_id").ok_or(InvalidRequest::NoRedirect("The request names no client."))?;
+    let client = issuer
+        .clients
+        .find(client)
+        .ok_or(InvalidRequest::NoRedirect("The client that sent you here is unknown."))?;
+    if let Some(uri) = form.one("request_uri").filter(|uri| uri.starts_with("urn:")) {
+        let pushed = issuer.pushed_requests.take(uri, &client.id, issuer.clock.now());
+        return pushed
+            .ok_or(InvalidRequest::NoRedirect("The client's request is unknown, or too old."));
+    }
+    match repeated {
+        None => AuthorizationRequest::validate(&issuer.config, client, &form),
+        Some(error) => {
+            Err(InvalidRequest::Redirect(RedirectBack::validate(&client, &form)?, error))
+        }
+    }
 }
 
 /// Handles the login form.
@@ -240,7 +262,7 @@ fn redirect_error(issuer: &DevIssuer, back: &RedirectBack, error: OAuthError) ->
 }
 
 fn redirect(issuer: &DevIssuer, back: &RedirectBack, parameters: &[(&str, &str)]) -> Response {
-    match back.location(issuer, parameters) {
+    match back.location(&issuer.url, parameters) {
         Some(location) => response::see_other(&location),
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::DevIssuer;
 use super::clients::Client;
 use super::error::OAuthError;
-use super::token_factory::{object, random};
+use super::random::random;
+use super::token_factory::object;
 
 impl DevIssuer {
     /// Ends the login with this `sid`.

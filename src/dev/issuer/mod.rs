@@ -28,10 +28,14 @@ mod metadata;
 mod pages;
 mod par;
 mod paths;
+mod pushed_requests;
+mod random;
 mod registration;
+mod requested_access;
 mod response;
 mod revoke;
 mod routes;
+mod state;
 mod store;
 mod token;
 mod token_factory;
@@ -50,33 +54,18 @@ pub use super::http_server::StartError;
 pub use clients::{Authentication, Client, GrantType, TokenFormat};
 pub use config::{API, DevIssuerConfig, Resource};
 pub use keys::Algorithm;
+pub use state::DevIssuer;
 pub use trial_tokens::{Mint, MintError};
 pub use users::User;
 
 use self::browser_sessions::BrowserSessions;
 use self::clients::Clients;
 use self::keys::KeyRing;
-use self::par::PushedRequests;
+use self::pushed_requests::PushedRequests;
 use self::store::Store;
 use self::users::Users;
 use super::http_server::{BoundListener, ServerHandle};
 use crate::base::clock::Clock;
-use crate::base::scopes::Scopes;
-
-/// The state of the issuer, shared by all its connections.
-#[derive(Debug)]
-pub struct DevIssuer {
-    url: String,
-    config: DevIssuerConfig,
-    clock: Clock,
-    keys: KeyRing,
-    clients: Clients,
-    browser_sessions: BrowserSessions,
-    pushed_requests: PushedRequests,
-    users: Users,
-    store: Store,
-    control: Handle,
-}
 
 impl DevIssuer {
     /// Starts an issuer on `address`, on the runtime `control`. Port 0 takes any free port.
@@ -125,13 +114,6 @@ impl DevIssuer {
         let router = wrap(routes::router(Arc::clone(&issuer)));
         let server = bound.serve(router, control)?;
         Ok(DevIssuerHandle { issuer, address, _server: server })
-    }
-
-    /// Returns every scope that a client is registered for.
-    fn scopes(&self) -> Vec<String> {
-        let clients = self.clients.all();
-        let scopes: Scopes = clients.iter().flat_map(|client| client.scopes.iter()).collect();
-        scopes.iter().map(str::to_owned).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::clients::{Authentication, Client, GrantType, TokenFormat};
 use super::error::{ErrorCode, OAuthError};
 use super::form::{Parameters, SameOrigin, is_form};
-use super::token_factory::random;
+use super::random::random;
 use super::{DevIssuer, pages, response};
 use crate::base::scopes::Scopes;
 use crate::base::secret::Secret;

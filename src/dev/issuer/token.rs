@@ -16,9 +16,11 @@ use super::clients::{Authentication, Client, GrantType};
 use super::credentials;
 use super::error::{ErrorCode, OAuthError};
 use super::form::{Form, Parameters};
+use super::random::random;
+use super::requested_access::{USER_SCOPES, requested_audience, requested_scopes};
 use super::response;
 use super::store::{Grant, GrantId, LoginFacts, RedeemOutcome};
-use super::token_factory::{NewAccessToken, object, random};
+use super::token_factory::{NewAccessToken, object};
 use crate::base::scopes::Scopes;
 
 /// Exchanges a grant for tokens.
@@ -86,7 +88,7 @@ fn password(issuer: &DevIssuer, client: &Client, form: &Parameters) -> Result<Gr
         subject: user.name.clone(),
         login: Some(LoginFacts { sid: random()?.into(), at: issuer.clock.now() }),
         scopes: requested_scopes(client, form)?,
-        audience: issuer.requested_audience(form)?,
+        audience: requested_audience(&issuer.config, form)?,
     };
     let refreshable = gets_refresh_token(client, &grant);
     Ok(new_grant(issuer, grant, refreshable))
@@ -111,7 +113,7 @@ fn client_credentials(
         subject: client.id.clone(),
         login: None,
         scopes,
-        audience: issuer.requested_audience(form)?,
+        audience: requested_audience(&issuer.config, form)?,
     };
     Ok(new_grant(issuer, grant, false))
 }
@@ -184,15 +186,6 @@ fn gets_refresh_token(client: &Client, grant: &Grant) -> bool {
     client.may_use(GrantType::RefreshToken) && grant.scopes.contains("offline_access")
 }
 
-/// Returns the requested scopes; without any, the client's scopes except those about the user.
-pub(super) fn requested_scopes(client: &Client, form: &Parameters) -> Result<Scopes, OAuthError> {
-    let Some(requested) = form.one("scope").map(Scopes::parse) else {
-        let of_user = Scopes::parse(USER_SCOPES);
-        return Ok(client.scopes.iter().filter(|scope| !of_user.contains(scope)).collect());
-    };
-    if requested.is_subset(&client.scopes) { Ok(requested) } else { Err(OAuthError::SCOPE) }
-}
-
 /// Returns the requested resources, if all were granted (RFC 8707 §2.2); without any, the granted ones.
 fn narrowed_audience(form: &Parameters, granted: &[String]) -> Result<Vec<String>, OAuthError> {
     let requested: Vec<String> = form.all("resource").map(str::to_owned).collect();
@@ -202,18 +195,3 @@ fn narrowed_audience(form: &Parameters, granted: &[String]) -> Result<Vec<String
     let all = requested.iter().all(|resource| granted.contains(resource));
     all.then_some(requested).ok_or(OAuthError::TARGET)
 }
-
-impl DevIssuer {
-    /// Returns the requested resources (RFC 8707 §2), if all are known; without any, the first known one.
-    pub(super) fn requested_audience(&self, form: &Parameters) -> Result<Vec<String>, OAuthError> {
-        let known = |uri: &str| self.config.resources.iter().any(|r| r.uri == uri);
-        let requested: Vec<String> = form.all("resource").map(str::to_owned).collect();
-        if requested.is_empty() {
-            return Ok(self.config.resources.first().map(|r| r.uri.clone()).into_iter().collect());
-        }
-        requested.iter().all(|uri| known(uri)).then_some(requested).ok_or(OAuthError::TARGET)
-    }
-}
-
-/// Scopes about the user: only a user can grant them, and a client must request them explicitly.
-const USER_SCOPES: &str = "openid profile email offline_access";

@@ -2,15 +2,13 @@
 
 use core::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use super::DevIssuer;
 use super::clients::{Client, TokenFormat};
 use super::error::OAuthError;
+use super::random::random;
 use super::store::{AccessToken, Grant, GrantId, RefreshToken};
-use crate::base::random::try_random;
 use crate::base::scopes::Scopes;
 
 /// The parameters of a new access token.
@@ -143,12 +141,6 @@ impl DevIssuer {
         let of_resource = self.config.resources.iter().find(is_audience).and_then(|r| r.tokens);
         of_resource.unwrap_or(client.tokens)
     }
-}
-
-/// Returns 256 random bits as 43 characters of base64url.
-pub(super) fn random() -> Result<String, OAuthError> {
-    let bytes: [u8; 32] = try_random().ok_or(OAuthError::SERVER)?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// Returns the members of an object; of another value, none.

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 
 use super::DevIssuer;
 use super::error::OAuthError;
+use super::random::random;
 use super::store::{Grant, LoginFacts};
-use super::token_factory::{NewAccessToken, random};
+use super::token_factory::NewAccessToken;
 use crate::base::scopes::Scopes;
 
 /// The parameters of an access token to mint.

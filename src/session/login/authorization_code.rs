@@ -13,10 +13,10 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use url::form_urlencoded;
 
-use super::code_redemptions::RedemptionError;
 use super::login_cookies::PendingLogins;
 use super::login_transaction::{LoginIntent, LoginTransaction, restarts};
 use super::password_login::NewSession;
+use super::redeem_code::RedemptionError;
 use super::return_to::ReturnTarget;
 use crate::base::body::Body;
 use crate::base::secret::Secret;

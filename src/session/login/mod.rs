@@ -9,6 +9,8 @@ pub(crate) mod login_identity;
 pub(crate) mod login_requirements;
 pub(crate) mod login_transaction;
 pub(crate) mod password_login;
+pub(crate) mod redeem_code;
+pub(crate) mod replaced_session;
 pub(crate) mod return_to;
 pub(crate) mod session_hosts;
 pub(crate) mod step_up;

@@ -1,20 +1,11 @@
 //! The retry budget of an upstream: bounds retries to a share of its requests.
 
-use crate::base::lock::IgnorePoison;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
-use crate::upstream::Upstream;
-use crate::upstream::settings::Retries;
-
-impl Upstream {
-    /// Whether the budget has room for another attempt, which takes it.
-    pub(in crate::upstream) fn has_budget(&self, retries: &Retries) -> bool {
-        self.budget.take(retries.budget, self.clock.uptime())
-    }
-}
+use crate::base::lock::IgnorePoison;
 
 /// Bounds retries to a share of the requests of the last ten seconds, so that an upstream
 /// in trouble does not receive twice the load. A minimum is allowed at any load.
