@@ -1,7 +1,6 @@
 //! Formats configured values for `routes`, `explain` and `config`.
 
 use core::fmt::Display;
-use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -9,7 +8,6 @@ use crate::config::format_duration;
 use crate::config::route::{HeaderMatch, ValueMatch};
 use crate::config::{Auth, AuthMethod, Credential, TokenBinding};
 use crate::limit::{self, Cost, KeyPart, Kind, OnMissing, OnStoreError, ResponseCost};
-use crate::token::TokenUse;
 
 /// Returns the items separated by commas: `a, b`.
 pub(super) fn list<T: Display>(things: impl IntoIterator<Item = T>) -> String {
@@ -43,16 +41,7 @@ fn credential(credential: &Credential) -> String {
 
 /// Returns one accepted credential in full: what the client presents, and what is required of it.
 pub(super) fn auth_method(auth_method: &AuthMethod) -> String {
-    let names = |names: &[Arc<str>]| joined(names, " or ");
-    let mut words = match &auth_method.credential {
-        Credential::Token { accepts, issuers } => match accepts {
-            TokenUse::Jwt => format!("a signed token (JWT) of {}", names(issuers)),
-            TokenUse::Introspection => format!("a token introspected at {}", names(issuers)),
-            TokenUse::Bearer => format!("a token of {}, a JWT or an opaque one", names(issuers)),
-        },
-        Credential::Basic(issuer) => format!("a user name and password of {issuer} (Basic)"),
-        Credential::Session(session) => format!("the cookies of session {session}"),
-    };
+    let mut words = auth_method.credential.description_with_names();
     let mut must = Vec::new();
     if !auth_method.scopes.is_empty() {
         must.push(format!("every scope of {}", list(auth_method.scopes.iter())));

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use super::display;
 use super::load::read;
 use super::output::print;
-use crate::config::{self, Action};
 use crate::gateway::view::explain::{Candidate, ExplainedDestination, RouteExplainer};
 
 /// Prints every host and path of `file`, in the order in which a request is compared with them.
@@ -63,13 +62,6 @@ pub(super) fn destination_text(destination: &ExplainedDestination<'_>) -> String
         ExplainedDestination::Gateway => "itself".to_owned(),
         ExplainedDestination::Keys => "JWK set of identity tokens".to_owned(),
         ExplainedDestination::Route(route) if !route.enabled => "nothing: disabled".to_owned(),
-        ExplainedDestination::Route(route) => match &route.action {
-            Action::Upstream(name) => name.to_string(),
-            Action::Respond(response) => format!("a response, {}", response.status.as_u16()),
-            Action::Redirect { to, status } => {
-                let to = String::from_utf8_lossy(to.as_bytes());
-                format!("{}, {}", config::shown("to", &to), status.as_u16())
-            }
-        },
+        ExplainedDestination::Route(route) => route.action.destination(),
     }
 }

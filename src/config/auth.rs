@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+pub use super::credential::Credential;
 use crate::base::scopes::Scopes;
-use crate::token::TokenUse;
 use crate::token::authentication_level::AuthenticationLevel;
 
 /// The authentication that a route requires. There is no default: a route without `auth` is a fault.
@@ -72,6 +72,23 @@ pub struct AuthMethod {
     pub forward_token: ForwardToken,
 }
 
+impl AuthMethod {
+    /// Returns the part of a request that carries the credential: two in the same part cannot be distinguished by
+    /// presence.
+    pub(super) fn carrier(&self) -> String {
+        match &self.token_from {
+            TokenSource::Header(name) => format!("the field `{name}`"),
+            TokenSource::Cookie(name) => format!("the cookie `{name}`"),
+            TokenSource::Authorization => self.credential.carrier(),
+        }
+    }
+
+    /// Whether browsers send the credential in cookies.
+    pub(super) fn is_in_cookies(&self) -> bool {
+        self.credential.session().is_some() || matches!(self.token_from, TokenSource::Cookie(_))
+    }
+}
+
 /// The place of an access token in a request.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum TokenSource {
@@ -93,97 +110,6 @@ pub enum ForwardToken {
     Presented,
     /// The issuer's signed introspection response in place of an opaque token (RFC 9701); a JWT unchanged.
     Signed,
-}
-
-/// A kind of credential and its issuers or session, by name.
-///
-/// Code that asks about a credential uses these methods and not the variants, so that a new kind is described here.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Credential {
-    /// An access token of one of these issuers.
-    Token {
-        /// The forms of tokens that are accepted, and so how they are verified.
-        accepts: TokenUse,
-        /// The issuers; that of a JWT is selected by `iss`.
-        issuers: Vec<Arc<str>>,
-    },
-    /// HTTP Basic credentials, exchanged by the resource owner password credentials grant.
-    Basic(Arc<str>),
-    /// The cookies of a session.
-    Session(Arc<str>),
-}
-
-impl Credential {
-    /// Returns the key of this kind under a route's `auth`, by which commands and pages name it too.
-    pub fn key(&self) -> &'static str {
-        match self {
-            Self::Token { accepts: TokenUse::Jwt, .. } => "jwt",
-            Self::Token { accepts: TokenUse::Introspection, .. } => "introspection",
-            Self::Token { accepts: TokenUse::Bearer, .. } => "bearer",
-            Self::Basic(_) => "basic",
-            Self::Session(_) => "session",
-        }
-    }
-
-    /// Returns what a client presents, in a few words and without names.
-    pub fn description(&self) -> &'static str {
-        match self {
-            Self::Token { accepts: TokenUse::Jwt, .. } => "a signed token",
-            Self::Token { accepts: TokenUse::Introspection, .. } => "a reference token",
-            Self::Token { accepts: TokenUse::Bearer, .. } => "a token of either kind",
-            Self::Basic(_) => "user name and password",
-            Self::Session(_) => "a session",
-        }
-    }
-
-    /// Returns the names under that key: of issuers, or of a session.
-    pub fn names(&self) -> &[Arc<str>] {
-        match self {
-            Self::Token { issuers, .. } => issuers,
-            Self::Basic(name) | Self::Session(name) => core::slice::from_ref(name),
-        }
-    }
-
-    /// Returns the issuers of the tokens, presented or obtained by a password grant; none for a session, which names its own.
-    pub fn issuers(&self) -> &[Arc<str>] {
-        if self.session().is_some() { &[] } else { self.names() }
-    }
-
-    /// Whether a client presents an access token; else the gateway obtains it.
-    pub fn takes_tokens(&self) -> bool {
-        matches!(self, Self::Token { .. })
-    }
-
-    /// Returns the issuers whose access tokens a client presents; none if it presents another credential.
-    pub fn token_issuers(&self) -> &[Arc<str>] {
-        if self.takes_tokens() { self.names() } else { &[] }
-    }
-
-    /// Returns the issuers whose JWTs a client may present.
-    pub fn jwt_issuers(&self) -> &[Arc<str>] {
-        match self {
-            Self::Token { accepts: TokenUse::Jwt | TokenUse::Bearer, issuers } => issuers,
-            _ => &[],
-        }
-    }
-
-    /// Returns the issuers that introspect the tokens that a client presents.
-    pub fn introspecting_issuers(&self) -> &[Arc<str>] {
-        match self {
-            Self::Token { accepts: TokenUse::Introspection | TokenUse::Bearer, issuers } => issuers,
-            _ => &[],
-        }
-    }
-
-    /// Returns the issuer at which HTTP Basic credentials are exchanged, if these are such.
-    pub fn password_issuer(&self) -> Option<&Arc<str>> {
-        if let Self::Basic(issuer) = self { Some(issuer) } else { None }
-    }
-
-    /// Returns the session whose cookies these are, if they are.
-    pub fn session(&self) -> Option<&Arc<str>> {
-        if let Self::Session(session) = self { Some(session) } else { None }
-    }
 }
 
 /// The proof of possession that a bound token requires.

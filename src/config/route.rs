@@ -255,6 +255,20 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Returns the destination of a request in a few words.
+    pub fn destination(&self) -> String {
+        match self {
+            Self::Upstream(name) => name.to_string(),
+            Self::Respond(response) => format!("a response, {}", response.status.as_u16()),
+            Self::Redirect { to, status } => {
+                let to = String::from_utf8_lossy(to.as_bytes());
+                format!("{}, {}", redact::shown("to", &to), status.as_u16())
+            }
+        }
+    }
+}
+
 /// The rewriting of the path before forwarding.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Rewrite {

@@ -4,8 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::config::route::{PathPattern, Segment};
-use crate::config::{Action, Auth, Credential, Route};
-use crate::token::TokenUse;
+use crate::config::{Auth, Route};
 
 /// Returns one row for each path of each enabled route, in the order of the file.
 pub(super) fn rows(routes: &[Route]) -> Value {
@@ -19,7 +18,6 @@ pub(super) fn rows(routes: &[Route]) -> Value {
                 "who": who(&route.auth),
                 "credential": credential(&route.auth),
                 "limits": route.limits,
-                "to": destination(&route.action),
             })
         })
     });
@@ -53,20 +51,5 @@ fn who(auth: &Auth) -> String {
 
 /// Returns the credential that the page presents unless its user selects another.
 fn credential(auth: &Auth) -> &'static str {
-    let Auth::AnyOf { methods, .. } = auth else { return "nothing" };
-    match methods.first().map(|auth_method| &auth_method.credential) {
-        Some(Credential::Token { accepts: TokenUse::Introspection, .. }) => "reference",
-        Some(Credential::Token { .. }) => "signed",
-        Some(Credential::Basic(_)) => "basic",
-        Some(Credential::Session(_)) => "session",
-        None => "nothing",
-    }
-}
-
-fn destination(action: &Action) -> &str {
-    match action {
-        Action::Upstream(name) => name,
-        Action::Respond(_) => "a response of the gateway",
-        Action::Redirect { .. } => "a redirect",
-    }
+    auth.methods().first().map_or("nothing", |auth_method| auth_method.credential.sample())
 }

@@ -32,7 +32,7 @@ use crate::config::{self, Auth, Config};
 use crate::issuer::keys::signing_key::SigningFailed;
 use crate::issuer::{self, Issuer};
 use crate::limit::{self, LimitStore, Limiter};
-use crate::observe::metrics::{AuthLabel, NO_ROUTE};
+use crate::observe::metrics::NO_ROUTE;
 use crate::redis::{InvalidUrl, Redis};
 use crate::revocation_sync::RevocationSync;
 use crate::session::Sessions;
@@ -335,27 +335,19 @@ impl<'a> Compiler<'a> {
         auth_method: &config::AuthMethod,
     ) -> Result<Authenticator, CompileError> {
         let signed = auth_method.forward_token == ForwardToken::Signed;
-        let (credential, method) = match &auth_method.credential {
+        let credential = match &auth_method.credential {
             config::Credential::Token { accepts, issuers } => {
-                let (method, signed) = match accepts {
-                    TokenUse::Jwt => (AuthLabel::Jwt, false),
-                    TokenUse::Introspection => (AuthLabel::Introspection, signed),
-                    TokenUse::Bearer => (AuthLabel::Jwt, signed),
-                };
-                (self.token(*accepts, issuers, signed)?, method)
+                self.token(*accepts, issuers, signed && *accepts != TokenUse::Jwt)?
             }
-            config::Credential::Basic(issuer) => {
-                (CredentialVerifier::Basic(self.basic(issuer)?), AuthLabel::Basic)
+            config::Credential::Basic(issuer) => CredentialVerifier::Basic(self.basic(issuer)?),
+            config::Credential::Session(session) => {
+                CredentialVerifier::Session(find(&self.sessions, "session", session)?)
             }
-            config::Credential::Session(session) => (
-                CredentialVerifier::Session(find(&self.sessions, "session", session)?),
-                AuthLabel::Session,
-            ),
         };
         Ok(Authenticator {
             credential,
             token_from: auth_method.token_from.clone(),
-            method,
+            method: auth_method.credential.label(),
             bound_to: auth_method.bound_to,
             max_staleness: auth_method.max_staleness,
             forward_token: auth_method.forward_token,

@@ -81,9 +81,9 @@ impl Check<'_> {
                 continue;
             };
             if let Some(first) =
-                methods.iter().find(|first| carrier(first) == carrier(&auth_method))
+                methods.iter().find(|first| first.carrier() == auth_method.carrier())
             {
-                let message = format!("this is never reached: {} decides first", carrier(first));
+                let message = format!("this is never reached: {} decides first", first.carrier());
                 self.fault(
                     Code::C106,
                     inner.at,
@@ -483,20 +483,6 @@ fn method(keys: &file::Auth) -> Vec<(&'static str, ())> {
         ("session", keys.session.is_absent()),
     ];
     methods.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| (name, ())).collect()
-}
-
-/// Returns the part of a request that carries a credential: two in the same part cannot be distinguished by presence.
-fn carrier(auth_method: &AuthMethod) -> String {
-    match (&auth_method.token_from, &auth_method.credential) {
-        (TokenSource::Header(name), _) => return format!("the field `{name}`"),
-        (TokenSource::Cookie(name), _) => return format!("the cookie `{name}`"),
-        (TokenSource::Authorization, _) => {}
-    }
-    match &auth_method.credential {
-        Credential::Token { .. } => "a Bearer token".to_owned(),
-        Credential::Basic(_) => "HTTP Basic".to_owned(),
-        Credential::Session(name) => format!("the cookie of session `{name}`"),
-    }
 }
 
 /// Whether some listener requests client certificates; true if that cannot be read.

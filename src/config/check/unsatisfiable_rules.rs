@@ -164,13 +164,12 @@ fn is_client(file: &File, name: &str) -> bool {
 
 /// Returns the id of the client whose tokens callers with this credential have, where that is the gateway's own.
 fn own_client<'f>(file: &'f File, credential: &Credential) -> Option<&'f str> {
-    let (name, own) = match credential {
-        Credential::Basic(name) => (&**name, None),
-        Credential::Session(name) => {
+    let (name, own) = match credential.session() {
+        Some(name) => {
             let session = session(file, name)?;
             (session.issuer.get()?.value.as_str(), Some(&session.client))
         }
-        Credential::Token { .. } => return None,
+        None => (&**credential.password_issuer()?, None),
     };
     if !is_client(file, name) {
         return None;
@@ -185,10 +184,13 @@ fn own_client<'f>(file: &'f File, credential: &Credential) -> Option<&'f str> {
 /// Returns the scopes that the gateway requests for callers with this credential, and the key that lists them; `None`
 /// where the client chooses them, or the issuer.
 fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'static str)> {
-    let name = match credential {
-        Credential::Session(name) => session(file, name)?.issuer.get()?.value.as_str(),
-        Credential::Basic(name) => name,
-        Credential::Token { .. } => return None,
+    let session = match credential.session() {
+        Some(name) => Some(session(file, name)?),
+        None => None,
+    };
+    let name = match session {
+        Some(session) => session.issuer.get()?.value.as_str(),
+        None => credential.password_issuer()?,
     };
     let claims = issuer(file, name)?.scope_claim.get();
     let names_roles =
@@ -196,21 +198,13 @@ fn requested_scopes(file: &File, credential: &Credential) -> Option<(Scopes, &'s
     if claims.is_some_and(|list| list.items.iter().any(names_roles)) {
         return None;
     }
-    match credential {
-        Credential::Basic(name) => {
-            let grant = issuer(file, name)?.password_grant.get()?;
-            let requested = scopes(&grant.scopes);
-            (!requested.is_empty()).then_some((requested, "`password_grant.scopes`"))
-        }
-        Credential::Session(name) => {
-            let own = &session(file, name)?.scopes;
-            let requested =
-                if own.is_absent() { "openid".split(' ').collect() } else { scopes(own) };
-            (!requested.is_empty() && !own.is_bad())
-                .then_some((requested, "the session's `scopes`"))
-        }
-        Credential::Token { .. } => None,
-    }
+    let Some(session) = session else {
+        let requested = scopes(&issuer(file, name)?.password_grant.get()?.scopes);
+        return (!requested.is_empty()).then_some((requested, "`password_grant.scopes`"));
+    };
+    let own = &session.scopes;
+    let requested = if own.is_absent() { "openid".split(' ').collect() } else { scopes(own) };
+    (!requested.is_empty() && !own.is_bad()).then_some((requested, "the session's `scopes`"))
 }
 
 /// Whether a request for the scope `asked` may be granted as `scope`: Entra ID's tokens leave out the name of the API, which

@@ -4,7 +4,7 @@ use http::Method;
 use http::header::AUTHORIZATION;
 
 use super::Check;
-use crate::config::auth::{AuthMethod, Credential, TokenBinding, TokenSource};
+use crate::config::auth::{AuthMethod, TokenBinding, TokenSource};
 use crate::config::de::field::Field;
 use crate::config::fault::Code;
 use crate::config::file::routes as file;
@@ -87,18 +87,19 @@ impl Check<'_> {
 /// Returns what a policy lacks for a page to send the credential of a method.
 fn lacking(auth_method: &AuthMethod, policy: &Cors) -> Option<String> {
     let allows = |name: &_| policy.headers.contains(name);
-    let credentials = || (!policy.credentials).then(|| "write credentials: true".to_owned());
-    match (&auth_method.credential, &auth_method.token_from) {
-        (Credential::Session(_), _) | (_, TokenSource::Cookie(_)) => credentials(),
-        // Browsers send user names and passwords that they have asked for.
-        (Credential::Basic(_), _) if policy.credentials => None,
-        (_, TokenSource::Header(name)) => {
-            (!allows(name)).then(|| format!("write headers: [{name}]"))
-        }
-        (_, TokenSource::Authorization) if !allows(&AUTHORIZATION) => {
+    if auth_method.is_in_cookies() {
+        return (!policy.credentials).then(|| "write credentials: true".to_owned());
+    }
+    // Browsers send user names and passwords that they have asked for.
+    if auth_method.credential.password_issuer().is_some() && policy.credentials {
+        return None;
+    }
+    match &auth_method.token_from {
+        TokenSource::Header(name) => (!allows(name)).then(|| format!("write headers: [{name}]")),
+        TokenSource::Authorization if !allows(&AUTHORIZATION) => {
             let proof = if auth_method.bound_to == Some(TokenBinding::Key) { ", DPoP" } else { "" };
             Some(format!("write headers: [Authorization{proof}]"))
         }
-        (_, TokenSource::Authorization) => None,
+        TokenSource::Authorization | TokenSource::Cookie(_) => None,
     }
 }

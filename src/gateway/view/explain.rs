@@ -341,9 +341,8 @@ pub async fn verify(
     now: Timestamp,
     retained: &RetainedState,
 ) -> Result<Verdict, CompileError> {
-    let &Credential::Token { accepts: kind, issuers: ref names } = credential else {
-        return Ok(Verdict::NotTaken);
-    };
+    let Some(kind) = credential.token_use() else { return Ok(Verdict::NotTaken) };
+    let names = credential.token_issuers();
     let issuers: Vec<(&Arc<str>, &config::Issuer)> =
         names.iter().filter_map(|name| Some((name, config.issuers.get(name)?))).collect();
     let mut issuer_verifiers = Vec::new();
