@@ -191,12 +191,13 @@ impl CallContext {
         };
         let response = match self.http_client.post(slot, post).await {
             Ok(response) => response,
-            Err(why) => {
-                match why {
-                    CallError::Unavailable => pass.record_unavailable(self.clock.uptime()),
-                    CallError::Unexpected => pass.record_unexpected_response(self.clock.uptime()),
-                    CallError::NotSent => return Err(GrantError::NotAsked),
-                }
+            Err(CallError::NotSent) => return Err(GrantError::NotAsked),
+            Err(CallError::Unavailable) => {
+                pass.record_unavailable(self.clock.uptime());
+                return Err(GrantError::Unavailable);
+            }
+            Err(CallError::Unexpected) => {
+                pass.record_unexpected_response(self.clock.uptime());
                 return Err(GrantError::Unavailable);
             }
         };
@@ -207,67 +208,51 @@ impl CallContext {
             GrantOutcome::Unexpected(_) => pass.record_unexpected_response(self.clock.uptime()),
             GrantOutcome::Unavailable(_) => pass.record_unavailable(self.clock.uptime()),
         }
-        let (issuer, client) = (&*self.settings.name, &*client.id);
-        match outcome {
+        let failed = match outcome {
             GrantOutcome::Granted(tokens) => {
                 self.provider_cache.record_response();
-                Ok(*tokens)
+                return Ok(*tokens);
             }
-            GrantOutcome::Refused(error) if purpose == Purpose::Code => {
-                // A code that has just arrived is refused for what the operator has to mend.
-                if let Some(suppressed) = self.http_client.may_warn() {
-                    let error = error.as_deref().unwrap_or("invalid_grant");
-                    let description = response.description_without(code.as_ref());
-                    tracing::warn!(
-                        issuer,
-                        client,
-                        error,
-                        description,
-                        suppressed,
-                        "The issuer refused the code of a login. Usual causes: another `redirect_uri` is registered there, the code was redeemed before, or it has expired."
-                    );
-                }
-                Err(GrantError::InvalidGrant)
-            }
-            GrantOutcome::Refused(None) => Err(GrantError::InvalidGrant),
-            GrantOutcome::Refused(Some(error)) if purpose == Purpose::Refresh => {
-                if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(
-                        issuer,
-                        client,
-                        error,
-                        suppressed,
-                        "The issuer refused a refresh token with another error than `invalid_grant`; its user has to log in again."
-                    );
-                }
-                Err(GrantError::InvalidGrant)
-            }
-            GrantOutcome::Refused(Some(error)) => {
-                // The client or the request may be at fault after all, and no other line would report that.
-                if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(
-                        issuer,
-                        client,
-                        error,
-                        suppressed,
-                        "The issuer refused a password with an unusual error code; it was counted as a wrong password."
-                    );
-                }
-                Err(GrantError::InvalidGrant)
-            }
-            GrantOutcome::Unexpected(error) | GrantOutcome::Unavailable(error) => {
-                if let Some(suppressed) = self.http_client.may_warn() {
-                    tracing::warn!(
-                        issuer,
-                        client,
-                        error,
-                        suppressed,
-                        "Could not redeem a grant; the login, the refresh or the exchange of credentials fails."
-                    );
-                }
-                Err(GrantError::Unavailable)
-            }
+            failed => failed,
+        };
+        if let Some((error, consequence)) = explain(&failed, purpose)
+            && let Some(suppressed) = self.http_client.may_warn()
+        {
+            let is_code = matches!(failed, GrantOutcome::Refused(_)) && purpose == Purpose::Code;
+            let description =
+                is_code.then(|| response.description_without(code.as_ref())).flatten();
+            let (issuer, client) = (&*self.settings.name, &*client.id);
+            tracing::warn!(issuer, client, error, description, suppressed, "{consequence}");
         }
+        Err(match failed {
+            GrantOutcome::Refused(_) => GrantError::InvalidGrant,
+            _ => GrantError::Unavailable,
+        })
+    }
+}
+
+/// Returns the error of a grant without tokens and its consequence, for the log; `None` for a usual refusal.
+fn explain(failed: &GrantOutcome, purpose: Purpose) -> Option<(&str, &'static str)> {
+    match failed {
+        // A code that has just arrived is refused for what the operator has to mend.
+        GrantOutcome::Refused(error) if purpose == Purpose::Code => Some((
+            error.as_deref().unwrap_or("invalid_grant"),
+            "The issuer refused the code of a login. Usual causes: another `redirect_uri` is registered there, the code was redeemed before, or it has expired.",
+        )),
+        GrantOutcome::Refused(Some(error)) if purpose == Purpose::Refresh => Some((
+            error,
+            "The issuer refused a refresh token with another error than `invalid_grant`; its user has to log in again.",
+        )),
+        // The client or the request may be at fault after all, and no other line would report that.
+        GrantOutcome::Refused(Some(error)) => Some((
+            error,
+            "The issuer refused a password with an unusual error code; it was counted as a wrong password.",
+        )),
+        GrantOutcome::Unexpected(error) | GrantOutcome::Unavailable(error) => Some((
+            error,
+            "Could not redeem a grant; the login, the refresh or the exchange of credentials fails.",
+        )),
+        GrantOutcome::Granted(_) | GrantOutcome::Refused(None) => None,
     }
 }
 
