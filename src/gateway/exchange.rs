@@ -241,7 +241,8 @@ impl Exchange {
         self.route.as_ref()
     }
 
-    fn context(&self) -> &StageContext {
+    /// Returns the part of its snapshot that stages use.
+    pub(super) fn context(&self) -> &StageContext {
         self.snapshot.context()
     }
 

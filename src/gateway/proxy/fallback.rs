@@ -88,21 +88,15 @@ impl Fallback {
         &self,
         upstream: &Upstream,
         sent: Result<UpstreamResponse, Box<SendFailure>>,
-        fallible: Fallible<'_>,
+        mut fallible: Fallible<'_>,
     ) -> Result<Completed, Box<SendFailure>> {
-        let Fallible { request, again, stale_key, options, permit, now, is_grpc, timeout, clock } =
-            fallible;
+        let request = fallible.request;
         let method = &request.head.method;
-        let (own, content, may_repeat) = match sent {
+        let mut own = match sent {
             Ok(sent) if replaces(sent.response.status(), method) && sent.tunnel.is_none() => {
-                (Ok(sent), again, true)
+                Ok(sent)
             }
-            Ok(mut sent) => {
-                if let (Some(stale), Some(key)) = (&self.stale, stale_key) {
-                    sent.response = stale.keep(key, request, sent.response, clock.uptime());
-                }
-                return Ok(sent.into());
-            }
+            Ok(sent) => return Ok(self.keep(sent, fallible).into()),
             // A failure that the client caused has no fallback, nor has a call whose deadline has passed.
             Err(failed)
                 if matches!(
@@ -114,81 +108,106 @@ impl Fallback {
             {
                 return Err(failed);
             }
-            Err(mut failed) => {
-                let may_repeat = !failed.sent || method.is_idempotent();
-                let content = failed.content.take().or(again);
-                (Err(failed), content, may_repeat)
-            }
+            Err(failed) => Err(failed),
         };
         let cause: Cow<'static, str> = match &own {
             Ok(sent) => format!("status {}", sent.response.status().as_u16()).into(),
             Err(failed) => failed.cause.clone(),
         };
-        let tries = match &own {
-            Ok(sent) => sent.attempts,
-            Err(failed) => failed.attempts,
-        };
-        let mut of_other = None;
-        // The canary of a split may fall back on the route's own upstream, which has no other.
-        let other = self
-            .upstream
-            .as_ref()
-            .filter(|other| !core::ptr::eq(&raw const *other.upstream, upstream));
-        if let (Some(other), Some(content), true) = (other, content, may_repeat) {
-            let began = clock.uptime();
-            let wait = timeout.unwrap_or(other.upstream.settings().timeout);
-            let options = SendOptions { wait, began, ..options };
-            if let Ok(head) = other.own_head(request, permit, now)
-                && let fields = request.fields.deadline_alone()
-                && let request = (OutgoingRequest { head: &head, fields, ..*request })
-                && let Ok(mut sent) = other.upstream.send(&request, content, options).await
-            {
-                // The attempts at both upstreams.
-                sent.attempts += tries;
-                let kind = FallbackKind::Upstream;
-                let is_unhealthy = replaces(sent.response.status(), method);
-                let name = Some(Arc::clone(&other.upstream.settings().name));
-                let replaced = Replacement { kind, upstream: name, cause: cause.clone() };
-                let replaced = Some(Box::new(replaced));
-                let completed = Completed { replaced, waited: None, ..sent.into() };
-                if !is_unhealthy {
-                    if let (Some(stale), Some(key)) = (&self.stale, &stale_key) {
-                        stale.forget_changed(key, completed.response.status());
-                    }
-                    upstream.metrics().fell_back(kind);
-                    return Ok(completed);
+        let of_other = self.ask_other(upstream, &mut own, &mut fallible, &cause).await;
+        match of_other {
+            Some(completed) if !replaces(completed.response.status(), method) => {
+                if let (Some(stale), Some(key)) = (&self.stale, &fallible.stale_key) {
+                    stale.forget_changed(key, completed.response.status());
                 }
-                of_other = Some(completed);
+                upstream.metrics().fell_back(FallbackKind::Upstream);
+                Ok(completed)
             }
+            of_other => self.replace(upstream, own, of_other, cause, &fallible),
         }
-        let stale = self.stale.as_ref().zip(stale_key.as_ref());
-        let stale = stale.and_then(|(stale, key)| stale.get(key, request, clock.uptime()));
+    }
+
+    /// Keeps a good response, for a later failure.
+    fn keep(&self, mut sent: UpstreamResponse, fallible: Fallible<'_>) -> UpstreamResponse {
+        if let (Some(stale), Some(key)) = (&self.stale, fallible.stale_key) {
+            let now = fallible.clock.uptime();
+            sent.response = stale.keep(key, fallible.request, sent.response, now);
+        }
+        sent
+    }
+
+    /// Returns the response of the other upstream to the same request; `None` if there is none, or the request cannot be
+    /// repeated.
+    async fn ask_other(
+        &self,
+        upstream: &Upstream,
+        own: &mut Result<UpstreamResponse, Box<SendFailure>>,
+        fallible: &mut Fallible<'_>,
+        cause: &Cow<'static, str>,
+    ) -> Option<Completed> {
+        let request = fallible.request;
+        let (unsent, may_repeat, attempts) = match own {
+            Ok(sent) => (None, true, sent.attempts),
+            Err(failed) => {
+                let may_repeat = !failed.sent || request.head.method.is_idempotent();
+                (failed.content.take(), may_repeat, failed.attempts)
+            }
+        };
+        // The canary of a split may fall back on the route's own upstream, which has no other.
+        let other = self.upstream.as_ref();
+        let other = other.filter(|other| !core::ptr::eq(&raw const *other.upstream, upstream))?;
+        let content = unsent.or_else(|| fallible.again.take()).filter(|_| may_repeat)?;
+        let began = fallible.clock.uptime();
+        let wait = fallible.timeout.unwrap_or(other.upstream.settings().timeout);
+        let options = SendOptions { wait, began, ..fallible.options };
+        let head = other.own_head(request, fallible.permit, fallible.now).ok()?;
+        let fields = request.fields.deadline_alone();
+        let request = OutgoingRequest { head: &head, fields, ..*request };
+        let mut sent = other.upstream.send(&request, content, options).await.ok()?;
+        // The attempts at both upstreams.
+        sent.attempts += attempts;
+        let replaced = Replacement {
+            kind: FallbackKind::Upstream,
+            upstream: Some(Arc::clone(&other.upstream.settings().name)),
+            cause: cause.clone(),
+        };
+        Some(Completed { replaced: Some(Box::new(replaced)), waited: None, ..sent.into() })
+    }
+
+    /// Returns the last good response or the fixed one, else an unhealthy response: that of the other upstream, or the
+    /// own one.
+    fn replace(
+        &self,
+        upstream: &Upstream,
+        own: Result<UpstreamResponse, Box<SendFailure>>,
+        of_other: Option<Completed>,
+        cause: Cow<'static, str>,
+        fallible: &Fallible<'_>,
+    ) -> Result<Completed, Box<SendFailure>> {
+        let stale = self.stale.as_ref().zip(fallible.stale_key.as_ref());
+        let now = fallible.clock.uptime();
+        let stale = stale.and_then(|(stale, key)| stale.get(key, fallible.request, now));
         let fixed = || {
-            let fixed = self.respond.as_ref().filter(|_| !is_grpc)?;
+            let fixed = self.respond.as_ref().filter(|_| !fallible.is_grpc)?;
             Some((fixed.response(), FallbackKind::Respond))
         };
         let response = stale.map(|response| (response, FallbackKind::Stale)).or_else(fixed);
-        match (response, own) {
-            (Some((response, kind)), own) => {
+        match (response, of_other, own) {
+            (Some((response, kind)), _, own) => {
                 upstream.metrics().fell_back(kind);
                 let endpoint = match own {
                     Ok(sent) => Some((sent.endpoint, sent.attempts)),
                     Err(failed) => failed.endpoint.map(|endpoint| (endpoint, failed.attempts)),
                 };
-                Ok(Completed {
-                    response,
-                    tunnel: None,
-                    endpoint,
-                    replaced: Some(Box::new(Replacement { kind, upstream: None, cause })),
-                    waited: None,
-                })
+                let replaced = Some(Box::new(Replacement { kind, upstream: None, cause }));
+                Ok(Completed { response, tunnel: None, endpoint, replaced, waited: None })
             }
-            (None, _) if let Some(completed) = of_other => {
+            (None, Some(completed), _) => {
                 upstream.metrics().fell_back(FallbackKind::Upstream);
                 Ok(completed)
             }
-            (None, Ok(sent)) => Ok(Completed { waited: None, ..sent.into() }),
-            (None, Err(failed)) => Err(failed),
+            (None, None, Ok(sent)) => Ok(Completed { waited: None, ..sent.into() }),
+            (None, None, Err(failed)) => Err(failed),
         }
     }
 }

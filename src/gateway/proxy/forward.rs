@@ -6,7 +6,7 @@ use core::pin::Pin;
 use core::time::Duration;
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, SET_COOKIE, VIA};
+use http::header::{CONNECTION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
@@ -15,12 +15,9 @@ use tokio::time::Instant;
 
 use super::affinity;
 use super::call_deadline::CallDeadline;
-use super::destination::Destination;
 use super::fallback::{Completed, Fallback, Fallible};
 use super::header_edits::HeaderEditor;
 use super::identity_headers::IdentityHeaders;
-use super::identity_token::IDENTITY_TOKEN;
-use super::if_header;
 use super::mirror::Mirror;
 use super::rewrite::TargetRewriter;
 use super::route_upstream::RouteUpstream;
@@ -36,21 +33,17 @@ use crate::config::reserved_headers::ReservedHeaders;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::policy::cors;
-use crate::gateway::policy::dpop_fields::DPOP;
-use crate::gateway::policy::proof_of_possession;
 use crate::gateway::policy::response_cost;
 use crate::gateway::request::await_content;
-use crate::gateway::request::headers;
 use crate::gateway::request::loop_detection;
 use crate::gateway::request::loop_detection::HopDecision;
 use crate::gateway::request::request_body::{BodyLimits, OpensTunnel};
 use crate::gateway::response::rejection::{Challenge, Rejection};
-use crate::gateway::stage_context::StageContext;
 use crate::gateway::thread_state::ThreadState;
 use crate::observe::metrics::FallbackKind;
 use crate::upstream::{
-    ExtraHeaders, HostHeader, OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions,
-    Tunnel, Upstream, UpstreamError,
+    OutgoingRequest, RequestContent, Retries, SendFailure, SendOptions, Tunnel, Upstream,
+    UpstreamError,
 };
 
 /// The settings by which a route forwards requests.
@@ -103,7 +96,6 @@ impl Forward {
         head: &mut Parts,
         body: Body,
         exchange: &mut Exchange,
-        context: &StageContext,
         thread: &ThreadState,
     ) -> Result<Response<Body>, Rejection> {
         if loop_detection::check(&head.method, &mut head.headers)? == HopDecision::Respond {
@@ -121,17 +113,9 @@ impl Forward {
             is_grpc && await_content::shares_connections(head.version, exchange, upstream);
         let bounds = if is_stream { self.bounds.of_stream() } else { self.bounds };
         let content = exchange.receive(body, bounds, &self.reserved_trailers)?;
-        let deadline = if is_grpc {
-            let began = exchange.clock().instant(exchange.started());
-            CallDeadline::read(&head.headers, began)?
-        } else {
-            None
-        };
+        let deadline = read_deadline(head, exchange)?;
         self.target.rewrite(&mut head.uri)?;
-        let stale_key = self.fallback.as_ref().and_then(|fallback| {
-            fallback.stale.as_ref()?;
-            StaleKey::of(head, exchange.host.as_ref(), &upstream.settings().name, is_private)
-        });
+        let stale_key = self.stale_key(upstream, head, is_private, exchange);
         self.rewrite_references(upstream, head, exchange)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
@@ -155,26 +139,18 @@ impl Forward {
         let timeout = deadline.map(|deadline| deadline.forward(&mut head.headers)).transpose()?;
         let now = exchange.moment;
         let token = receiver.identity_token(&permit, now.now).map_err(|_| Rejection::Internal)?;
-        let mut fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange, context);
+        let mut fields = self.prepare(upstream, &permit, token.as_ref(), head, exchange);
         if let (Some(deadline), Some(timeout)) = (deadline, timeout) {
             deadline.count_down(&timeout, &mut head.headers, &mut fields);
         }
         if let Some(handshake) = &handshake {
             handshake.request(&mut head.headers);
         }
-        let began = now.uptime;
-        let wait = self.own_timeout.unwrap_or(upstream.settings().timeout);
         let arrival = exchange.arrival.clone();
-        let options = SendOptions {
-            idle: &thread.idle,
-            wait,
-            deadline: deadline.map(CallDeadline::instant),
-            began,
-            retries: self.retries.as_ref(),
-            has_fallback: self.fallback.is_some(),
-            key: keys.own,
-            arrival: arrival.as_deref(),
-        };
+        let mut options = self.send_options(upstream, thread, now.uptime);
+        options.deadline = deadline.map(CallDeadline::instant);
+        (options.key, options.arrival) = (keys.own, arrival.as_deref());
+        let (began, wait) = (options.began, options.wait);
         let interim = RefCell::default();
         let wanted = exchange.interim.as_ref().is_some_and(|sink| sink.is_open());
         let wanted = wanted.then_some(&interim);
@@ -183,23 +159,8 @@ impl Forward {
             mirror.copy(&request, &body, &permit, &thread.idle, keys.mirror, now);
         }
         let content = RequestContent::new(body);
-        let fallback = self.fallback.as_ref().map(|fallback| {
-            let (again, timeout, clock) = (content.copy(), self.own_timeout, exchange.clock());
-            let (request, permit, now) = (&request, &permit, now.now);
-            let options = SendOptions { key: keys.fallback, has_fallback: false, ..options };
-            let fallible = Fallible {
-                request,
-                again,
-                stale_key,
-                options,
-                permit,
-                now,
-                is_grpc,
-                timeout,
-                clock,
-            };
-            (fallback, Box::new(fallible))
-        });
+        let of_fallback = SendOptions { key: keys.fallback, has_fallback: false, ..options };
+        let fallback = self.fallible(&request, &content, stale_key, of_fallback, &permit, exchange);
         // Boxed: it is large, and the stages in between would move it.
         let sending = Box::pin(complete(upstream, &request, content, options, fallback));
         exchange.begin_wait();
@@ -210,11 +171,8 @@ impl Forward {
             response = Box::pin(response_cost::settle(response, exchange, unfinished, wait)).await;
         }
         self.edit_response(response.headers_mut(), &permit, exchange);
-        let streams = tunnel.is_some() || !response.body().is_buffered();
-        let guard = if streams {
-            let has_cors = exchange.route().is_some_and(|route| route.cors.is_some());
-            response =
-                response.map(|body| trailer_edits::remove(body, self.response.decided(), has_cors));
+        let guard = if tunnel.is_some() || !response.body().is_buffered() {
+            response = self.without_decided_trailers(response, exchange);
             let responder = self.responder(upstream, exchange);
             self.guard_stream(permit, responder, exchange, thread)?
         } else {
@@ -226,10 +184,10 @@ impl Forward {
             exchange.stream_guard = Some(guard.clone());
             response = response.map(|body| GuardedBody::body(body, guard));
         }
-        if let Some(deadline) = deadline {
-            response = response.map(|body| deadline.body(body));
-        }
-        Ok(response)
+        Ok(match deadline {
+            Some(deadline) => response.map(|body| deadline.body(body)),
+            None => response,
+        })
     }
 
     /// Returns the WebSocket handshake of a request, if the route forwards it as one.
@@ -272,25 +230,70 @@ impl Forward {
         }
     }
 
-    /// Rewrites the request targets in header fields (`If` and `Destination`, RFC 4918 §10) as that of the request.
-    ///
-    /// # Errors
-    ///
-    /// The rejection of a `Destination` that the rewrite does not lead to a valid target.
-    fn rewrite_references(
+    /// Returns the options of a request that is sent to `upstream` at the uptime `began`.
+    fn send_options<'a>(
+        &'a self,
+        upstream: &Upstream,
+        thread: &'a ThreadState,
+        began: Duration,
+    ) -> SendOptions<'a> {
+        SendOptions {
+            idle: &thread.idle,
+            wait: self.own_timeout.unwrap_or(upstream.settings().timeout),
+            deadline: None,
+            began,
+            retries: self.retries.as_ref(),
+            has_fallback: self.fallback.is_some(),
+            key: None,
+            arrival: None,
+        }
+    }
+
+    /// Returns the fallback with what it needs of the request, if there is one.
+    fn fallible<'a>(
+        &'a self,
+        request: &'a OutgoingRequest<'a>,
+        content: &RequestContent,
+        stale_key: Option<StaleKey>,
+        options: SendOptions<'a>,
+        permit: &'a Permit,
+        exchange: &'a Exchange,
+    ) -> Option<(&'a Fallback, Box<Fallible<'a>>)> {
+        let fallback = self.fallback.as_ref()?;
+        let fallible = Fallible {
+            request,
+            again: content.copy(),
+            stale_key,
+            options,
+            permit,
+            now: exchange.moment.now,
+            is_grpc: exchange.response_format.is_grpc(),
+            timeout: self.own_timeout,
+            clock: exchange.clock(),
+        };
+        Some((fallback, Box::new(fallible)))
+    }
+
+    /// Returns the key of the last good response to the request, if the fallback has one.
+    fn stale_key(
         &self,
         upstream: &Upstream,
-        head: &mut Parts,
+        head: &Parts,
+        is_private: bool,
         exchange: &Exchange,
-    ) -> Result<(), Rejection> {
-        let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
-        if if_header::is_usual_with(&head.method) {
-            if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);
-        }
-        if let Some(destination) = head.extensions.remove::<Destination>() {
-            destination.forward(&self.target, keeps_host, &mut head.headers)?;
-        }
-        Ok(())
+    ) -> Option<StaleKey> {
+        self.fallback.as_ref()?.stale.as_ref()?;
+        StaleKey::of(head, exchange.host.as_ref(), &upstream.settings().name, is_private)
+    }
+
+    /// Removes the trailers of a response that the route decides.
+    fn without_decided_trailers(
+        &self,
+        response: Response<Body>,
+        exchange: &Exchange,
+    ) -> Response<Body> {
+        let has_cors = exchange.route().is_some_and(|route| route.cors.is_some());
+        response.map(|body| trailer_edits::remove(body, self.response.decided(), has_cors))
     }
 
     /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.
@@ -309,7 +312,7 @@ impl Forward {
     }
 
     /// Returns the upstream of the fallback, if there is one.
-    fn fallback_upstream(&self) -> Option<&Upstream> {
+    pub(super) fn fallback_upstream(&self) -> Option<&Upstream> {
         self.fallback.as_ref().and_then(Fallback::other)
     }
 
@@ -411,69 +414,19 @@ impl Forward {
         let opened = thread.streams.open(owner, until, is_call, exchange.revocations());
         opened.map(Some).map_err(|_| Rejection::Unauthenticated(challenge))
     }
+}
 
-    /// Edits the head for the upstream, and returns the fields that are only appended when it is written.
-    ///
-    /// The client's own fields of these names were stripped before the route was matched.
-    fn prepare<'a>(
-        &'a self,
-        upstream: &Upstream,
-        permit: &'a Permit,
-        token: Option<&'a HeaderValue>,
-        head: &mut Parts,
-        exchange: &'a Exchange,
-        context: &'a StageContext,
-    ) -> ExtraHeaders<'a> {
-        let mut fields = ExtraHeaders::new();
-        fields.add(&VIA, headers::via(head.version));
-        for session in &context.sessions {
-            session.strip_cookies(&mut head.headers);
-        }
-        context.token_places.strip(&mut head.headers);
-        if let Some(auth_method) = permit.auth_method {
-            Self::authorize(permit.bearer.as_ref(), &mut head.headers, &mut fields);
-            if let Some(principal) = &permit.principal {
-                self.identity[auth_method].write(&mut fields, principal);
-            }
-            if let Some(token) = token {
-                fields.add(&IDENTITY_TOKEN, token);
-            }
-        }
-        exchange.forwarded().write(&mut fields, context.server.forwarded_headers);
-        fields.add(&context.server.request_id_header, &exchange.request_id);
-        // Another upstream replaces the field, unless it preserves the client's too.
-        let mut receivers = [Some(upstream), self.fallback_upstream()].into_iter().flatten();
-        if receivers.any(|upstream| upstream.settings().host_header == HostHeader::Preserve) {
-            exchange.host.clone().map(|host| head.headers.insert(HOST, host));
-        }
-        if !self.request.is_empty() {
-            // Before the gateway's own fields are added: edits remove other spellings of client fields only.
-            self.request.remove_other_spellings(&mut head.headers);
-            fields.merge_into(&mut head.headers);
-            self.request.apply(&mut head.headers, permit.principal.as_deref(), exchange);
-        }
-        fields
+/// Returns the deadline of a gRPC call, if it has one.
+///
+/// # Errors
+///
+/// The rejection of a malformed one.
+fn read_deadline(head: &Parts, exchange: &Exchange) -> Result<Option<CallDeadline>, Rejection> {
+    if !exchange.response_format.is_grpc() {
+        return Ok(None);
     }
-
-    /// Replaces the client's `Authorization` by the access token for the upstream.
-    fn authorize<'a>(
-        bearer: Option<&'a HeaderValue>,
-        headers: &mut HeaderMap,
-        fields: &mut ExtraHeaders<'a>,
-    ) {
-        // A proof is forwarded only with its token, for upstreams that check it again.
-        if !bearer.is_some_and(proof_of_possession::is_dpop) {
-            headers.remove(DPOP);
-        }
-        // The usual case: the token is forwarded as it was received.
-        if bearer.is_some() && bearer == headers.get(AUTHORIZATION) {
-            return;
-        }
-        headers.remove(AUTHORIZATION);
-        if let Some(bearer) = bearer {
-            fields.add(&AUTHORIZATION, bearer);
-        }
-    }
+    let began = exchange.clock().instant(exchange.started());
+    CallDeadline::read(&head.headers, began)
 }
 
 /// The hashes by which a request is assigned to a target; `None` where the upstream does not hash.

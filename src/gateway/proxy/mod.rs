@@ -19,4 +19,5 @@ pub(crate) mod stale_responses;
 pub(crate) mod stream_guard;
 pub(crate) mod trailer_edits;
 pub(crate) mod tunnel;
+mod upstream_head;
 pub(crate) mod websocket;

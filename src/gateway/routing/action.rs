@@ -79,7 +79,7 @@ impl Action {
         // `Either`, not `async`: the large future of the usual case, forwarding, is not wrapped in another one.
         match self {
             Self::Forward(forward) => {
-                Either::Left(forward.run(permit, head, body, exchange, context, thread))
+                Either::Left(forward.run(permit, head, body, exchange, thread))
             }
             _ => Either::Right(self.respond(permit, head, body, exchange, context)),
         }
