@@ -30,7 +30,7 @@ use crate::session::response::{lead_to, problem, retry_after, wants_html, with_c
 use crate::session::settings::{Csrf, Identity, ReturnTo};
 use crate::session::store::loaded_session::LoadedSession;
 use crate::session::store::state::{Id, SessionState, subject_of};
-use crate::session::store::storage::StorageError;
+use crate::session::store::storage::{PresentedCookies, StorageError};
 use crate::session::{Sessions, authenticate};
 use crate::token::{Principal, TokenError};
 
@@ -183,7 +183,40 @@ impl Sessions {
             scope,
             ..state
         };
-        let mut loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
+        let loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
+        let (loaded, principal) = self.verified(loaded, has_identity).await?;
+        let session = &*self.settings.name;
+        if loaded.state.is_opaque {
+            tracing::info!(
+                session,
+                is_scope_unknown,
+                "A session began with the identity of its ID token alone: the gateway cannot read its access token."
+            );
+        }
+        let sids = self.retained.logins.record(&loaded, &principal);
+        if let Some(sharing) = self.refresher.sharing.clone() {
+            self.control.spawn(async move {
+                for sid in sids {
+                    // Without this record, a logout token for the `sid` is accepted as one for an unknown session.
+                    let _ = sharing.note_login(&sid).await;
+                }
+            });
+        }
+        let mut cookies = self.store(&loaded, &presented, headers).await?;
+        self.end_earlier(&loaded, &presented, unseen).await?;
+        if self.settings.csrf == Csrf::Token {
+            cookies.extend(self.csrf.set_plain(&self.csrf_token(&loaded)));
+        }
+        self.metrics.login(LoginResult::Ok);
+        Ok(NewSession { loaded, principal, cookies })
+    }
+
+    /// Verifies the access token of a new session. Where `has_identity`, the ID token may identify the user in its place.
+    async fn verified(
+        &self,
+        mut loaded: Arc<LoadedSession>,
+        has_identity: bool,
+    ) -> Result<(Arc<LoadedSession>, Arc<Principal>), Problem> {
         let session = &*self.settings.name;
         if !loaded.state.is_opaque && self.is_unverifiable(&loaded.state.access_token) {
             // The user can influence which token a login returns, by removing `resource` and `audience` from the
@@ -220,28 +253,23 @@ impl Sessions {
             let state = SessionState { subject: Some(subject.clone()), ..loaded.state.clone() };
             loaded = Arc::new(LoadedSession::new(state, self.settings.forward));
         }
-        if loaded.state.is_opaque {
-            tracing::info!(
-                session,
-                is_scope_unknown,
-                "A session began with the identity of its ID token alone: the gateway cannot read its access token."
-            );
-        }
-        let sids = self.retained.logins.record(&loaded, &principal);
-        if let Some(sharing) = self.refresher.sharing.clone() {
-            self.control.spawn(async move {
-                for sid in sids {
-                    // Without this record, a logout token for the `sid` is accepted as one for an unknown session.
-                    let _ = sharing.note_login(&sid).await;
-                }
-            });
-        }
+        Ok((loaded, principal))
+    }
+
+    /// Stores a new session; returns its cookies.
+    async fn store(
+        &self,
+        loaded: &Arc<LoadedSession>,
+        presented: &PresentedCookies<'_>,
+        headers: &HeaderMap,
+    ) -> Result<Vec<HeaderValue>, Problem> {
+        let session = &*self.settings.name;
         // Cookies of pending logins expire by themselves.
         let mut others = headers.clone();
         self.strip_cookies(&mut others);
         let others = others.get_all(COOKIE).iter().map(|field| field.len() + 2).sum();
-        let cookies = self.storage.begin(&loaded, presented.held().beside(others)).await;
-        let mut cookies = cookies.map_err(|error| match error {
+        let cookies = self.storage.begin(loaded, presented.held().beside(others)).await;
+        cookies.map_err(|error| match error {
             StorageError::TooLarge(error) => {
                 tracing::error!(session, %error, "The session of a login does not fit into cookies; use `tokens: server`, or fewer claims.");
                 Problem::TooLarge
@@ -250,27 +278,33 @@ impl Sessions {
                 tracing::warn!(session, %error, "Could not store the session of a login; the login failed.");
                 Problem::StoreUnavailable
             }
-        })?;
+        })
+    }
+
+    /// Ends the sessions that the browser had before, persistently.
+    async fn end_earlier(
+        &self,
+        loaded: &LoadedSession,
+        presented: &PresentedCookies<'_>,
+        unseen: Option<Id>,
+    ) -> Result<(), Problem> {
         // An earlier session that cannot be loaded now expires by its own times.
-        let earlier = self.storage.open_all(&presented).await.unwrap_or_default();
+        let earlier = self.storage.open_all(presented).await.unwrap_or_default();
         if !earlier.is_empty() || unseen.is_some() {
             for earlier in &earlier {
-                self.replace(earlier, &loaded).await;
+                self.replace(earlier, loaded).await;
             }
             if let Some(unseen) = unseen {
-                self.replace_unseen(unseen, &loaded).await;
+                self.replace_unseen(unseen, loaded).await;
             }
             if let Err(error) = self.retained.ended.saved().await {
+                let session = &*self.settings.name;
                 tracing::error!(session, %error, "Could not save the end of the previous session; the login was refused.");
                 self.forget(loaded.state.id).await;
                 return Err(Problem::StoreUnavailable);
             }
         }
-        if self.settings.csrf == Csrf::Token {
-            cookies.extend(self.csrf.set_plain(&self.csrf_token(&loaded)));
-        }
-        self.metrics.login(LoginResult::Ok);
-        Ok(NewSession { loaded, principal, cookies })
+        Ok(())
     }
 
     /// Ends the session that a browser had before `loaded`, and revokes its tokens.
