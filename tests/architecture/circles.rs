@@ -302,7 +302,8 @@ fn below(module: &[String], names: &[String]) -> Module {
     [module, names].concat()
 }
 
-fn planted_sources(files: &[(&str, &str)]) -> Vec<Source> {
+/// Sources of these paths and texts.
+pub(super) fn planted_sources(files: &[(&str, &str)]) -> Vec<Source> {
     let source =
         |(path, text): &(&str, &str)| Source { path: (*path).to_owned(), text: (*text).to_owned() };
     files.iter().map(source).collect()

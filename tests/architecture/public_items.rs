@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::circles::without_tests;
+use super::circles::{planted_sources, without_tests};
 use super::{Source, code, is_word, sources};
 
 #[test]
@@ -31,34 +31,43 @@ fn a_planted_item_for_tests_alone_is_found() {
         ("src/a.rs", "pub fn used() {} pub fn planted() {} pub const fn own() {} fn f() { own() }"),
         (
             "src/b.rs",
-            "fn g() { crate::a::used(); } #[cfg(test)] mod tests { fn h() { planted() } }",
+            "fn g(planted: u8) { crate::a::used(planted); } #[cfg(test)] mod tests { fn h() { planted() } }",
         ),
         ("src/c/mod.rs", "#[cfg(test)] mod tests;"),
         ("src/c/tests.rs", "pub fn helper() { planted() }"),
         ("src/d.rs", "pub use crate::a::planted; // planted()"),
     ];
-    let source =
-        |(path, text): (&str, &str)| Source { path: path.to_owned(), text: text.to_owned() };
-    let found = unused_items(&planted.map(source));
+    let found = unused_items(&planted_sources(&planted));
     assert_eq!(found, ["src/a.rs: own", "src/a.rs: planted"]);
+}
+
+#[test]
+fn a_planted_type_for_tests_alone_is_found() {
+    let planted = planted_sources(&[
+        ("src/a.rs", "pub struct Used; pub struct Returned; pub fn f() -> Returned { Returned }"),
+        (
+            "src/b.rs",
+            "pub enum Planted { A } impl Planted { fn g() { crate::a::f(); crate::a::Used; } }",
+        ),
+        ("src/c.rs", "#[cfg(test)] mod tests { use crate::b::Planted; }"),
+    ]);
+    assert_eq!(unused_items(&planted), ["src/b.rs: Planted"]);
 }
 
 /// Items that only other crates use, each with its user.
 const EMBEDDERS: &[(&str, &str, &str)] = &[
     ("src/base/clock.rs", "manual", "tests that hold the time"),
     ("src/config/mod.rs", "load_text", "a program that embeds the gateway with a text of its own"),
-    ("src/dev/issuer/clients.rs", "keeps_refresh_tokens", "tests that start the issuer"),
-    ("src/dev/issuer/clients.rs", "signed_with", "tests that start the issuer"),
-    ("src/dev/issuer/clients.rs", "told_of_logouts_at", "tests that start the issuer"),
     ("src/dev/issuer/config.rs", "API", "tests that start the issuer"),
-    ("src/dev/issuer/config.rs", "with_client", "tests that start the issuer"),
     ("src/dev/issuer/mod.rs", "rotate_keys", "tests that start the issuer"),
+    ("src/dev/issuer/trial_tokens.rs", "user", "tests that start the issuer"),
     ("src/limit/route_limits.rs", "after_authorization", "the bench of local limits"),
     ("src/limit/route_limits.rs", "before_authentication", "the bench of local limits"),
+    ("src/observe/log.rs", "to", "a program that embeds the gateway with a log of its own"),
     ("src/observe/metrics/family.rs", "FAMILIES", "the test of the dashboards"),
 ];
 
-/// Public functions and constants that no code of another file names, as `path: name`.
+/// Public functions, constants and types that no code of another file uses, as `path: name`.
 fn unused_items(sources: &[Source]) -> Vec<String> {
     let mut tests = BTreeSet::new();
     let mut texts = BTreeMap::new();
@@ -72,12 +81,19 @@ fn unused_items(sources: &[Source]) -> Vec<String> {
         let module = path.trim_end_matches(".rs").trim_end_matches("/mod");
         !tests.iter().any(|test| module == test || module.starts_with(&format!("{test}/")))
     });
-    let words: BTreeMap<_, BTreeSet<String>> =
-        texts.iter().map(|(path, text)| (path, words_used(text))).collect();
+    let used: BTreeMap<_, BTreeSet<String>> =
+        texts.iter().map(|(path, text)| (path, names_used(text))).collect();
     let mut unused = Vec::new();
     for (path, text) in &texts {
         for name in public_items(text) {
-            if !words.iter().any(|(other, words)| *other != path && words.contains(&name)) {
+            if !used.iter().any(|(other, used)| *other != path && used.contains(&name)) {
+                unused.push(format!("{path}: {name}"));
+            }
+        }
+        for name in public_types(text) {
+            let elsewhere = used.iter().any(|(other, used)| *other != path && used.contains(&name));
+            // A type that only signatures of its own file name is public with them.
+            if !elsewhere && !is_in_a_signature(text, &name) {
                 unused.push(format!("{path}: {name}"));
             }
         }
@@ -86,14 +102,58 @@ fn unused_items(sources: &[Source]) -> Vec<String> {
     unused
 }
 
-/// The words of `text` without its re-exports.
-fn words_used(text: &str) -> BTreeSet<String> {
+/// The names that `text` calls, imports or reads from a path, without its re-exports; words of variables, fields and
+/// definitions are no uses.
+fn names_used(text: &str) -> BTreeSet<String> {
     let mut text = text.to_owned();
     while let Some(at) = text.find("pub use ") {
         let end = text[at..].find(';').map_or(text.len(), |end| at + end);
         text.replace_range(at..end, "");
     }
-    text.split(|c| !is_word(c)).map(str::to_owned).collect()
+    let mut used = BTreeSet::new();
+    let mut imports_until = 0;
+    for (at, name) in words(&text) {
+        let (before, after) = (&text[..at], text[at + name.len()..].trim_start());
+        if name == "use" {
+            imports_until = text[at..].find(';').map_or(text.len(), |end| at + end);
+        }
+        let is_defined = before.trim_end().ends_with("fn") && before.ends_with(' ');
+        let is_called = after.starts_with('(') || after.starts_with("::");
+        let is_qualified = before.ends_with("::") || before.ends_with('.') && is_called;
+        let is_constant_or_type = name.starts_with(|c: char| c.is_uppercase());
+        if !is_defined && (at < imports_until || is_called || is_qualified || is_constant_or_type) {
+            used.insert(name.to_owned());
+        }
+    }
+    used
+}
+
+/// Each word of `text`, and where it begins.
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    text.split(|c| !is_word(c)).filter_map(move |word| {
+        let begin = at;
+        at += word.len() + text[at + word.len()..].chars().next().map_or(0, char::len_utf8);
+        (!word.is_empty()).then_some((begin, word))
+    })
+}
+
+/// The names of structs, enums and traits that `text` makes public.
+fn public_types(text: &str) -> BTreeSet<String> {
+    let kinds = ["pub struct ", "pub enum ", "pub trait "];
+    let found = kinds.iter().flat_map(|kind| text.match_indices(kind));
+    let name = |(at, kind): (usize, &str)| {
+        words(&text[at + kind.len()..]).next().map(|(_, name)| name.to_owned())
+    };
+    found.filter_map(name).collect()
+}
+
+/// Whether `text` names its type `name` beyond its definition and the headers of its implementations.
+fn is_in_a_signature(text: &str, name: &str) -> bool {
+    words(text).filter(|(_, word)| *word == name).any(|(at, _)| {
+        let before = text[..at].trim_end();
+        !["struct", "enum", "trait", "impl", "for", ">"].iter().any(|word| before.ends_with(word))
+    })
 }
 
 /// The names of functions and constants that `text` makes public.

@@ -14,7 +14,7 @@ use northgate::dev::issuer::{
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use crate::support::{start, start_with};
+use crate::support::{start, start_knowing};
 
 #[tokio::test]
 async fn refuses_to_listen_where_others_could_reach_it() {
@@ -206,7 +206,7 @@ async fn a_client_can_prove_itself_with_a_signed_word_but_only_once() {
     let client = Client::authenticating("robot", Authentication::PrivateKeyJwt(keys))
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(DevIssuerConfig::default().with_client(client));
+    let issuer = start_knowing(client);
     let word = |audience: &str, jti: &str| {
         let claims = json!({
             "iss": "robot", "sub": "robot", "aud": audience, "jti": jti,
@@ -238,7 +238,7 @@ async fn credentials_in_the_basic_field_are_form_encoded() {
     let client = Client::confidential("a:b c", "50% + ü")
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(DevIssuerConfig::default().with_client(client));
+    let issuer = start_knowing(client);
 
     let response = issuer
         .http
@@ -258,7 +258,7 @@ async fn a_client_authenticates_in_its_own_way_and_in_no_other() {
     let client = Client::authenticating("post", post)
         .grants(&[GrantType::ClientCredentials])
         .scopes("orders:read");
-    let issuer = start_with(DevIssuerConfig::default().with_client(client));
+    let issuer = start_knowing(client);
     let (id, secret) = (("client_id", "post"), ("client_secret", "post-secret"));
     let request = || issuer.http.post(issuer.at("/token"));
     let grant = ("grant_type", "client_credentials");
@@ -344,11 +344,11 @@ async fn a_refresh_may_ask_for_less_and_later_for_all_again() {
 
 #[tokio::test]
 async fn a_client_that_keeps_its_refresh_token_is_given_no_other() {
-    let client = Client::confidential("keeper", "keeper-secret")
+    let mut client = Client::confidential("keeper", "keeper-secret")
         .grants(&[GrantType::Password, GrantType::RefreshToken])
-        .scopes("offline_access")
-        .keeps_refresh_tokens();
-    let issuer = start_with(DevIssuerConfig::default().with_client(client));
+        .scopes("offline_access");
+    client.rotates_refresh_tokens = false;
+    let issuer = start_knowing(client);
     let form = [("grant_type", "password"), ("username", "bob"), ("password", "builder")];
     let (_, tokens) =
         issuer.token("keeper", &[&form[..], &[("scope", "offline_access")]].concat()).await;

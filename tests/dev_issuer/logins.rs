@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use http::StatusCode;
 use http::header::SET_COOKIE;
-use northgate::dev::issuer::{Client, DevIssuerConfig, GrantType, Mint};
+use northgate::dev::issuer::{Client, GrantType, Mint};
 use serde_json::Value;
 use url::Url;
 
 use crate::browser::{Browser, authorize, claims, code, redeem};
-use crate::support::{start, start_with};
+use crate::support::{start, start_knowing};
 
 #[tokio::test]
 async fn a_person_logs_in_agrees_and_the_client_gets_tokens() {
@@ -238,7 +238,7 @@ async fn a_bad_pushed_request_is_told_to_the_program() {
 async fn a_code_is_good_for_one_client_one_redirect_uri_and_one_verifier() {
     let other =
         Client::confidential("other", "other-secret").grants(&[GrantType::AuthorizationCode]);
-    let issuer = start_with(DevIssuerConfig::default().with_client(other));
+    let issuer = start_knowing(other);
     let code = code(&issuer).await;
 
     for changed in [

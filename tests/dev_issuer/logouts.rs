@@ -1,13 +1,13 @@
 //! A person leaves: at the issuer's own page, sent there by a client, or ended by the issuer.
 
 use http::StatusCode;
-use northgate::dev::issuer::{Client, DevIssuerConfig, GrantType};
+use northgate::dev::issuer::{Client, GrantType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use url::Url;
 
 use crate::browser::{Browser, authorize, between, claims, redeem};
-use crate::support::{start, start_with};
+use crate::support::{start, start_knowing};
 
 #[tokio::test]
 async fn a_logout_with_the_logins_id_token_is_done_at_once() {
@@ -55,11 +55,10 @@ async fn a_logout_without_an_id_token_asks_first() {
 async fn a_client_is_told_that_a_login_has_ended() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let client = Client::confidential("told", "told-secret")
-        .grants(&[GrantType::Password])
-        .scopes("openid")
-        .told_of_logouts_at(&format!("http://{address}/logout"));
-    let issuer = start_with(DevIssuerConfig::default().with_client(client));
+    let mut client =
+        Client::confidential("told", "told-secret").grants(&[GrantType::Password]).scopes("openid");
+    client.backchannel_logout_uri = Some(format!("http://{address}/logout"));
+    let issuer = start_knowing(client);
     let form = [("grant_type", "password"), ("username", "alice"), ("password", "wonderland")];
     let (_, tokens) = issuer.token("told", &[&form[..], &[("scope", "openid")]].concat()).await;
     let sid = claims(&tokens["id_token"])["sid"].as_str().expect("a sid").to_owned();

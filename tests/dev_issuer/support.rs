@@ -3,7 +3,7 @@
 use crate::fault_injection::TestIssuer;
 use http::StatusCode;
 use northgate::base::clock::{Clock, Timestamp};
-use northgate::dev::issuer::DevIssuerConfig;
+use northgate::dev::issuer::{Client, DevIssuerConfig};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -17,6 +17,14 @@ pub(crate) struct Issuer {
 /// An issuer as `northgate dev` starts it.
 pub(crate) fn start() -> Issuer {
     start_with(DevIssuerConfig::default())
+}
+
+/// An issuer that knows one more client, in place of one with the same id.
+pub(crate) fn start_knowing(client: Client) -> Issuer {
+    let mut options = DevIssuerConfig::default();
+    options.clients.retain(|known| known.id != client.id);
+    options.clients.push(client);
+    start_with(options)
 }
 
 /// An issuer that knows others.

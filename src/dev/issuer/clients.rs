@@ -104,34 +104,16 @@ impl Client {
         self
     }
 
-    /// Sets the back-channel logout URI.
-    #[must_use]
-    pub fn told_of_logouts_at(self, uri: &str) -> Self {
-        Self { backchannel_logout_uri: Some(uri.to_owned()), ..self }
-    }
-
     /// Selects reference tokens.
     #[must_use]
     pub fn reference_tokens(self) -> Self {
         Self { tokens: TokenFormat::Reference, ..self }
     }
 
-    /// Sets the signature algorithm.
-    #[must_use]
-    pub fn signed_with(self, algorithm: Algorithm) -> Self {
-        Self { algorithm: Some(algorithm), ..self }
-    }
-
     /// Sets the lifetime of access tokens.
     #[must_use]
     pub fn access_lifetime(self, lifetime: Duration) -> Self {
         Self { access_lifetime: Some(lifetime), ..self }
-    }
-
-    /// Switches refresh token rotation off.
-    #[must_use]
-    pub fn keeps_refresh_tokens(self) -> Self {
-        Self { rotates_refresh_tokens: false, ..self }
     }
 
     /// Allows the introspection of other clients' tokens.

@@ -45,16 +45,6 @@ impl Resource {
     }
 }
 
-impl DevIssuerConfig {
-    /// Adds a client, in place of one with the same id.
-    #[must_use]
-    pub fn with_client(mut self, client: Client) -> Self {
-        self.clients.retain(|have| have.id != client.id);
-        self.clients.push(client);
-        self
-    }
-}
-
 impl Default for DevIssuerConfig {
     fn default() -> Self {
         Self {
