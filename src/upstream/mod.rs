@@ -7,6 +7,7 @@
 //! largest part of a request's cost: a connection belongs to the request that uses it, so there is no second task and
 //! no channel between them. In HTTP/2 (`http2`, with the `h2` crate) a connection is shared by many requests.
 
+mod attempt_error;
 mod balancing;
 mod connections;
 mod error;

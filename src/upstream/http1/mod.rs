@@ -28,6 +28,7 @@ pub(super) use self::body::ResponseBody;
 use self::head::ParseOutcome;
 pub(super) use self::head::{MAX_FIELDS, MAX_HEAD_BYTES};
 pub(super) use self::remaining_upload::RemainingUpload;
+use super::attempt_error::AttemptError;
 use super::connections::connect::{FreshRead, Stream};
 use super::connections::connection_gauges::Counted;
 use super::connections::handshake_error;
@@ -81,33 +82,6 @@ pub(super) enum BodyKind {
     Tunnel(Tunnel),
 }
 
-/// A request without a response.
-#[derive(Debug)]
-pub(super) struct SendError {
-    pub(super) failure: UpstreamError,
-    /// Whether some of the request may have reached the upstream.
-    pub(super) sent: bool,
-    /// Whether the request failed on a reused connection that the upstream may have closed meanwhile.
-    pub(super) stale: bool,
-    /// Whether the upstream waited for the client, which had sent nothing for a while.
-    pub(super) client_was_silent: bool,
-    /// The request for another connection: `None` if a part of its body is lost.
-    pub(super) remaining_content: Option<Box<BodyWriter>>,
-}
-
-impl SendError {
-    /// Creates the error of a request of which nothing was sent.
-    pub(super) const fn not_sent(failure: UpstreamError, sending: Box<BodyWriter>) -> Self {
-        Self {
-            failure,
-            sent: false,
-            stale: false,
-            client_was_silent: false,
-            remaining_content: Some(sending),
-        }
-    }
-}
-
 impl Connection {
     /// Creates a connection. Boxed, since it is moved often.
     pub(super) fn new(stream: Stream, metrics: Arc<UpstreamMetrics>) -> Box<Self> {
@@ -147,7 +121,7 @@ impl Connection {
         mut sending: Box<BodyWriter>,
         wait: Duration,
         since: Instant,
-    ) -> Result<Reply, SendError> {
+    ) -> Result<Reply, AttemptError> {
         let head = request.head;
         head::write(&mut self.write, request, host, &sending);
         let head_bytes = self.write.len();
@@ -190,7 +164,13 @@ impl Connection {
                 let sent = sending.progress() > 0 || may_have_arrived;
                 let remaining_content =
                     sending.for_another_connection(&self.write, head_bytes, sent);
-                Err(SendError { failure, sent, stale: false, client_was_silent, remaining_content })
+                Err(AttemptError {
+                    failure,
+                    sent,
+                    stale: false,
+                    client_was_silent,
+                    remaining_content,
+                })
             }
         }
     }
@@ -262,7 +242,7 @@ impl Connection {
         head: head::Head,
         sending: Box<BodyWriter>,
         client_was_silent: bool,
-    ) -> Result<Reply, SendError> {
+    ) -> Result<Reply, AttemptError> {
         let head::Head { mut response, framing, reusable } = head;
         let mut decoder = Decoder::of_response(framing);
         let first = match framing {
@@ -272,7 +252,7 @@ impl Connection {
         let first = match first {
             Ok(first) => first,
             Err(failure) => {
-                return Err(SendError {
+                return Err(AttemptError {
                     failure,
                     sent: true,
                     stale: false,
@@ -317,11 +297,11 @@ impl Connection {
     }
 
     /// Hands the connection over after a 101, if the client requested an upgrade.
-    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, SendError> {
+    fn tunnel(self, response: Response<()>, head: &Parts) -> Result<Reply, AttemptError> {
         if !head.headers.contains_key(http::header::UPGRADE) {
             let (failure, remaining_content) =
                 (UpstreamError::Invalid(InvalidResponse::Upgrade), None);
-            return Err(SendError {
+            return Err(AttemptError {
                 failure,
                 sent: true,
                 stale: false,

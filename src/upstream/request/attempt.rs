@@ -17,6 +17,7 @@ use crate::base::header_fields::fields_bytes;
 use crate::base::read_ahead::read_ahead;
 use crate::http1::{BodyWriter, Length};
 use crate::upstream::Upstream;
+use crate::upstream::attempt_error::AttemptError;
 use crate::upstream::balancing::attempted_endpoints::AttemptedEndpoints;
 use crate::upstream::balancing::endpoint::{Endpoint, EndpointPermit};
 use crate::upstream::balancing::endpoint_set::EndpointSet;
@@ -43,16 +44,14 @@ impl Upstream {
         began: Duration,
     ) -> Result<Answered, Failed> {
         let (idle, wait) = (options.idle, options.wait);
-        let failed =
-            |error, endpoint: &Arc<Endpoint>| Failed::of(error, Arc::clone(endpoint), None);
         // Time in the gateway's own queue does not count towards the response timeout.
         let (load, mut began) = if let Some(load) = endpoint.try_admit() {
             (load, began)
         } else if let Some(load) = endpoint.admit(self.settings.connect_timeout.min(wait)).await {
             (load, self.clock.uptime())
         } else {
-            let error = http1::SendError::not_sent(UpstreamError::Overflow, sending);
-            return Err(failed(error, endpoint));
+            let error = AttemptError::not_sent(UpstreamError::Overflow, sending);
+            return Err(Failed::of(error, Arc::clone(endpoint), None));
         };
         let (mut endpoint, mut load) = (Arc::clone(endpoint), load);
         let (mut sending, mut opened) = (sending, None);
@@ -66,7 +65,8 @@ impl Upstream {
             began = self.clock.uptime();
             match acquired {
                 Some(Acquired::Http2(permit)) => {
-                    let exchange = self.exchange(request, &endpoint, Some(key), options, began);
+                    let exchange =
+                        self.http2_request(request, &endpoint, Some(key), options, began);
                     let reply = run_http2(exchange, permit, load, Body::empty(), options);
                     return self.over_http2(Box::pin(reply).await, request, endpoint, tried, began);
                 }
@@ -96,10 +96,8 @@ impl Upstream {
                             (endpoint, load) = (at, permit);
                             acquired
                         }
-                        Err((ConnectError { failure, cause }, at)) => {
-                            let sending = Box::new(BodyWriter::new(body));
-                            let error = http1::SendError::not_sent(failure, sending);
-                            return Err(Failed::of(error, at, Some(cause.into())));
+                        Err((error, at)) => {
+                            return Err(not_connected(error, at, Box::new(BodyWriter::new(body))));
                         }
                     };
                     match acquired {
@@ -108,7 +106,8 @@ impl Upstream {
                             Box::new(BodyWriter::new(body))
                         }
                         Acquired::Http2(permit) => {
-                            let exchange = self.exchange(request, &endpoint, None, options, began);
+                            let exchange =
+                                self.http2_request(request, &endpoint, None, options, began);
                             // Boxed: it is large, and requests in HTTP/1.1 would carry it.
                             let reply = run_http2(exchange, permit, load, body, options);
                             let reply = Box::pin(reply).await;
@@ -144,14 +143,13 @@ impl Upstream {
                         blameless &= !stream.selected_http1();
                         self.http1_connection(stream, &endpoint)
                     }
-                    Err(ConnectError { failure, cause }) => {
-                        let blameless = blameless && failure == UpstreamError::Tls;
-                        if failure == UpstreamError::Tls {
+                    Err(error) => {
+                        let is_tls = error.failure == UpstreamError::Tls;
+                        if is_tls {
                             idle.http2().forget_http1(&endpoint);
                         }
-                        let error = http1::SendError::not_sent(failure, sending);
-                        let failed = Failed::of(error, endpoint, Some(cause.into()));
-                        return Err(Failed { blameless, ..failed });
+                        let failed = not_connected(error, endpoint, sending);
+                        return Err(Failed { blameless: blameless && is_tls, ..failed });
                     }
                 }
             }
@@ -161,27 +159,33 @@ impl Upstream {
         let wait = options.within(since);
         let before = options.begin_exchange();
         let reply = connection.exchange(request, host, sending, wait, since).await;
-        let reply = reply.map_err(|mut lost| {
-            if !lost.sent {
-                options.was_unsent(before);
+        match reply {
+            Ok(reply) => Ok(self.over_http1(reply, endpoint, load, began, options)),
+            Err(lost) => {
+                if !lost.sent {
+                    options.was_unsent(before);
+                }
+                let failed = lost_in_http1(lost, endpoint, is_reused, options);
+                Err(Failed { blameless, ..failed })
             }
-            if lost.failure == UpstreamError::Timeout && options.is_over() {
-                // One timeout cannot show whether the endpoint is silent, or slower than the deadline of this client.
-                lost.failure = UpstreamError::Deadline { silent: false };
-            }
-            // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
-            let stale = is_reused && lost.failure == UpstreamError::Reset;
-            if matches!(lost.failure, UpstreamError::Invalid(_)) {
-                idle.http2().forget_http1(&endpoint);
-            }
-            Failed { blameless, ..failed(http1::SendError { stale, ..lost }, &endpoint) }
-        })?;
+        }
+    }
+
+    /// Turns a response in HTTP/1.1 into that of any attempt; its connection is used again after its content.
+    fn over_http1(
+        &self,
+        reply: http1::Reply,
+        endpoint: Arc<Endpoint>,
+        load: EndpointPermit,
+        began: Duration,
+        options: &SendOptions<'_>,
+    ) -> Answered {
         let now = self.clock.uptime();
         self.metrics.answered(reply.response.status().as_u16(), now.saturating_sub(began));
         let held = |load| Held {
             endpoint: Arc::clone(&endpoint),
             load,
-            idle: idle.clone(),
+            idle: options.idle.clone(),
             time_limit: options.wait,
             passive: Arc::clone(&self.passive),
             began,
@@ -189,7 +193,7 @@ impl Upstream {
         let (body, tunnel) = match reply.content {
             BodyKind::Whole(whole, rest) if rest.is_over() => {
                 if let Some(connection) = rest.reusable() {
-                    idle.put(&endpoint, connection, now, self.settings.keep_alive);
+                    options.idle.put(&endpoint, connection, now, self.settings.keep_alive);
                 }
                 (whole.into(), None)
             }
@@ -204,14 +208,7 @@ impl Upstream {
         };
         let response = reply.response.map(|()| body);
         let client_was_silent = reply.client_was_silent;
-        Ok(Answered {
-            response,
-            tunnel,
-            endpoint,
-            at: now,
-            client_was_silent,
-            is_failed_call: false,
-        })
+        Answered { response, tunnel, endpoint, at: now, client_was_silent, is_failed_call: false }
     }
 
     /// Waits up to `limit` for the rest of a small response, so that one that breaks off, since its endpoint has died, can
@@ -228,7 +225,7 @@ impl Upstream {
             Err(error) => {
                 let failure = error.downcast_ref::<UpstreamError>().copied();
                 let failure = failure.unwrap_or(UpstreamError::Reset);
-                let error = http1::SendError {
+                let error = AttemptError {
                     failure,
                     sent: true,
                     stale: false,
@@ -331,7 +328,7 @@ impl Upstream {
 
     /// Returns the exchange of `request` with `endpoint` in HTTP/2, which gets it at the uptime `began`; `websocket` is the key of
     /// an opening handshake.
-    fn exchange<'a, 'r>(
+    fn http2_request<'a, 'r>(
         &'a self,
         request: &'a OutgoingRequest<'r>,
         endpoint: &'a Endpoint,
@@ -422,7 +419,7 @@ impl Upstream {
                 let remaining_content =
                     remaining_content.map(|body| Box::new(BodyWriter::new(body)));
                 let error =
-                    http1::SendError { failure, sent, stale, client_was_silent, remaining_content };
+                    AttemptError { failure, sent, stale, client_was_silent, remaining_content };
                 let is_refused = failure == UpstreamError::Refused;
                 let failed = Failed::of(error, endpoint, None);
                 // The head may be too large for the endpoint, which then refuses it in a way of its own.
@@ -496,6 +493,31 @@ impl Upstream {
         let pauses = ClientPauses::new(self.clock.uptime());
         Body::streaming(PooledBody { content, held: Some(held), judges, pauses }).with_cut(upload)
     }
+}
+
+/// Returns the failure of an attempt that got no connection, whose cause was recorded already.
+fn not_connected(error: ConnectError, endpoint: Arc<Endpoint>, sending: Box<BodyWriter>) -> Failed {
+    let ConnectError { failure, cause } = error;
+    Failed::of(AttemptError::not_sent(failure, sending), endpoint, Some(cause.into()))
+}
+
+/// Returns the failure of an attempt on a connection in HTTP/1.1.
+fn lost_in_http1(
+    mut lost: AttemptError,
+    endpoint: Arc<Endpoint>,
+    is_reused: bool,
+    options: &SendOptions<'_>,
+) -> Failed {
+    if lost.failure == UpstreamError::Timeout && options.is_over() {
+        // One timeout cannot show whether the endpoint is silent, or slower than the deadline of this client.
+        lost.failure = UpstreamError::Deadline { silent: false };
+    }
+    // The upstream has just closed an idle connection: `send` decides whether the request is sent again.
+    lost.stale = is_reused && lost.failure == UpstreamError::Reset;
+    if matches!(lost.failure, UpstreamError::Invalid(_)) {
+        options.idle.http2().forget_http1(&endpoint);
+    }
+    Failed::of(lost, endpoint, None)
 }
 
 /// Whether the head of a request is larger than some services accept, a few of which end the connection for it.

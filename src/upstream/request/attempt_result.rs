@@ -9,11 +9,11 @@ use http_body::Body as _;
 use super::long_lived_response::is_endless;
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
+use crate::upstream::attempt_error::AttemptError;
 use crate::upstream::balancing::attempted_endpoints::Refund;
 use crate::upstream::balancing::endpoint::Endpoint;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::health::endpoint_health::Outcome;
-use crate::upstream::http1;
 
 /// The result of an attempt with a response.
 pub(super) struct Answered {
@@ -58,7 +58,7 @@ impl Answered {
 
 /// The result of an attempt without a response.
 pub(super) struct Failed {
-    pub(super) error: http1::SendError,
+    pub(super) error: AttemptError,
     pub(super) endpoint: Arc<Endpoint>,
     /// The cause of a failure to connect, which was recorded already.
     pub(super) cause: Option<String>,
@@ -77,7 +77,7 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) const fn of(
-        error: http1::SendError,
+        error: AttemptError,
         endpoint: Arc<Endpoint>,
         cause: Option<String>,
     ) -> Self {
@@ -98,7 +98,7 @@ impl Failed {
     /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
     /// waited for its client, for a permit or for a connection.
     pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
-        let error = http1::SendError {
+        let error = AttemptError {
             failure: UpstreamError::Deadline { silent: false },
             sent: true,
             stale: false,
