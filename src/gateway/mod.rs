@@ -2,7 +2,9 @@
 //!
 //! A [`Snapshot`] is everything needed to serve requests, compiled from one configuration; immutable, and replaced as
 //! a whole. A [`Gateway`] serves the requests of one thread. An [`Exchange`] is the state of one request and its
-//! response. Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into responses.
+//! response; it knows no stage, only what stages and responses need of a snapshot (`stage_context`) and of its route
+//! (`routing::route_properties`). Every refusal is a [`Rejection`]; `response::problem` alone turns rejections into
+//! responses.
 
 mod compile;
 mod deferred_form;
