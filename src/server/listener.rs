@@ -219,13 +219,13 @@ impl Tls {
             let name = names.dns.first().map_or("", String::as_str);
             gauges.push(metrics.certificate(name, names.expires));
         }
-        let config = tls::server::config(
-            certificates,
-            tls.only_tls13,
-            tls.session_tickets,
-            settings.http2,
-            tls.clients.as_ref(),
-        )?;
+        let options = tls::server::ServerOptions {
+            only_tls13: tls.only_tls13,
+            session_tickets: tls.session_tickets,
+            http2: settings.http2,
+            clients: tls.clients.as_ref(),
+        };
+        let config = tls::server::config(certificates, options)?;
         Ok(Self { config: Arc::new(config), _certificates: gauges })
     }
 }

@@ -17,23 +17,30 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Identity, TlsError, provider};
 use crate::base::clock::Timestamp;
 
-/// Returns a listener's configuration: `certificates` are selected by the server name (SNI), the first
-/// is the default. `only_tls13` refuses TLS 1.2; `session_tickets` lets clients
-/// resume a session and skip most of the handshake; `http2` is offered by ALPN (RFC 7301).
-///
-/// With `clients`, client certificates are requested, and sessions are never resumed, since that would
-/// skip their verification (compare CVE-2025-23419).
+/// The options of a listener's TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerOptions<'a> {
+    /// Refuses TLS 1.2.
+    pub only_tls13: bool,
+    /// Lets clients resume a session and skip most of the handshake.
+    pub session_tickets: bool,
+    /// Offers HTTP/2 by ALPN (RFC 7301).
+    pub http2: bool,
+    /// Requests client certificates. Sessions are never resumed then, since that would skip the verification (compare
+    /// CVE-2025-23419).
+    pub clients: Option<&'a ClientVerification>,
+}
+
+/// Returns a listener's configuration: `certificates` are selected by the server name (SNI), the first is the default.
 ///
 /// # Errors
 ///
 /// [`TlsError`] if a certificate cannot be used, or none is given.
 pub fn config(
     certificates: &[Identity],
-    only_tls13: bool,
-    session_tickets: bool,
-    http2: bool,
-    clients: Option<&ClientVerification>,
+    options: ServerOptions<'_>,
 ) -> Result<ServerConfig, TlsError> {
+    let ServerOptions { only_tls13, session_tickets, http2, clients } = options;
     let versions: &[_] = if only_tls13 {
         &[&rustls::version::TLS13]
     } else {

@@ -227,7 +227,7 @@ impl Upstream {
             let well = self.examine(endpoint, reason == CheckReason::Refused).await;
             let settled = well && !endpoint.health.is_down();
             let interval = active.map(|active| with_jitter(active.interval));
-            schedule.after(settled, reason != CheckReason::Due, interval);
+            schedule.after(reason, settled, interval);
         }
     }
 }
@@ -274,14 +274,15 @@ impl Schedule {
         Self { next, earliest: now, earliest_after_break: now, quick: None }
     }
 
-    /// Decides about the next check after one that has ended. `interval` is that of active checks.
-    fn after(&mut self, settled: bool, suspected: bool, interval: Option<Duration>) {
+    /// Decides about the next check after one for `reason`, which has `settled` that the endpoint is well, or not.
+    /// `interval` is that of active checks.
+    fn after(&mut self, reason: CheckReason, settled: bool, interval: Option<Duration>) {
         let now = Instant::now();
         self.earliest = now + MIN_INTERVAL;
         self.earliest_after_break = now + MIN_INTERVAL_AFTER_BREAK;
         if settled {
             self.quick = None;
-        } else if suspected || self.quick.is_some() || interval.is_none() {
+        } else if reason != CheckReason::Due || self.quick.is_some() || interval.is_none() {
             let quick = self.quick.map_or(FIRST_INTERVAL, |quick| quick * 2);
             self.quick = Some(quick.min(MAX_INTERVAL));
         }

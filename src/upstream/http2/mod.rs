@@ -137,10 +137,10 @@ impl Http2Request<'_, '_> {
         };
         let request = match request {
             Ok(request) => request,
-            Err(failure) => return Err(lost(&stream, failure, false, false, false)),
+            Err(failure) => return Err(lost(&stream, failure, Loss::UNSENT)),
         };
         if !facts.accepts_head(request::list_bytes(&request)) {
-            return Err(lost(&stream, UpstreamError::HeadTooLarge, false, false, false));
+            return Err(lost(&stream, UpstreamError::HeadTooLarge, Loss::UNSENT));
         }
         connection.facts.request_sent();
         let responding = self.response_to(request, &connection, &stream);
@@ -190,7 +190,7 @@ impl Http2Request<'_, '_> {
                     loss_reported: connection_lost && facts.report_loss(),
                     closed_unprocessed: is_vain && !facts.report_loss(),
                     refund,
-                    ..lost(&stream, error, sent, stale, client_was_silent)
+                    ..lost(&stream, error, Loss { sent, stale, client_was_silent })
                 })
             }
             None => {
@@ -207,7 +207,7 @@ impl Http2Request<'_, '_> {
                     }
                     UpstreamError::Timeout
                 };
-                Err(lost(&stream, failure, true, false, false))
+                Err(lost(&stream, failure, Loss::SENT))
             }
         }
     }
@@ -279,7 +279,7 @@ impl Http2Request<'_, '_> {
         mut response: Response<RecvStream>,
     ) -> Result<Reply, SendError> {
         if let Err(failure) = response::check(&mut response) {
-            return Err(lost(stream, failure, true, false, false));
+            return Err(lost(stream, failure, Loss::SENT));
         }
         stream.upload.response_began();
         let client_was_silent = stream.upload.waits_long(self.since);
@@ -321,7 +321,7 @@ fn opened(
 ) -> Result<Reply, SendError> {
     let accept = HeaderValue::try_from(accept_value(key.as_bytes().trim_ascii()));
     let (Ok(()), Ok(accept)) = (response::check(&mut response), accept) else {
-        return Err(lost(stream, UpstreamError::Protocol, true, false, false));
+        return Err(lost(stream, UpstreamError::Protocol, Loss::SENT));
     };
     stream.upload.response_began();
     let (mut head, received) = response.into_parts();
@@ -345,14 +345,24 @@ fn opened(
 /// The shortest silence before the deadline of a call that counts against its endpoint: the client chooses the deadline.
 const MIN_JUDGED_SILENCE: Duration = Duration::from_millis(100);
 
-/// Ends a stream without a response.
-fn lost(
-    stream: &StreamState,
-    failure: UpstreamError,
+/// The state of a request when its stream ended without a response.
+struct Loss {
+    /// Whether some of the request may have reached the upstream.
     sent: bool,
+    /// Whether the upstream may have closed the idle connection before.
     stale: bool,
+    /// Whether the upstream waited for the client, which had sent nothing for a while.
     client_was_silent: bool,
-) -> SendError {
+}
+
+impl Loss {
+    const UNSENT: Self = Self { sent: false, stale: false, client_was_silent: false };
+    const SENT: Self = Self { sent: true, ..Self::UNSENT };
+}
+
+/// Ends a stream without a response.
+fn lost(stream: &StreamState, failure: UpstreamError, loss: Loss) -> SendError {
+    let Loss { sent, stale, client_was_silent } = loss;
     stream.cut();
     if stream.upload.has_failed() {
         return SendError {
