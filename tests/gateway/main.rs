@@ -9,6 +9,8 @@ mod causes;
 mod certificates;
 mod compression;
 mod connections;
+#[path = "../support/dpop.rs"]
+mod dpop;
 mod explained;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;

@@ -1,11 +1,11 @@
 //! Tokens that are good in one hand only, with a key: DPoP (RFC 9449), attack by attack.
 
+use crate::dpop::{signing_key, thumbprint, token_hash};
 use crate::fault_injection::{Endpoint, Fault};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use core::time::Duration;
 use northgate::dev::issuer::{API, Mint};
-use northgate::issuer::Key;
 use northgate::issuer::keys::signing_key::SigningKey;
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ fn an_invalid_proof_is_refused_even_if_the_token_is_cached() {
         ("another scheme", make(json!({}), json!({ "htu": "https://api.test/dpop" }))),
         ("another port", make(json!({}), json!({ "htu": "http://api.test:81/dpop" }))),
         ("no address", make(json!({}), json!({ "htu": null }))),
-        ("another token", make(json!({}), json!({ "ath": hash("another") }))),
+        ("another token", make(json!({}), json!({ "ath": token_hash("another") }))),
         ("no token", make(json!({}), json!({ "ath": null }))),
         ("no name", make(json!({}), json!({ "jti": null }))),
         ("stale", make(json!({}), json!({ "iat": now - 90 }))),
@@ -135,8 +135,8 @@ fn the_scheme_and_the_token_and_the_route_must_agree() {
     let (bound, unbound) = (world.bound_token(), world.issuer.jwt());
     let proof = |path, token: &str| world.proof("GET", path, token);
     let with_cnf = |cnf: Value| world.issuer.mint(&Mint::client("api").claim("cnf", cnf));
-    let both = with_cnf(json!({ "jkt": thumbprint(&world.key), "x5t#S256": hash("x") }));
-    let certificate = with_cnf(json!({ "x5t#S256": hash("x") }));
+    let both = with_cnf(json!({ "jkt": thumbprint(&world.key), "x5t#S256": token_hash("x") }));
+    let certificate = with_cnf(json!({ "x5t#S256": token_hash("x") }));
     let unknown = with_cnf(json!({ "kid": "x" }));
 
     for (what, path, scheme, token) in [
@@ -448,27 +448,11 @@ fn signed(
     let claims = changed(
         json!({
             "jti": format!("proof-{number}"), "htm": "GET", "htu": format!("http://api.test{path}"),
-            "iat": now, "ath": hash(token),
+            "iat": now, "ath": token_hash(token),
         }),
         claims,
     );
     key.sign_jwt(&header, &claims).expect("a signature")
-}
-
-fn signing_key() -> SigningKey {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
-    SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("a key")
-}
-
-fn thumbprint(key: &SigningKey) -> String {
-    let jwk = key.public_jwk();
-    let key = Key::from_jwk(jwk.as_object().expect("an object")).expect("a key");
-    URL_SAFE_NO_PAD.encode(key.thumbprint().expect("a public key"))
-}
-
-fn hash(text: &str) -> String {
-    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    URL_SAFE_NO_PAD.encode(sum.as_ref())
 }
 
 fn fields(scheme: &str, token: &str, proofs: &[&str]) -> String {

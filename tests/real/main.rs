@@ -7,6 +7,8 @@
 mod canaille;
 mod chromium;
 mod clients;
+#[path = "../support/dpop.rs"]
+mod dpop;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;
 mod gateway;

@@ -8,13 +8,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use crate::dpop::{signing_key, thumbprint, token_hash};
 use crate::fault_injection::{Endpoint, Fault, TestIssuer};
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::{Algorithm, DevIssuerConfig, Mint};
-use northgate::issuer::Key;
 use northgate::issuer::keys::signing_key::SigningKey;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -430,25 +429,13 @@ impl Browser {
     }
 }
 
-fn signing_key() -> SigningKey {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
-    SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("a key")
-}
-
-fn thumbprint(key: &SigningKey) -> String {
-    let jwk = key.public_jwk();
-    let key = Key::from_jwk(jwk.as_object().expect("an object")).expect("a key");
-    URL_SAFE_NO_PAD.encode(key.thumbprint().expect("a public key"))
-}
-
 fn proof(key: &SigningKey, token: &str) -> String {
     static NUMBER: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
     let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": key.public_jwk() });
     let claims = json!({
         "jti": format!("proof-{number}"), "htm": "GET", "htu": "http://api.test/dpop",
-        "iat": Clock::system().now().as_secs(), "ath": URL_SAFE_NO_PAD.encode(sum.as_ref()),
+        "iat": Clock::system().now().as_secs(), "ath": token_hash(token),
     });
     key.sign_jwt(&header, &claims).expect("a signature")
 }

@@ -1,5 +1,7 @@
 //! State that survives a restart.
 
+#[path = "../support/dpop.rs"]
+mod dpop;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;
 mod killed;

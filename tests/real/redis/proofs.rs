@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use northgate::base::clock::Clock;
 use northgate::dev::issuer::Mint;
-use northgate::issuer::Key;
 use northgate::issuer::keys::signing_key::SigningKey;
 use serde_json::json;
 
 use super::super::gateway::Gateway;
 use super::super::support::eventually;
 use super::{Fleet, SEALED};
+use crate::dpop::{signing_key, thumbprint, token_hash};
 
 #[tokio::test]
 async fn a_proof_accepted_by_one_instance_is_refused_by_all_others() {
@@ -124,22 +122,10 @@ impl Fleet {
 }
 
 fn proof(key: &SigningKey, token: &str, id: &str) -> String {
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
     let header = json!({ "typ": "dpop+jwt", "alg": "ES256", "jwk": key.public_jwk() });
     let claims = json!({
         "jti": id, "htm": "GET", "htu": "http://api.test/bound",
-        "iat": Clock::system().now().as_secs(), "ath": URL_SAFE_NO_PAD.encode(hash.as_ref()),
+        "iat": Clock::system().now().as_secs(), "ath": token_hash(token),
     });
     key.sign_jwt(&header, &claims).expect("a signature")
-}
-
-fn signing_key() -> SigningKey {
-    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
-    SigningKey::from_pem(pair.serialize_pem().as_bytes()).expect("a key")
-}
-
-fn thumbprint(key: &SigningKey) -> String {
-    let jwk = key.public_jwk();
-    let key = Key::from_jwk(jwk.as_object().expect("an object")).expect("a key");
-    URL_SAFE_NO_PAD.encode(key.thumbprint().expect("a public key"))
 }
