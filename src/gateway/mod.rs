@@ -391,7 +391,7 @@ impl Gateway {
 
     /// Ends this thread's gRPC calls whose response has begun, each with a status.
     pub fn end_calls(&self) {
-        self.streams.end_calls();
+        self.thread.streams.end_calls();
     }
 
     /// Ends this thread's streams when their token or session is revoked. To be run as long as the thread serves.
