@@ -170,27 +170,30 @@ struct ReadContent {
     frames: VecDeque<Result<Frame<Bytes>, body::Error>>,
     /// Whether that is all of it.
     is_whole: bool,
+    /// The announced length of the content that is still to be passed on, if its end is missing.
+    broken: Option<SizeHint>,
     rest: Body,
 }
 
 impl ReadContent {
     async fn read(mut rest: Body, max_size: usize) -> Self {
         let (mut frames, mut size, mut is_whole) = (VecDeque::new(), 0, false);
-        if rest.size_hint().lower() <= max_size as u64 {
+        let (announced, mut broken) = (rest.size_hint(), None);
+        if announced.lower() <= max_size as u64 {
             while size <= max_size {
                 let Some(frame) = rest.frame().await else {
                     is_whole = true;
                     break;
                 };
                 size += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-                let is_broken = frame.is_err();
+                broken = frame.is_err().then(|| announced.clone());
                 frames.push_back(frame);
-                if is_broken {
+                if broken.is_some() {
                     break;
                 }
             }
         }
-        Self { frames, is_whole: is_whole && size <= max_size, rest }
+        Self { frames, is_whole: is_whole && size <= max_size, broken, rest }
     }
 
     fn data(&self) -> impl Iterator<Item = &Bytes> {
@@ -225,7 +228,13 @@ impl http_body::Body for ReadContent {
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = self.get_mut();
         match this.frames.pop_front() {
-            Some(frame) => Poll::Ready(Some(frame)),
+            Some(frame) => {
+                let passed = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+                if let Some(left) = this.broken.as_ref().and_then(SizeHint::exact) {
+                    this.broken = Some(SizeHint::with_exact(left.saturating_sub(passed as u64)));
+                }
+                Poll::Ready(Some(frame))
+            }
             None => Pin::new(&mut this.rest).poll_frame(cx),
         }
     }
@@ -235,6 +244,10 @@ impl http_body::Body for ReadContent {
     }
 
     fn size_hint(&self) -> SizeHint {
+        // What was read is not the length of content whose end is missing.
+        if let Some(announced) = &self.broken {
+            return announced.clone();
+        }
         let read: u64 = self.data().map(|data| data.len() as u64).sum();
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
@@ -243,5 +256,77 @@ impl http_body::Body for ReadContent {
             hint.set_upper(upper + read);
         }
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn broken_content_has_its_announced_length_and_ends_in_the_error() {
+        for announced in [Some(100), None] {
+            let read = ReadContent::read(broken_off(announced), 1_000).await;
+
+            assert_eq!(read.whole(), None);
+            let mut body = read.into_body(None);
+            assert_eq!(body.size_hint().exact(), announced);
+            let first = body.frame().await.expect("a frame").expect("data");
+            assert_eq!(first.into_data().expect("data"), "{\"n\":50,");
+            assert_eq!(body.size_hint().exact(), announced.map(|length| length - 8));
+            assert!(!body.is_end_stream());
+            assert!(body.frame().await.expect("an end").is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn content_that_breaks_off_before_its_first_byte_is_not_empty() {
+        let frames = stream::iter([Err(body::Error::from("reset"))]);
+        let broken = Body::streaming(StreamBody::new(frames));
+
+        let mut body = ReadContent::read(broken, 1_000).await.into_body(None);
+
+        assert_eq!(body.size_hint().exact(), None);
+        assert!(!body.is_end_stream());
+        assert!(body.frame().await.expect("an end").is_err());
+    }
+
+    /// Returns content of eight bytes that ends in an error, and then claims to have no more, as that of an upstream does.
+    fn broken_off(announced: Option<u64>) -> Body {
+        let data = Ok(Frame::data(Bytes::from_static(b"{\"n\":50,")));
+        let frames = VecDeque::from([data, Err(body::Error::from("reset"))]);
+        Body::streaming(BrokenOff { frames, announced })
+    }
+
+    struct BrokenOff {
+        frames: VecDeque<Result<Frame<Bytes>, body::Error>>,
+        announced: Option<u64>,
+    }
+
+    impl http_body::Body for BrokenOff {
+        type Data = Bytes;
+        type Error = body::Error;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+            Poll::Ready(self.get_mut().frames.pop_front())
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.frames.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            match self.announced {
+                _ if self.frames.is_empty() => SizeHint::with_exact(0),
+                Some(announced) => SizeHint::with_exact(announced),
+                None => SizeHint::default(),
+            }
+        }
     }
 }
