@@ -166,7 +166,9 @@ impl Forward {
         exchange.begin_wait();
         let sent = self.relay_interim(sending, &interim, deadline, &permit, exchange).await;
         let (mut response, tunnel) = record(sent, began, exchange)?;
-        if exchange.limit_state.has_unsettled() {
+        // A stored response tells the cost of an earlier request, which is charged already.
+        let tells_cost = exchange.outcome.fallback != Some(FallbackKind::Stale);
+        if tells_cost && exchange.limit_state.has_unsettled() {
             let unfinished = thread.unfinished.begin();
             response = Box::pin(response_cost::settle(response, exchange, unfinished, wait)).await;
         }
