@@ -1,7 +1,7 @@
 //! Costs that come from the response, such as the tokens of a language model.
 
 use http::{HeaderMap, HeaderName};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use super::json_pointer;
 
@@ -32,15 +32,15 @@ impl ResponseCost {
     pub(in crate::limit) fn in_content(&self, content: &[u8]) -> Option<u64> {
         let Self::Json { pointer, .. } = self else { return None };
         match json_pointer::find(content, pointer)? {
-            Value::Number(number) => parse(&number.to_string()),
+            Value::Number(number) => round_up(&number),
             Value::String(text) => parse(&text),
             _ => None,
         }
     }
 }
 
-/// Parses a cost: digits, of which those after a point are rounded up. `None` for anything else, and for more than a
-/// limit can count.
+/// Parses a cost: digits, of which those after a point are rounded up. `None` for anything else. More than a limit can
+/// count is the most.
 fn parse(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -48,7 +48,17 @@ fn parse(text: &str) -> Option<u64> {
         return None;
     }
     let up = u64::from(fraction.bytes().any(|digit| digit != b'0'));
-    whole.parse::<u64>().ok()?.checked_add(up).filter(|cost| *cost <= MAX_COST)
+    // Digits that are no such number are too many.
+    let whole = whole.parse::<u64>().unwrap_or(MAX_COST);
+    Some(whole.saturating_add(up).min(MAX_COST))
+}
+
+/// Returns a number as a cost, rounded up; `None` for a negative one.
+fn round_up(number: &Number) -> Option<u64> {
+    let fraction = || number.as_f64().filter(|cost| *cost >= 0.0);
+    // The cast saturates.
+    let cost = number.as_u64().or_else(|| fraction().map(|cost| cost.ceil() as u64))?;
+    Some(cost.min(MAX_COST))
 }
 
 /// The largest cost of one request: that of the largest quota.
@@ -76,7 +86,12 @@ mod tests {
         assert_eq!(told(&[" 0 "]), Some(0));
         assert_eq!(told(&["1.5"]), Some(2));
         assert_eq!(told(&["2.000"]), Some(2));
-        for wrong in ["", "-1", "1e9", "+1", "0x10", "1,5", ".5", "5.", "99999999999999999999"] {
+        for most in
+            ["999999999999999", "1000000000000000", "99999999999999999999", "999999999999999.5"]
+        {
+            assert_eq!(told(&[most]), Some(MAX_COST), "{most}");
+        }
+        for wrong in ["", "-1", "1e9", "+1", "0x10", "1,5", ".5", "5."] {
             assert_eq!(told(&[wrong]), None, "{wrong}");
         }
         assert_eq!(told(&["1", "2"]), None, "which one?");
@@ -92,6 +107,16 @@ mod tests {
         assert_eq!(told(json!({ "usage": { "total_tokens": 812 } })), Some(812));
         assert_eq!(told(json!({ "usage": { "total_tokens": 0.25 } })), Some(1));
         assert_eq!(told(json!({ "usage": { "total_tokens": "7" } })), Some(7));
+        assert_eq!(told(json!({ "usage": { "total_tokens": 1e-7 } })), Some(1));
+        assert_eq!(told(json!({ "usage": { "total_tokens": 0.0 } })), Some(0));
+        for most in [
+            json!(1_000_000_000_000_000_u64),
+            json!(1e16),
+            json!(1e300),
+            json!("10000000000000000"),
+        ] {
+            assert_eq!(told(json!({ "usage": { "total_tokens": most } })), Some(MAX_COST));
+        }
         for wrong in [json!({}), json!({ "usage": { "total_tokens": -3 } }), json!([1])] {
             assert_eq!(told(wrong.clone()), None, "{wrong}");
         }
