@@ -124,11 +124,16 @@ impl ResetRequest {
             ("ip", Value::String(ip)) if ip.parse::<IpAddr>().is_err() => {
                 return Err(ResetError::Address);
             }
-            ("issuer" | "iss", Value::String(issuer)) => self.issuer = Some(issuer),
-            (_, value) if is_part => _ = self.parts.insert(part_name(&name), value),
-            _ => return Err(ResetError::Unknown(name)),
+            ("issuer" | "iss", Value::String(issuer)) => match self.issuer.replace(issuer) {
+                None => Ok(()),
+                Some(_) => Err(TWICE),
+            },
+            (_, value) if is_part => match self.parts.insert(part_name(&name), value) {
+                None => Ok(()),
+                Some(_) => Err(TWICE),
+            },
+            _ => Err(ResetError::Unknown(name)),
         }
-        Ok(())
     }
 
     /// Resets the counters; returns how many of which limit.
@@ -182,6 +187,9 @@ impl ResetRequest {
     }
 }
 
+/// A part that is named twice, beside `key` and in it, or in two spellings: each names other counters.
+const TWICE: ResetError = ResetError::Content(ContentError::Twice);
+
 /// Returns the name of a part as the file writes it: header field names in lower case.
 fn part_name(name: &str) -> String {
     match name.strip_prefix("header:") {
@@ -193,6 +201,19 @@ fn part_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_is_named_twice_is_refused() {
+        for twice in [
+            json!({ "client": "a", "key": { "client": "b" } }),
+            json!({ "header:X-K": "a", "header:x-k": "b" }),
+            json!({ "client": "a", "issuer": "main", "iss": "other" }),
+            json!({ "client": "a", "issuer": "main", "key": { "issuer": "other" } }),
+        ] {
+            let refused = ResetRequest::parse(twice.as_object().cloned().unwrap_or_default());
+            assert_eq!(refused.map(|_| ()), Err(TWICE), "{twice}");
+        }
+    }
 
     #[test]
     fn a_part_of_a_key_has_any_value_that_its_claim_may_have() {
