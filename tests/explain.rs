@@ -63,7 +63,7 @@ fn a_shared_limit_is_explained_with_its_bound() {
                      a request without header:x-key counts by its address instead
                      shared through Redis, and not exceeded while it responds
                      if it loses data or begins to fail, or a gateway is killed: up to 1200 more, or 17 per gateway if that is more
-                     if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero
+                     if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero; if it evicts single keys, any use
                      while it does not respond within `redis.timeout`, at most 5 ms, each gateway gives out its share: up to the limit once more
   3  rewrite         none: the upstream receives /orders/7
 ";

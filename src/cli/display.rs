@@ -212,7 +212,7 @@ pub(super) fn overrun(settings: &limit::Settings) -> Vec<String> {
         format!(
             "if it loses data or begins to fail, or a gateway is killed: up to {max} more, or {each} per gateway if that is more"
         ),
-        "if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero"
+        "if it loses data, the use before a gateway's start, or of a key that none has touched for 10 minutes, may count from zero; if it evicts single keys, any use"
             .to_owned(),
         format!("while it does not respond within {STORE_WAIT}, {unavailable}"),
     ]

@@ -5,12 +5,13 @@ use core::pin::Pin;
 
 use tokio::sync::watch;
 
-use super::protocol::{Message, Response};
+use super::protocol::{Caller, Message, Response};
 
 /// A store of shared counters.
 pub(super) trait Backend: fmt::Debug + Send + Sync {
-    /// Decides `messages` in one round trip; with `all_or_nothing`, those that ask are granted together or not at all.
-    fn call(&self, messages: Vec<Message>, all_or_nothing: bool) -> Call;
+    /// Decides `messages` of the `caller` in one round trip; with `all_or_nothing`, those that ask are granted together or
+    /// not at all.
+    fn call(&self, caller: Caller, messages: Vec<Message>, all_or_nothing: bool) -> Call;
 
     /// Whether the server stores data, as far as is known.
     fn is_usable(&self) -> bool;

@@ -31,12 +31,20 @@ pub(in crate::limit) struct Lease {
     /// The use beyond the grants that was charged from responses, and the limit of the last such request.
     excess: u64,
     excess_limit: u64,
+    /// The use without a decision of the store that it has been told of since: a share that is not given out again
+    /// before the store grants anything.
+    told_alone: u64,
     /// The cost of requests that wait for the store.
     pub(super) pending: u64,
     /// The cost of the last request that asked the store; zero before that.
     request_cost: u64,
     /// The generation of the counter; zero before the first response.
     generation: u64,
+    /// The generation with which the window began that `used` counts in. Since then, only losses of data began others.
+    first_generation: u64,
+    /// The debt of the next window, and the limit that it exceeds.
+    owed: u64,
+    owed_limit: u64,
     /// The end of the window, or the theoretical arrival time.
     until: u64,
     /// The time per request of the rate at which `until` was computed; zero before that.
@@ -147,7 +155,7 @@ impl Lease {
 
     /// Whether it counts in the window of what was charged in that `generation`.
     pub(in crate::limit) fn counts_in(&self, generation: u64) -> bool {
-        generation == 0 || generation == self.generation
+        generation == 0 || (self.first_generation..=self.generation).contains(&generation)
     }
 
     /// Whether it equals a new lease.
@@ -334,6 +342,8 @@ impl Lease {
             excess: self.excess,
             excess_limit: self.excess_limit,
             cost: self.cost_unit(),
+            debt: self.owed,
+            debt_limit: self.owed_limit,
         }
     }
 
@@ -367,11 +377,25 @@ impl Lease {
         }
         self.untold = self.untold.filter(|seq| message.seq <= *seq);
         self.expires = message.shape.lease_lifetime() > 0 && reply.granted > message.counted(reply);
-        if let Shape::Window { .. } = message.shape {
-            let other_window = self.generation != 0 && self.generation != reply.generation;
-            if other_window || (self.generation == 0 && self.until <= now) {
-                self.used = 0;
-            }
+        // Since the message was sent, an earlier response may have told of this generation, or a window have begun alone.
+        let is_other = match self.generation {
+            0 => self.until <= now,
+            generation => generation != reply.generation,
+        };
+        let begins_anew = !reply.continues && is_other;
+        if begins_anew && matches!(message.shape, Shape::Window { .. }) {
+            self.used = 0;
+        }
+        if begins_anew || self.first_generation == 0 {
+            self.first_generation = reply.generation;
+        }
+        let asked =
+            message.purpose.ask && message.used.saturating_add(message.pending) > message.granted;
+        if begins_anew || (asked && reply.status == Status::Granted) {
+            self.told_alone = 0;
+        } else {
+            let told = self.used.min(reply.granted).saturating_sub(self.granted);
+            self.told_alone = self.told_alone.saturating_add(told);
         }
         let more = reply.granted > self.granted;
         let was_used_up = self.granted <= self.used;
@@ -383,6 +407,7 @@ impl Lease {
             self.interval = interval;
         }
         (self.total, self.granted) = (reply.total, reply.granted);
+        (self.owed, self.owed_limit) = (reply.debt, reply.debt_limit);
         self.excess = self.excess.min(self.used.saturating_sub(self.granted));
         let is_refused = message.purpose.ask && reply.status == Status::Refused;
         let limit = message.shape.capacity();

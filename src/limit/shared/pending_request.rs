@@ -75,7 +75,7 @@ impl Ticket {
     /// Returns the store's answer.
     pub(in crate::limit) fn answer(&self) -> StoreAnswer {
         match self.decided {
-            None => StoreAnswer::Failed,
+            None | Some(Decided { status: Status::Undecided, .. }) => StoreAnswer::Failed,
             Some(Decided { status: Status::Granted, .. }) => StoreAnswer::Granted,
             Some(Decided { status: Status::NotCharged, .. }) => StoreAnswer::NotCharged,
             Some(Decided { status: Status::Refused, wait }) => StoreAnswer::Refused(wait),

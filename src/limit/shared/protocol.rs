@@ -61,6 +61,15 @@ impl Shape {
     }
 }
 
+/// The gateway that sends messages, as it presents itself to the store.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Caller {
+    /// The number of gateways that share the store, as far as it knows.
+    pub(super) gateways: u64,
+    /// The [`Response::since`] since which it has reported all that it remembers; zero before that.
+    pub(super) reported: u64,
+}
+
 /// The purpose of a message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct MessagePurpose {
@@ -120,6 +129,9 @@ pub(super) struct Message {
     pub(super) excess_limit: u64,
     /// The cost of the request that asks, or of the last one that did, above zero: a lease is a multiple of it.
     pub(super) cost: u64,
+    /// The debt of the next window, as far as this gateway knows, and the limit that it exceeds.
+    pub(super) debt: u64,
+    pub(super) debt_limit: u64,
 }
 
 impl Message {
@@ -143,12 +155,14 @@ impl Message {
             excess: 0,
             excess_limit: 0,
             cost: 1,
+            debt: 0,
+            debt_limit: 0,
         }
     }
 
     /// Returns the part of the grants that the store counts as used after this message: it does not expire.
     pub(super) fn counted(&self, reply: &CounterReply) -> u64 {
-        let used = if self.generation == reply.generation { self.used } else { 0 };
+        let used = if reply.continues { self.used } else { 0 };
         let pending = if reply.status == Status::Granted { self.pending } else { 0 };
         used.saturating_add(pending)
     }
@@ -201,7 +215,14 @@ impl Message {
         ] {
             put(number.to_string());
         }
-        for number in [self.shape.lease_lifetime(), self.excess, self.excess_limit, self.cost] {
+        for number in [
+            self.shape.lease_lifetime(),
+            self.excess,
+            self.excess_limit,
+            self.cost,
+            self.debt,
+            self.debt_limit,
+        ] {
             put(number.to_string());
         }
     }
@@ -216,6 +237,8 @@ pub(super) enum Status {
     Granted,
     /// There is room, but another limit of the request has none.
     NotCharged,
+    /// The store has lost its data, and waits for the reports of gateways.
+    Undecided,
 }
 
 /// The store's response to one message.
@@ -232,6 +255,11 @@ pub(super) struct CounterReply {
     pub(super) granted: u64,
     /// How long a refused request has to wait.
     pub(super) wait: u64,
+    /// Whether the use in the message counts: neither a reset nor the end of its window has ended it.
+    pub(super) continues: bool,
+    /// The debt of the next window, and the limit that it exceeds.
+    pub(super) debt: u64,
+    pub(super) debt_limit: u64,
 }
 
 /// The store's response to a batch.
@@ -239,6 +267,8 @@ pub(super) struct CounterReply {
 pub(super) struct Response {
     /// The store's time.
     pub(super) now: u64,
+    /// The time since which the store has its data.
+    pub(super) since: u64,
     /// One reply for each message.
     pub(super) replies: Vec<CounterReply>,
 }
@@ -246,18 +276,20 @@ pub(super) struct Response {
 impl Response {
     /// Decodes the numbers that `decide.lua` returns; `None` unless they are `count` replies.
     pub(super) fn decode(numbers: &[i64], count: usize) -> Option<Self> {
-        let (now, rest) = numbers.split_first()?;
-        let (replies, left) = rest.as_chunks::<6>();
+        let ([now, since], rest) = numbers.split_first_chunk()?;
+        let (replies, left) = rest.as_chunks::<9>();
         if !left.is_empty() || replies.len() != count {
             return None;
         }
         let amount = |number: i64| u64::try_from(number).unwrap_or(0);
-        let reply = |numbers: &[i64; 6]| {
-            let [status, generation, until, total, granted, wait] = *numbers;
+        let reply = |numbers: &[i64; 9]| {
+            let [status, generation, until, total, granted, wait, continues, debt, debt_limit] =
+                *numbers;
             CounterReply {
                 status: match status {
                     1 => Status::Granted,
                     2 => Status::NotCharged,
+                    3 => Status::Undecided,
                     _ => Status::Refused,
                 },
                 generation: amount(generation),
@@ -265,9 +297,13 @@ impl Response {
                 total: amount(total),
                 granted: amount(granted),
                 wait: amount(wait),
+                continues: continues == 1,
+                debt: amount(debt),
+                debt_limit: amount(debt_limit),
             }
         };
-        Some(Self { now: amount(*now), replies: replies.iter().map(reply).collect() })
+        let replies = replies.iter().map(reply).collect();
+        Some(Self { now: amount(*now), since: amount(*since), replies })
     }
 }
 
@@ -282,14 +318,16 @@ mod tests {
 
     #[test]
     fn a_response_has_one_reply_for_each_message() {
-        let numbers = [5, 1, 2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 7];
+        let numbers = [5, 4, 1, 2, 3, 4, 5, 6, 1, 8, 9, 0, 2, 3, 4, 5, 7, 0, 0, 0];
         let response = Response::decode(&numbers, 2).expect("two replies");
 
-        assert_eq!(response.now, 5);
+        assert_eq!((response.now, response.since), (5, 4));
         assert_eq!(response.replies[0].status, Status::Granted);
+        assert_eq!((response.replies[0].debt, response.replies[0].debt_limit), (8, 9));
         assert_eq!((response.replies[1].status, response.replies[1].wait), (Status::Refused, 7));
+        assert!(response.replies[0].continues && !response.replies[1].continues);
         assert_eq!(Response::decode(&numbers, 1), None);
-        assert_eq!(Response::decode(&numbers[..12], 2), None);
+        assert_eq!(Response::decode(&numbers[..19], 2), None);
         assert_eq!(Response::decode(&[], 0), None);
     }
 }

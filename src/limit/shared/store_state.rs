@@ -8,10 +8,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lease::LeaseSlot;
 use super::lease::Outage;
-use super::protocol::{Message, Status};
+use super::protocol::{Caller, Message, Status};
 use super::store_time::StoreTime;
 use crate::limit::counters::limit_counters::Now;
 use crate::observe::metrics::LimitStoreMetrics;
+use crate::redis::RESTORE_TIME;
 
 /// A lease: the limit's number, and the place in its table.
 pub(super) type LeaseId = (u64, LeaseSlot);
@@ -29,6 +30,8 @@ pub(super) enum Job {
     Tell(LeaseId, MessageReason),
     /// Send this message about a lease, for which no request waits.
     Send(LeaseId, Message),
+    /// Send all that the store may have lost.
+    Resynchronize,
 }
 
 /// The reason for a message about a lease.
@@ -64,6 +67,11 @@ pub(in crate::limit) struct StoreState {
     /// The time of the first of them, in microseconds of uptime plus one; zero if there is none.
     failing_since: AtomicU64,
     gateways: AtomicU64,
+    /// The last time, in microseconds of uptime, at which there were as many gateways.
+    gateways_at: AtomicU64,
+    /// The time since which the store has its data, and the one since which it has all that this gateway remembers.
+    since: AtomicU64,
+    reported: AtomicU64,
     /// Whether the configuration uses another store by now.
     retired: AtomicBool,
     pub(super) metrics: Arc<LimitStoreMetrics>,
@@ -83,6 +91,9 @@ impl StoreState {
             failures: AtomicU32::new(0),
             failing_since: AtomicU64::new(0),
             gateways: AtomicU64::new(1),
+            gateways_at: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             metrics,
         }
@@ -98,8 +109,41 @@ impl StoreState {
         self.gateways.load(Relaxed)
     }
 
-    pub(super) fn set_gateways(&self, count: u64) {
-        self.gateways.store(count.max(1), Relaxed);
+    /// Records the number of gateways at `moment`. A server that has lost its data knows few for a moment: a smaller
+    /// number counts when it has lasted.
+    pub(super) fn set_gateways(&self, count: u64, moment: Now) {
+        let (count, now) = (count.max(1), micros(moment));
+        let has_lasted = now.saturating_sub(self.gateways_at.load(Relaxed)) > RESTORE_MICROS;
+        if count >= self.gateways() || has_lasted {
+            self.gateways.store(count, Relaxed);
+            self.gateways_at.store(now, Relaxed);
+        }
+    }
+
+    /// Returns this gateway as it presents itself to the store.
+    pub(super) fn caller(&self) -> Caller {
+        Caller { gateways: self.gateways(), reported: self.reported.load(Relaxed) }
+    }
+
+    /// Records since when the store has its data; if it has lost earlier data, all is sent again soon.
+    pub(super) fn learn_since(&self, since: u64) {
+        let known = self.since.swap(since, Relaxed);
+        if known != 0 && known != since {
+            // Without the task there is no store.
+            let _ = self.jobs.send(Job::Resynchronize);
+        }
+    }
+
+    /// Records that the store has all that this gateway remembers, if it has not lost it meanwhile.
+    pub(super) fn set_reported(&self, since: u64) {
+        if self.since.load(Relaxed) == since {
+            self.reported.store(since, Relaxed);
+        }
+    }
+
+    /// Returns the time since which the store has its data; zero before the first response.
+    pub(super) fn since(&self) -> u64 {
+        self.since.load(Relaxed)
     }
 
     /// Records whether the configuration uses another store by now, whose availability is exported then.
@@ -188,5 +232,7 @@ fn micros(moment: Now) -> u64 {
 
 /// The longest that a request waits for the store.
 const MAX_BUDGET: Duration = Duration::from_millis(5);
+/// The time in which all gateways notice that the server has lost its data, and report what they remember.
+const RESTORE_MICROS: u64 = RESTORE_TIME.as_micros() as u64;
 /// After this number of consecutive failures no request waits, until the task has received a response.
 const MAX_FAILURES: u32 = 3;

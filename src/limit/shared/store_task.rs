@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::backend::Backend;
 use super::lease::{Lease, LeaseSlot};
-use super::protocol::{Message, MessagePurpose, Shape};
+use super::protocol::{CounterReply, Message, MessagePurpose, Shape, Status};
 use super::redis_backend::RedisBackend;
 use super::shared_limit::SharedLimit;
 use super::store_state::{Decided, Job, LeaseId, MessageReason, StoreState};
@@ -163,6 +163,10 @@ async fn run(mut store: Arc<LimitStore>, mut jobs: mpsc::UnboundedReceiver<Job>)
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u64;
+    if core.backend.is_usable() {
+        // Connected before this task began to watch, and without leases so far.
+        tokio::runtime::Handle::current().spawn(Arc::clone(&core).report(Vec::new()));
+    }
     loop {
         let is_retired = Arc::strong_count(&store) == 1;
         core.state.set_retired(is_retired);
@@ -206,6 +210,7 @@ impl Core {
                     tells.insert(lease, reason);
                 }
                 Job::Send(lease, message) => messages.push((lease, message)),
+                Job::Resynchronize => self.resynchronize(),
             }
             next = jobs.try_recv().ok();
         }
@@ -223,6 +228,10 @@ impl Core {
         let core = Arc::clone(self);
         tokio::runtime::Handle::current().spawn(async move {
             let decided = core.exchange(leases, messages, true).await;
+            // A request is decided as a whole, here or by the store.
+            let is_decided =
+                |all: &Vec<Decided>| all.iter().all(|decided| decided.status != Status::Undecided);
+            let decided = decided.filter(is_decided);
             // The request may have been decided without the store by now; the grants are in its lease.
             let _ = respond.send(decided);
         });
@@ -247,7 +256,8 @@ impl Core {
         all_or_nothing: bool,
     ) -> Option<Vec<Decided>> {
         let began = self.clock.uptime();
-        let result = self.backend.call(messages.clone(), all_or_nothing).await;
+        let caller = self.state.caller();
+        let result = self.backend.call(caller, messages.clone(), all_or_nothing).await;
         let moment = Now::of(&self.clock);
         let Ok(response) = result else {
             self.state.failed(moment);
@@ -258,8 +268,9 @@ impl Core {
         };
         self.state.metrics.answered(moment.uptime.saturating_sub(began));
         self.state.time.learn(response.now, moment);
-        self.state.set_gateways(self.backend.gateways() as u64);
+        self.state.set_gateways(self.backend.gateways() as u64, moment);
         self.state.answered();
+        self.state.learn_since(response.since);
         let gateways = self.state.gateways();
         for ((lease, message), reply) in leases.into_iter().zip(&messages).zip(&response.replies) {
             self.with_record(lease, message, |limit, lease| {
@@ -269,10 +280,7 @@ impl Core {
                 limit.metrics.granted(lease.granted.saturating_sub(before));
             });
         }
-        let decided = |reply: &super::protocol::CounterReply| Decided {
-            status: reply.status,
-            wait: reply.wait,
-        };
+        let decided = |reply: &CounterReply| Decided { status: reply.status, wait: reply.wait };
         Some(response.replies.iter().map(decided).collect())
     }
 
@@ -302,7 +310,7 @@ impl Core {
         limits.retain(|_, limit| Arc::strong_count(limit) > 1 || !(is_lost || limit.is_settled()));
     }
 
-    /// Tells the store all that it may have lost, or missed during an outage.
+    /// Tells the store all that it may have lost, or missed during an outage, and then that this is all.
     fn resynchronize(self: &Arc<Self>) {
         self.state.set_usable(self.backend.is_usable(), Now::of(&self.clock));
         let mut messages = Vec::new();
@@ -311,10 +319,34 @@ impl Core {
             messages.extend(limit.message(slot, lease, MessagePurpose::default(), false));
             true
         });
-        if messages.is_empty() {
-            self.probe();
+        let core = Arc::clone(self);
+        tokio::runtime::Handle::current().spawn(async move { core.report(messages).await });
+    }
+
+    /// Sends `messages` in batches, and confirms that they are all that this gateway remembers.
+    async fn report(self: Arc<Self>, messages: Vec<(LeaseId, Message)>) {
+        let probe = || vec![Message::probe(&self.probe_key)];
+        if self.exchange(Vec::new(), probe(), false).await.is_none() {
+            // What is not reported is due when the store responds again.
+            return self.undo(messages);
         }
-        self.tell(messages);
+        let since = self.state.since();
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let (leases, batch) = messages.by_ref().take(BATCH).unzip();
+            if self.exchange(leases, batch, false).await.is_none() {
+                return self.undo(messages.collect());
+            }
+        }
+        self.state.set_reported(since);
+        self.exchange(Vec::new(), probe(), false).await;
+    }
+
+    /// Has messages that were not sent fall due again.
+    fn undo(&self, messages: Vec<(LeaseId, Message)>) {
+        for (lease, message) in &messages {
+            self.with_record(*lease, message, |_, lease| lease.renewing = false);
+        }
     }
 
     /// Asks about a counter that no limit has, to learn the time, and whether the store decides as it does for limits,

@@ -3,6 +3,7 @@
 mod bodies;
 mod costs;
 mod fleet;
+mod lost_data;
 mod many_keys;
 mod plans;
 mod rates;
@@ -358,9 +359,13 @@ fn admit_at_most_the_bound(
                         }
                     }
                 }
-                Step::Hang(_) => hung += 1,
+                Step::Hang(_) => {
+                    hung += 1;
+                    // No gateway reports what it remembers in time.
+                    killed += u64::from(fleet.is_loss_unnoticed());
+                }
                 Step::Kill(_) => killed += 1,
-                Step::LoseData | Step::Outage(_) => disturbed += 1,
+                Step::LoseData | Step::LoseDataUnnoticed | Step::Outage(_) => disturbed += 1,
                 Step::Pass(_) | Step::Calendar(..) => {}
             }
             fleet.undergo(step).await;
@@ -397,6 +402,8 @@ enum Step {
     Calendar(usize, i64),
     Kill(usize),
     LoseData,
+    /// The store loses its data, which gateways that do not ask it notice a second later.
+    LoseDataUnnoticed,
     Outage(u64),
 }
 
@@ -408,6 +415,7 @@ fn step(max_requests: usize) -> impl Strategy<Value = Step> {
         2 => (0..3_usize, -100_000..100_000_i64).prop_map(|(gateway, step)| Step::Calendar(gateway, step)),
         1 => (0..3_usize).prop_map(Step::Kill),
         1 => Just(Step::LoseData),
+        1 => Just(Step::LoseDataUnnoticed),
         1 => (1..2_000_u64).prop_map(Step::Outage),
     ]
 }

@@ -117,6 +117,16 @@ impl Limits {
         all
     }
 
+    /// Sends `count` requests to one gateway; returns how many were admitted.
+    async fn send_to(&self, gateway: usize, count: u64) -> u64 {
+        let mut tally = Tally::default();
+        for _ in 0..count {
+            let response = self.http.get(&self.gateways[gateway].url).send().await;
+            tally.add(response.expect("a response").status());
+        }
+        tally.admitted
+    }
+
     /// Sends `count` requests one after the other, to the gateways in turn.
     async fn send_some(&self, count: u64) -> Tally {
         let mut tally = Tally::default();
@@ -364,6 +374,42 @@ fn idle_windows_pay_a_debt_and_a_refusal_waits_for_the_last_of_them() {
     }
 }
 
+#[test]
+fn a_debt_that_gateways_remember_is_owed_after_a_loss_of_data_and_counts_once() {
+    let Some(redis) = Redis::begin("limits: debts after a loss") else { return };
+    let first = decide(&redis, Message { limit: 10, pending: 10, ..Message::default() });
+    let charged = Message { seq: 2, limit: 10, used: 40, window: first, ..Message::default() };
+    let before = decide(&redis, Message { granted: 10, excess: 30, ..charged });
+    let _: String = redis.ask(&["FLUSHALL"]);
+
+    // Another gateway asks first, which knows nothing.
+    decide_as("other", &redis, Message { limit: 10, pending: 4, ..Message::default() });
+    let report = Message { seq: 3, granted: 40, used: 40, window: before, ..charged };
+    for _ in 0..2 {
+        let after = decide(&redis, report);
+
+        assert_eq!((after.total, after.debt, after.until), (44, 30, before.until));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_a_record_gets_no_second_limit_of_an_emptied_redis() {
+    let limit = "quota: 60/day, exact: true";
+    let Some(limits) = Limits::start("limits: emptied", limit).await else { return };
+    let mut admitted = limits.send_to(0, 40).await + limits.send_to(1, 40).await;
+    assert!(admitted >= 60, "{admitted}");
+    let _: String = limits.redis.ask(&["FLUSHALL"]);
+
+    admitted += limits.send_to(2, 100).await;
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    for gateway in [2, 0, 1] {
+        admitted += limits.send_to(gateway, 60).await;
+    }
+
+    // One lease and one first share of each gateway.
+    assert!(admitted <= 60 + 3 * 17, "{admitted}");
+}
+
 /// Ends the window of the counter that [`decide`] is about, as if this long ago.
 fn end_window(redis: &Redis, ago: Duration) {
     let time: Vec<u64> = redis.ask(&["TIME"]);
@@ -387,35 +433,47 @@ struct Message {
 
 impl Default for Message {
     fn default() -> Self {
-        let window = Reply { generation: 0, until: 0, total: 0, granted: 0, wait: 0 };
+        let window = Reply::default();
         Self { seq: 1, limit: 1, used: 0, pending: 0, granted: 0, excess: 0, window }
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Reply {
     generation: u64,
     until: u64,
     total: u64,
     granted: u64,
     wait: u64,
+    debt: u64,
+    debt_limit: u64,
 }
 
 /// Has Redis decide about `message` by the script of the gateway.
 fn decide(redis: &Redis, message: Message) -> Reply {
+    decide_as("me", redis, message)
+}
+
+/// The same of another gateway.
+fn decide_as(me: &str, redis: &Redis, message: Message) -> Reply {
     let Message { seq, limit, used, pending, granted, excess, window } = message;
     let hour = 3_600_000_000_u64;
     let before = [limit, 0, hour, hour, used, pending, granted, 0, 1];
-    let after = [window.generation, window.until, window.total, 0, excess, 10, 1];
+    let (debt, debt_limit) = (window.debt, window.debt_limit);
+    let Reply { generation, until, total, .. } = window;
+    let after = [generation, until, total, 0, excess, 10, 1, debt, debt_limit];
     let numbers = before.iter().chain(&after).map(ToString::to_string);
     let named = ["w".to_owned(), "1".to_owned(), seq.to_string(), "ad".to_owned()];
     let args: Vec<String> = named.into_iter().chain(numbers).collect();
     let script = include_str!("../../../src/limit/shared/decide.lua");
-    let call = ["EVAL", script, "1", "{limits}:a", "me", "all", "0"];
+    let call = ["EVAL", script, "2", "memory:{limits}", "{limits}:a", me, "all", "0", "1", "0"];
     let call: Vec<&str> = call.into_iter().chain(args.iter().map(String::as_str)).collect();
     let numbers: Vec<u64> = redis.ask(&call);
-    let [_, _, generation, until, total, granted, wait] = numbers[..] else { panic!("one reply") };
-    Reply { generation, until, total, granted, wait }
+    let [_, _, _, generation, until, total, granted, wait, _, debt, debt_limit] = numbers[..]
+    else {
+        panic!("one reply")
+    };
+    Reply { generation, until, total, granted, wait, debt, debt_limit }
 }
 
 /// Returns the number of calls of `command` in the section `commandstats`.

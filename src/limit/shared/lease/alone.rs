@@ -54,7 +54,13 @@ impl Lease {
                 let interval = interval * gateways as f64;
                 let burst = (shape.capacity() / gateways).max(1);
                 let must = if overdraft { 1 } else { cost.min(burst) };
-                let wait = debt + must as f64 * interval - whole.min(burst as f64 * interval);
+                let asked = must as f64 * interval;
+                let wait = debt + asked - whole.min(burst as f64 * interval);
+                // What was admitted since the last contact is a share of the burst, which grows.
+                let own = self.own_until.saturating_sub(self.until.max(now)) as f64;
+                let first = self.first_part(shape.capacity(), outage) as f64 * interval;
+                let wait =
+                    if self.knows_all(gateways) { wait } else { wait.max(own + asked - first) };
                 if wait > 0.5 {
                     return Err(wait.ceil() as u64);
                 }
@@ -87,12 +93,19 @@ impl Lease {
             0 => (limit / gateways).max(outage.least_cost),
             _ => limit.saturating_sub(self.total) / gateways,
         };
-        if gateways == 1 && self.generation != 0 {
-            return share;
-        }
+        if self.knows_all(gateways) { share } else { share.min(self.first_part(limit, outage)) }
+    }
+
+    /// Whether there is no other gateway, and this one knows the counter.
+    fn knows_all(&self, gateways: u64) -> bool {
+        gateways == 1 && self.generation != 0
+    }
+
+    /// Returns the part of `limit` that this gateway may admit without the store by now.
+    fn first_part(&self, limit: u64, outage: Outage) -> u64 {
         let doublings = u32::try_from(outage.lasted / DOUBLING_MICROS).unwrap_or(u32::MAX).min(40);
-        let first = first_share(limit, gateways, outage.least_cost);
-        share.min(first.saturating_mul(1 << doublings))
+        let first = first_share(limit, outage.gateways, outage.least_cost);
+        first.saturating_mul(1 << doublings).saturating_sub(self.told_alone)
     }
 
     /// Begins a window if none lasts, so that the next charge is reported to the store as use of that window.

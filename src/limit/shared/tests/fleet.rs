@@ -16,6 +16,8 @@ pub(super) struct Fleet {
     pub(super) plan: serde_json::Value,
     /// The last part of the caller's address.
     pub(super) host: u8,
+    /// The milliseconds until the gateways' heartbeats notice a loss of data; `None` without one.
+    heartbeat: Option<u64>,
 }
 
 /// One gateway of a fleet.
@@ -42,7 +44,17 @@ impl Fleet {
         model.gateways.store(count, Relaxed);
         let clock = Clock::manual(Timestamp::from_nanos(to_epoch_nanos(STORE_TIME)));
         let (gateways, plan) = (Vec::new(), serde_json::Value::Null);
-        let mut fleet = Self { model, clock, settings, others, gateways, next: 0, plan, host: 1 };
+        let mut fleet = Self {
+            model,
+            clock,
+            settings,
+            others,
+            gateways,
+            next: 0,
+            plan,
+            host: 1,
+            heartbeat: None,
+        };
         fleet.gateways = (0..count).map(|_| fleet.gateway()).collect();
         fleet
     }
@@ -92,6 +104,7 @@ impl Fleet {
             Step::Calendar(gateway, seconds) => self.gateways[gateway].skew = seconds,
             Step::Kill(gateway) => self.kill(gateway),
             Step::LoseData => self.model.lose_data(),
+            Step::LoseDataUnnoticed => self.lose_data_unnoticed(),
             Step::Outage(millis) => {
                 self.model.fails.store(true, Relaxed);
                 self.pass(millis).await;
@@ -102,6 +115,31 @@ impl Fleet {
                 self.pass(300).await;
             }
         }
+    }
+
+    /// Has the store lose its data, which gateways that do not ask it notice a second later.
+    pub(super) fn lose_data_unnoticed(&mut self) {
+        self.model.lose_data_unnoticed();
+        self.heartbeat = Some(1_000);
+    }
+
+    /// Whether gateways that do not ask the store have not noticed a loss of data yet.
+    pub(super) fn is_loss_unnoticed(&self) -> bool {
+        self.heartbeat.is_some()
+    }
+
+    /// Sends requests to a gateway; returns how many were admitted.
+    pub(super) async fn times(&mut self, gateway: usize, requests: usize) -> usize {
+        self.admitted(gateway, self.host, requests).await
+    }
+
+    /// Returns how many requests a gateway decided without the store.
+    pub(super) fn store_errors(&self, gateway: usize) -> u64 {
+        let series =
+            r#"northgate_limit_decisions_total{limit="daily",route="orders",result="store_error"}"#;
+        let text = self.gateways[gateway].metrics.render();
+        let count = text.lines().find_map(|line| line.strip_prefix(series));
+        count.map_or(0, |count| count.trim().parse().expect("a number"))
     }
 
     /// Begins a request; it is in flight until the state is dropped.
@@ -234,6 +272,12 @@ impl Fleet {
         let steps = millis.div_ceil(100).min(40);
         for _ in 0..steps {
             self.pass_store_time(millis / steps);
+            if let Some(left) = self.heartbeat {
+                self.heartbeat = left.checked_sub(millis / steps).filter(|left| *left > 0);
+                if self.heartbeat.is_none() {
+                    self.model.notice_loss();
+                }
+            }
             tokio::time::advance(Duration::from_millis(101)).await;
             for _ in 0..4 {
                 tokio::task::yield_now().await;

@@ -92,9 +92,13 @@ fn admit_at_most_what_is_renewed(
                         }
                     }
                 }
-                Step::Hang(_) => lost += 3,
+                Step::Hang(_) => {
+                    lost += 3;
+                    // No gateway reports what it remembers in time.
+                    disturbed += u64::from(fleet.is_loss_unnoticed());
+                }
                 Step::Kill(_) => lost += 1,
-                Step::LoseData | Step::Outage(_) => disturbed += 1,
+                Step::LoseData | Step::LoseDataUnnoticed | Step::Outage(_) => disturbed += 1,
                 Step::Pass(_) | Step::Calendar(..) => {}
             }
             fleet.undergo(step).await;
@@ -103,7 +107,9 @@ fn admit_at_most_what_is_renewed(
         let forgotten = if disturbed > 0 { lost * burst } else { 0 };
         // A lease of each gateway may have been granted long before.
         let leases = 3 * max_lease(&shape, 1);
-        let bound = forgotten + leases + (lost + disturbed * 3) * (max_lease(&shape, 1) + 1);
+        let first = first_share(burst, 3, 1).min(burst);
+        let bound =
+            forgotten + leases + (lost + disturbed * 3) * (max_lease(&shape, 1) + 1 + first);
         let (mut level, mut before) = (0.0_f64, 0);
         for now in admitted {
             let renewed = (now - before) as f64 * count as f64 / 60e6;

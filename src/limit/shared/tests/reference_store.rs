@@ -1,14 +1,14 @@
 //! A store in memory for tests: the arithmetic of `decide.lua` in Rust, with a clock that tests set, and failures on demand.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
 use super::super::backend::{Backend, Call, StoreFailure};
 use super::super::protocol::{
-    CounterReply, Message, Response, SLOT_LIFETIME_MICROS, Shape, Status,
+    Caller, CounterReply, Message, Response, SLOT_LIFETIME_MICROS, Shape, Status,
 };
 use crate::base::lock::IgnorePoison;
 
@@ -16,6 +16,7 @@ use crate::base::lock::IgnorePoison;
 #[derive(Debug)]
 pub(in crate::limit::shared) struct ReferenceStore {
     counters: Mutex<HashMap<Arc<str>, Counter>>,
+    memory: Mutex<Memory>,
     /// The store's time.
     pub(in crate::limit::shared) now: AtomicU64,
     /// Whether calls fail.
@@ -37,12 +38,23 @@ pub(in crate::limit::shared) struct ReferenceConnection {
     pub(in crate::limit::shared) me: u32,
 }
 
+/// Since when the store has its data, and the gateways that have reported all that they remember since then.
+#[derive(Debug, Default)]
+struct Memory {
+    since: u64,
+    reported: HashSet<u32>,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Counter {
     until: f64,
     /// The time per request by which a rate has charged `until`; zero before that.
     interval: f64,
     generation: u64,
+    /// Reports of this and earlier generations are over.
+    over: u64,
+    /// The arrival time that was restored after a loss.
+    base: f64,
     total: u64,
     floor: u64,
     grants: HashMap<(u32, u32), Grant>,
@@ -70,12 +82,15 @@ struct Item {
     fits: bool,
     wait: f64,
     changed: bool,
+    continues: bool,
+    undecided: bool,
 }
 
 impl ReferenceStore {
     pub(in crate::limit::shared) fn new(now: u64) -> Arc<Self> {
         Arc::new(Self {
             counters: Mutex::default(),
+            memory: Memory { since: now - RESTORE_MICROS, ..Memory::default() }.into(),
             now: now.into(),
             fails: AtomicBool::new(false),
             refuses_messages: AtomicBool::new(false),
@@ -88,8 +103,41 @@ impl ReferenceStore {
 
     /// Loses all data, as a restart without persistence does.
     pub(in crate::limit::shared) fn lose_data(&self) {
-        self.counters.lock().ignore_poison().clear();
+        self.lose_data_unnoticed();
+        self.notice_loss();
+    }
+
+    /// Loses all data, which the gateways that do not call notice only by their heartbeats.
+    pub(in crate::limit::shared) fn lose_data_unnoticed(&self) {
+        self.evict();
+        *self.memory.lock().ignore_poison() = Memory::default();
+    }
+
+    /// Tells all gateways that the server may have lost earlier messages.
+    pub(in crate::limit::shared) fn notice_loss(&self) {
         self.lost.send_modify(|times| *times += 1);
+    }
+
+    /// Loses the counters alone, as a server does that evicts keys.
+    pub(in crate::limit::shared) fn evict(&self) {
+        // No two generations begin at one time.
+        self.now.fetch_add(1, Relaxed);
+        self.counters.lock().ignore_poison().clear();
+    }
+
+    /// Returns since when the store has its data, and whether gateways may remember data that it has lost.
+    fn remember(&self, me: u32, caller: Caller) -> (u64, bool) {
+        let now = self.now.load(Relaxed);
+        let mut memory = self.memory.lock().ignore_poison();
+        if memory.since == 0 {
+            memory.since = now;
+        }
+        if caller.reported == memory.since {
+            memory.reported.insert(me);
+        }
+        let is_recent = now - memory.since < RESTORE_MICROS;
+        let others = memory.reported.iter().filter(|gateway| **gateway != me).count();
+        (memory.since, is_recent && others as u64 + 1 < caller.gateways)
     }
 
     /// Returns the end of the window that lasts, in a store of one quota; `None` between windows.
@@ -99,12 +147,14 @@ impl ReferenceStore {
         counters.values().map(|counter| counter.until as u64).find(|until| *until > now)
     }
 
-    fn decide(&self, me: u32, messages: &[Message], all: bool) -> Response {
+    fn decide(&self, me: u32, caller: Caller, messages: &[Message], all: bool) -> Response {
         let now = self.now.load(Relaxed);
+        let (since, is_learning) = self.remember(me, caller);
         let mut counters = self.counters.lock().ignore_poison();
         let mut items: Vec<Item> = messages
             .iter()
             .map(|message| begin(counters.get(&message.key).cloned(), me, message, now))
+            .map(|item| if is_learning { item.undecided_since(since) } else { item })
             .collect();
         let agrees = |(item, message): (&Item, &Message)| item.fits || message.purpose.dry_run;
         let admitted = items.iter().zip(messages).all(agrees);
@@ -124,6 +174,7 @@ impl ReferenceStore {
                 status: match (granted, item.fits) {
                     (true, _) => Status::Granted,
                     (_, true) => Status::NotCharged,
+                    _ if item.undecided => Status::Undecided,
                     _ => Status::Refused,
                 },
                 generation: item.counter.generation,
@@ -131,15 +182,17 @@ impl ReferenceStore {
                 total: item.counter.total.max(item.counter.floor),
                 granted: grant.amount,
                 wait: item.wait.max(0.0).ceil() as u64,
+                continues: item.continues,
+                debt: 0,
+                debt_limit: 0,
             }
         });
         let replies = replies.collect();
-        Response { now, replies }
+        Response { now, since, replies }
     }
 }
 
 fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item {
-    let known = counter.is_some();
     let counter = counter.unwrap_or_default();
     let grant = counter.grants.get(&(me, message.nonce)).copied();
     let used = message.used;
@@ -149,7 +202,7 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
         (true, shape) => {
             let until =
                 if matches!(shape, Shape::Window { .. }) { counter.until } else { now as f64 };
-            (Counter { until, generation: now, ..Counter::default() }, None)
+            (Counter { until, generation: now, over: now, ..Counter::default() }, None)
         }
     };
     let mut item = Item {
@@ -162,11 +215,13 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
         fits: false,
         wait: 0.0,
         changed: message.purpose.reset,
+        continues: true,
+        undecided: false,
     };
     match message.shape {
         Shape::Window { limit, .. } => window(&mut item, message, now, limit),
         Shape::Rate { whole, interval, .. } => {
-            rate(&mut item, message, now, known, whole, interval);
+            rate(&mut item, message, now, whole, interval);
         }
         Shape::Slots { limit } => slots(&mut item, me, message, now, limit),
     }
@@ -184,18 +239,29 @@ fn begin(counter: Option<Counter>, me: u32, message: &Message, now: u64) -> Item
     item
 }
 
+impl Item {
+    /// Leaves what needs a grant undecided, by a counter that was begun at `since` or later.
+    fn undecided_since(self, since: u64) -> Self {
+        if self.counter.generation != 1 && self.counter.generation < since {
+            return self;
+        }
+        // A lease that covers the request decides it, and does not grow.
+        let fits = self.fits && self.need == 0;
+        Self { fits, undecided: self.fits, ..self }
+    }
+}
+
 fn window(item: &mut Item, message: &Message, now: u64, limit: u64) {
     let Shape::Window { end, next, span, .. } = message.shape else { return };
     let begins = if end == 0 { now + next } else { [end, next][usize::from(now >= end)] } as f64;
-    let remembered = message.until > now && message.until <= now + span;
-    if item.counter.until <= now as f64 {
-        item.counter = Counter { until: begins, generation: now, ..Counter::default() };
-        if remembered {
-            item.counter.until = message.until as f64;
-            if message.generation != 0 {
-                item.counter.generation = message.generation;
-            }
-        }
+    let has_ended = item.counter.until <= now as f64;
+    let over = item.counter.over.max(if has_ended { item.counter.generation } else { 0 });
+    let lasts_elsewhere = message.until > now
+        && message.until <= now + span
+        && (message.generation == 0 || message.generation > over);
+    if has_ended {
+        let until = if lasts_elsewhere { message.until as f64 } else { begins };
+        item.counter = Counter { until, generation: now, over, ..Counter::default() };
         item.grant = None;
     } else {
         if item.counter.until > (now + span) as f64 {
@@ -203,15 +269,20 @@ fn window(item: &mut Item, message: &Message, now: u64, limit: u64) {
         }
         expire(item, message, now);
     }
-    let applies = message.generation == item.counter.generation
-        || (message.generation == 0 && message.until > now);
-    item.used = if applies { item.used } else { 0 };
-    let mine = if applies { message.granted } else { 0 };
+    let is_same = message.generation == item.counter.generation;
+    let is_older = !is_same && message.generation != 0 && lasts_elsewhere;
+    item.continues = is_same || is_older || (message.generation == 0 && message.until > now);
+    item.used = if item.continues { item.used } else { 0 };
+    let mine = if item.continues { message.granted } else { 0 };
+    if is_older && end == 0 {
+        item.counter.until = item.counter.until.min(message.until as f64);
+    }
     let mut grant = item.grant.unwrap_or_default();
-    if message.seq > grant.seq && grant.amount < mine {
-        item.counter.total += mine - grant.amount;
+    if is_older || (message.seq > grant.seq && grant.amount < mine) {
+        let more = mine.saturating_sub(grant.amount);
+        item.counter.total += more;
         item.counter.floor = item.counter.floor.max(message.total);
-        (grant.amount, item.changed) = (mine, true);
+        (grant.amount, item.changed) = (grant.amount + more, true);
     }
     if item.used > grant.amount {
         item.counter.total += item.used - grant.amount;
@@ -224,22 +295,32 @@ fn window(item: &mut Item, message: &Message, now: u64, limit: u64) {
     item.wait = item.counter.until - now as f64;
 }
 
-fn rate(item: &mut Item, message: &Message, now: u64, known: bool, whole: f64, interval: f64) {
-    if !known || item.counter.generation == 0 {
-        item.counter.until = now as f64;
-        item.counter.generation = if message.generation == 0 { now } else { message.generation };
+fn rate(item: &mut Item, message: &Message, now: u64, whole: f64, interval: f64) {
+    if item.counter.generation == 0 {
+        (item.counter.until, item.counter.generation) = (now as f64, now);
     }
     let debt = item.counter.until - now as f64;
     if item.counter.interval > 0.0 && debt > 0.0 {
-        item.counter.until = now as f64 + debt * interval / item.counter.interval;
+        let scale = interval / item.counter.interval;
+        item.counter.until = now as f64 + debt * scale;
+        item.counter.base = now as f64 + (item.counter.base - now as f64).max(0.0) * scale;
     }
     item.counter.interval = interval;
     item.counter.until -= expire(item, message, now) as f64 * interval;
-    let remembers =
-        message.generation != 0 && (!known || message.generation == item.counter.generation);
+    let is_same = message.generation == item.counter.generation;
+    item.continues = message.generation == 0 || is_same || message.generation > item.counter.over;
+    let is_older = item.continues && !is_same && message.generation != 0;
     let mut grant = match item.grant {
+        grant if is_older => {
+            let base = item.counter.base.max(now as f64);
+            let more = (message.until as f64 - base).max(0.0);
+            item.counter.until = item.counter.until.max(now as f64) + more;
+            (item.counter.base, item.changed) = (base + more, true);
+            let grant = grant.unwrap_or_default();
+            Grant { amount: grant.amount.max(message.granted), ..grant }
+        }
         None => {
-            if remembers {
+            if is_same {
                 item.counter.until = item.counter.until.max(message.until as f64);
                 item.changed = true;
             }
@@ -307,6 +388,7 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
         let rest = (item.room - i128::from(item.need)).max(0) as u64 / message.shares.max(1);
         let free = (grant.amount + item.need).saturating_sub(kept);
         let extra = message.target.saturating_sub(free).min(rest);
+        let extra = if item.undecided { 0 } else { extra };
         let add = item.need + extra.saturating_sub((free + extra) % message.cost);
         if add > 0 {
             grant.amount += add;
@@ -324,7 +406,7 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
     if lowers && message.seq > grant.seq && grant.amount > keeps {
         let cut = grant.amount - keeps;
         grant.amount = keeps;
-        item.counter.total -= cut;
+        item.counter.total = item.counter.total.saturating_sub(cut);
         item.counter.floor = item.counter.floor.saturating_sub(cut);
         item.changed = true;
         if let Some(interval) = interval {
@@ -343,11 +425,14 @@ fn finish(item: &mut Item, message: &Message, granted: bool, now: u64) {
     item.grant = Some(grant);
 }
 
+/// The time in which a store that has lost its data waits for reports.
+pub(in crate::limit::shared) const RESTORE_MICROS: u64 = 2_000_000;
+
 /// The key of the counter that no limit has.
 pub(in crate::limit::shared) const PROBE_KEY: &str = "probe";
 
 impl Backend for ReferenceConnection {
-    fn call(&self, messages: Vec<Message>, all_or_nothing: bool) -> Call {
+    fn call(&self, caller: Caller, messages: Vec<Message>, all_or_nothing: bool) -> Call {
         let refuses = self.model.refuses_messages.load(Relaxed) && !messages.is_empty();
         let fails = refuses || self.model.fails.load(Relaxed);
         // A probe is none of the limits' counters and calls.
@@ -355,7 +440,8 @@ impl Backend for ReferenceConnection {
             messages.into_iter().filter(|message| &*message.key != PROBE_KEY).collect();
         let loses = self.model.loses_responses.load(Relaxed);
         self.model.calls.fetch_add(usize::from(!messages.is_empty()), Relaxed);
-        let response = (!fails).then(|| self.model.decide(self.me, &messages, all_or_nothing));
+        let response =
+            (!fails).then(|| self.model.decide(self.me, caller, &messages, all_or_nothing));
         Box::pin(async move { response.filter(|_| !loses).ok_or(StoreFailure) })
     }
 
