@@ -336,6 +336,30 @@ fn a_fault_that_ends_the_connection_is_counted() {
     assert!(service.seen().is_empty());
 }
 
+/// One byte stands for a field that takes a hundred in memory (RFC 7541 §6.1): a block of a few kilobytes is no head.
+#[test]
+fn a_head_of_more_fields_than_clients_send_is_refused_and_its_connection_goes_on() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let begins = b"\x82\x86\x04\x01/\x01\x01a";
+    // `accept-charset`, without a value.
+    let fields = |count: usize| [&begins[..], &vec![0x8f; count]].concat();
+
+    for (count, is_in_pieces) in [(5_000, false), (14_000, false), (12_000, true), (20_000, true)] {
+        let mut http2 = Http2::connect(&gateway);
+        let block = fields(count);
+        if is_in_pieces {
+            http2.pieces(1, &block, 8_000);
+        } else {
+            http2.block(1, &block, true);
+        }
+        assert_eq!(http2.outcome(1), Outcome::Reset, "{count} fields");
+        http2.head(3, HEAD, true);
+        assert_eq!(http2.outcome(3), Outcome::Answered(200), "behind {count} fields");
+    }
+    assert!(service.seen().iter().all(|seen| seen.target() == "/"), "{:#?}", service.seen());
+}
+
 /// RFC 9113 §8.3.1: a target has no fragment. The library below cuts one off without a word.
 #[test]
 fn a_fragment_in_a_path_is_refused_however_it_is_written() {

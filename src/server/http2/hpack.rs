@@ -33,6 +33,8 @@ pub(crate) struct HeaderBlocks {
     path: Option<UnusualPath>,
     /// Whether the block being scanned has a pseudo-header field (RFC 9113 §8.3).
     has_pseudo: bool,
+    /// The fields of the block so far.
+    fields: usize,
 }
 
 /// The `:path` of a whole header block that a `Uri` might not hold.
@@ -111,11 +113,22 @@ struct Field {
 impl HeaderBlocks {
     /// Scans a whole block, and returns the path if it is unusual.
     pub(crate) fn scan_whole(&mut self, block: &mut [u8]) -> Option<UnusualPath> {
-        (self.whole, self.at, self.path, self.has_pseudo) = (true, 0, None, false);
+        self.begin();
+        (self.whole, self.at, self.path) = (true, 0, None);
         // Only a block in pieces has this error.
         let _ = self.scan(block);
         self.whole = false;
         self.path.take()
+    }
+
+    /// Begins a block.
+    pub(crate) const fn begin(&mut self) {
+        (self.has_pseudo, self.fields) = (false, 0);
+    }
+
+    /// Whether the block has more fields than any client sends. One byte can stand for a field that takes a hundred in memory.
+    pub(crate) const fn has_too_many_fields(&self) -> bool {
+        self.fields > MAX_FIELDS
     }
 
     /// Whether the whole block that was scanned last has a pseudo-header field (RFC 9113 §8.3).
@@ -167,6 +180,7 @@ impl HeaderBlocks {
 
     fn start_representation(&mut self, first: u8) -> State {
         let value = usize::from(first);
+        self.fields += 1;
         match first {
             0x80.. => self.prefix(Integer::Indexed, value & 0x7f, 0x7f),
             0x40.. => self.prefix(Integer::Name { indexed: true }, value & 0x3f, 0x3f),
@@ -440,6 +454,8 @@ impl Table {
 pub(crate) const MAX_TABLE_SIZE: usize = 4096;
 /// The maximum shift of an integer: more bits than any length that h2 accepts.
 const MAX_SHIFT: u32 = 28;
+/// Far more than the fields of a head and the crumbs of its cookies.
+const MAX_FIELDS: usize = 4096;
 const PATH: &[u8; 5] = b":path";
 /// `:path` in the Huffman code, without its padding of three bits.
 const PATH_IN_HUFFMAN: u32 = 0xb958_d33f >> 3;

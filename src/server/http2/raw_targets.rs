@@ -288,7 +288,9 @@ impl FrameRewriter {
         self.in_pieces = flags & END_HEADERS == 0;
         if !is_whole {
             self.blocks.scan(fragment)?;
-            if !self.in_pieces && take(&mut self.refuses) {
+            let refuses = self.refuses || self.blocks.has_too_many_fields();
+            if !self.in_pieces && refuses {
+                self.refuses = false;
                 return Ok(Next::Replace(count, frames(&head, &with_connection_field(fragment))));
             }
             return Ok(Next::Pass(count));
@@ -305,11 +307,17 @@ impl FrameRewriter {
     ) -> Option<Vec<u8>> {
         let path = self.blocks.scan_whole(block);
         match self.section(head) {
+            Section::Head if self.blocks.has_too_many_fields() => Some(match path {
+                Some(path) => with_connection_field(&with_placeholder(block, &path)),
+                None => with_connection_field(block),
+            }),
             Section::Head => path.map(|path| with_field(block, &path)),
             // h2 would drop a pseudo-header field of a trailer section, which is malformed (RFC 9113 §8.1), in silence, and
             // so what exceeds its own limit.
             Section::Trailers => {
-                let refuses = self.blocks.had_pseudo_field() || block.len() > MAX_TRAILER_BYTES;
+                let refuses = self.blocks.had_pseudo_field()
+                    || self.blocks.has_too_many_fields()
+                    || block.len() > MAX_TRAILER_BYTES;
                 refuses.then(|| match path {
                     Some(path) => with_connection_field(&with_placeholder(block, &path)),
                     None => with_connection_field(block),
@@ -364,6 +372,7 @@ impl FrameRewriter {
         if let Some(head) = self.block.head() {
             self.refuses = matches!(self.section(&head), Section::Trailers);
         }
+        self.blocks.begin();
         let mut whole = take(&mut self.block).frames;
         let mut left = &mut whole[..];
         while let Some(&[a, b, c, kind, flags, ..]) = left.first_chunk::<FRAME_HEADER_BYTES>() {
