@@ -128,7 +128,6 @@ impl AcceptedConnection<'_> {
             Rc::clone(&peer),
             self.gateway.clone(),
             Arc::clone(&self.activity),
-            &self.server,
             Rc::clone(&closing),
         );
         {

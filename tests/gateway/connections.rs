@@ -8,6 +8,25 @@ use crate::support::{Gateway, Http2, Outcome, Reading, Seen, Upstream, eventuall
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
+fn a_reload_changes_the_limits_of_heads_on_open_connections() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    let large = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(20_000));
+    let [mut sized, mut counted] = [(); 2].map(|()| gateway.connect());
+    for client in [&mut sized, &mut counted] {
+        client.send(&large);
+        assert_eq!(client.answer().status, 200);
+    }
+
+    gateway.reload("max_header_size: 8KiB, max_headers: 10", &open(&service)).expect("a good file");
+
+    sized.send(&large);
+    assert_eq!(sized.answer().status, 431);
+    counted.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-A: 1\r\n".repeat(30)));
+    assert_eq!(counted.answer().status, 431);
+}
+
+#[test]
 fn malformed_input_gets_a_response_with_an_id_and_is_counted() {
     let service = Upstream::polite();
     let gateway = Gateway::start("max_header_size: 8KiB", &open(&service));
@@ -243,6 +262,7 @@ fn an_early_answer_is_recorded_as_what_it_was() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
 
     assert_eq!(client.answer().status, 401);
+    drop(client);
     let answered = "northgate_http_requests_total{route=\"open\",method=\"POST\",code=\"401\"}";
     eventually("the count of it", || gateway.metric(answered) == 1.0);
 }

@@ -11,7 +11,8 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::request_head::{Head, HeadLimits, HeadParser, RefusedHead};
+use super::head_limits::HeadLimits;
+use super::request_head::{Head, HeadParser, RefusedHead};
 use crate::base::body;
 use crate::http1::{ChunkEvent, Decoder, Framing, ReadBufferSize};
 

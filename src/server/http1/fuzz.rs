@@ -2,7 +2,8 @@
 
 use bytes::BytesMut;
 
-use super::request_head::{HeadLimits, HeadParser};
+use super::head_limits::HeadLimits;
+use super::request_head::HeadParser;
 use crate::gateway::FramingError;
 use crate::http1::{ChunkEvent, Decoder};
 

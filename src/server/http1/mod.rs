@@ -6,6 +6,7 @@
 mod connection_io;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzz;
+mod head_limits;
 mod interim;
 mod request_head;
 mod response_head;
@@ -23,14 +24,14 @@ use tokio::sync::oneshot;
 
 pub(super) use self::connection_io::Socket;
 use self::connection_io::{ConnectionIo, Incoming, Writing};
+use self::head_limits::HeadLimits;
 use self::interim::InterimResponses;
-use self::request_head::{Head, HeadLimits, ParseError, RefusedHead};
+use self::request_head::{Head, ParseError, RefusedHead};
 use self::response_head::ResponseFraming;
 use self::upgraded_socket::UpgradedSocket;
 use super::connection_timeouts::ConnectionActivity;
 use super::{catch_panic, date};
 use crate::base::body::Body;
-use crate::config::server::Server;
 use crate::gateway::{Gateway, Peer, Rejection};
 use crate::http1::{BodyWriter, Length, OnUpgrade, Upgraded};
 
@@ -40,7 +41,6 @@ pub(super) struct Connection<S> {
     peer: Rc<Peer>,
     gateway: Gateway,
     activity: Arc<ConnectionActivity>,
-    limits: HeadLimits,
     closing: Rc<Cell<Closing>>,
     /// The interim responses to the request under way.
     interim: Rc<InterimResponses>,
@@ -76,16 +76,10 @@ impl<S: Socket + Send + 'static> Connection<S> {
         peer: Rc<Peer>,
         gateway: Gateway,
         activity: Arc<ConnectionActivity>,
-        server: &Server,
         closing: Rc<Cell<Closing>>,
     ) -> Self {
         let io = Rc::new(RefCell::new(ConnectionIo::new(stream)));
-        let limits = HeadLimits {
-            size: server.max_header_size,
-            fields: server.max_headers,
-            cookies: server.max_cookie_bytes(),
-        };
-        Self { io, peer, gateway, activity, limits, closing, interim: Rc::default() }
+        Self { io, peer, gateway, activity, closing, interim: Rc::default() }
     }
 
     /// Serves the requests of the connection until it ends.
@@ -107,13 +101,18 @@ impl<S: Socket + Send + 'static> Connection<S> {
         self.close().await;
     }
 
+    /// Returns the limits of a head, which a reload changes for open connections too.
+    fn limits(&self) -> HeadLimits {
+        HeadLimits::of(&self.gateway.shared().snapshot.load().server)
+    }
+
     /// Reads the head of the next request, or one that is refused; `None` if the connection is to end.
     async fn next(&self, served: bool) -> Option<Result<Head, RefusedHead>> {
         let mut polled_again = false;
         loop {
             let next = poll_fn(|cx| {
                 let mut io = self.io.borrow_mut();
-                let polled = io.poll_head(self.limits, cx).map(Some);
+                let polled = io.poll_head(self.limits(), cx).map(Some);
                 if polled.is_pending() && !io.has_no_buffered_input() {
                     self.activity.header_started();
                 }
@@ -227,7 +226,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
         let rejection = match refused.error {
             ParseError::Malformed => Rejection::BadRequest,
             ParseError::TooLarge => {
-                let (cookies, max) = (refused.cookie_bytes, self.limits.cookies);
+                let (cookies, max) = (refused.cookie_bytes, self.limits().cookies);
                 Rejection::head_too_large(cookies, max, &refused.fields)
             }
             ParseError::TargetTooLong => Rejection::TargetTooLong,

@@ -9,8 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version};
 use httparse::Status;
 use memchr::{memchr, memmem};
 
+use super::head_limits::HeadLimits;
 use crate::base::content_length;
-use crate::base::raw_target::{self, BadTarget, MAX_TARGET_BYTES};
+use crate::base::raw_target::{self, BadTarget};
 use crate::gateway::FramingError;
 use crate::http1::{Framing, HeaderNameCache, has_no_extensions};
 
@@ -29,24 +30,6 @@ pub(super) struct Head {
     pub(super) upgrades: bool,
     /// Whether the client accepts trailers.
     pub(super) trailers: bool,
-}
-
-/// The limits of a request head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadLimits {
-    /// Bytes.
-    pub(super) size: usize,
-    /// Number of header fields.
-    pub(super) fields: usize,
-    /// Bytes of cookies, beyond which they are the cause of a head that is too large.
-    pub(super) cookies: usize,
-}
-
-impl HeadLimits {
-    /// Returns the bytes of the longest request target.
-    fn target(self) -> usize {
-        MAX_TARGET_BYTES.min(self.size)
-    }
 }
 
 /// A parse error of a request head.
