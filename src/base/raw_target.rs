@@ -81,6 +81,28 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Returns a path and query as a `Uri` can hold them, for upstreams in HTTP/2: as they were received but for the bytes that
+/// a `Uri` refuses where they stand, which are escaped.
+pub fn held(text: &str) -> Cow<'_, str> {
+    let Cow::Owned(raw) = bytes(text) else { return Cow::Borrowed(text) };
+    let mut out = String::with_capacity(text.len());
+    let mut is_query = false;
+    for chunk in raw.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            is_query |= character == '?';
+            match u8::try_from(character) {
+                Ok(b'"') if !is_query => out.push('"'),
+                Ok(byte) if is_refused(byte) => escape(&mut out, byte),
+                _ => out.push(character),
+            }
+        }
+        for byte in chunk.invalid() {
+            escape(&mut out, *byte);
+        }
+    }
+    Cow::Owned(out)
+}
+
 /// Appends the escape of `byte` (RFC 3986 §2.1).
 pub fn escape(out: &mut String, byte: u8) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -176,6 +198,7 @@ pub(crate) fn is_overlong(canonical: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::uri::PathAndQuery;
     use proptest::prelude::*;
 
     use super::*;
@@ -185,6 +208,25 @@ mod tests {
         for target in ["/a?b", "/caf\u{e9}", "http://h/a", "*", "h:1", "/a{b}|c"] {
             let uri = parse(Bytes::from(target)).expect("a target");
             assert_eq!(uri, target.parse::<Uri>().expect("a URI"), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_uri_holds_all_that_it_can_as_it_was_received() {
+        for (target, expected) in [
+            (
+                &b"/t/\"q\"/caf\xc3\xa9|^{}?x=|^{}caf\xc3\xa9"[..],
+                "/t/\"q\"/caf\u{e9}|^{}?x=|^{}caf\u{e9}",
+            ),
+            (b"/t/\"q\"<\xe9\xff?\"<>`", "/t/\"q\"%3C%E9%FF?%22%3C%3E%60"),
+            ("/\u{10f73c}?\u{10f7ff}\"".as_bytes(), "/\u{10f73c}?\u{10f7ff}%22"),
+        ] {
+            let uri = parse(Bytes::copy_from_slice(target)).expect("a target");
+            let path = uri.path_and_query().expect("a path").as_str();
+
+            assert_eq!(held(path), expected);
+            let held = PathAndQuery::try_from(held(path).as_ref()).expect("it can be held");
+            assert_eq!(held.as_str(), expected);
         }
     }
 

@@ -31,13 +31,13 @@ pub(super) fn build(
     if head.method == Method::CONNECT {
         return Err(UpstreamError::Protocol);
     }
-    // HTTP/2 carries raw bytes as well, but the type of its targets does not: they are escaped.
+    // HTTP/2 carries all bytes, but the type of its targets does not: those that it refuses are escaped.
     let path = match head.uri.path_and_query() {
         None => PathAndQuery::from_static("/"),
-        Some(path) => match raw_target::escaped(path.as_str()) {
+        Some(path) => match raw_target::held(path.as_str()) {
             Cow::Borrowed(_) => path.clone(),
-            Cow::Owned(escaped) => {
-                PathAndQuery::try_from(escaped).map_err(|_| UpstreamError::Protocol)?
+            Cow::Owned(held) => {
+                PathAndQuery::try_from(held).map_err(|_| UpstreamError::Protocol)?
             }
         },
     };
