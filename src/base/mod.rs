@@ -18,6 +18,7 @@ pub mod interim_sink;
 pub mod lock;
 pub mod log_limiter;
 pub mod media_type;
+pub mod method;
 pub mod random;
 pub mod raw_target;
 pub mod read_ahead;

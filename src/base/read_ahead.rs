@@ -39,19 +39,35 @@ pub async fn read_ahead(
                 }
                 Err(trailers) => Some(trailers),
             },
-            Err(_elapsed) => return Ok(resumed(read, None, body)),
+            Err(_elapsed) => return Ok(resumed(read.freeze(), None, body)),
         };
         if trailers.is_some() || read.len() > limit {
-            return Ok(resumed(read, trailers, body));
+            return Ok(resumed(read.freeze(), trailers, body));
         }
     }
 }
 
-fn resumed(read: BytesMut, trailers: Option<Frame<Bytes>>, rest: Body) -> Body {
+/// Returns the same body once its first part has arrived, or at `deadline`.
+///
+/// # Errors
+///
+/// The error of a body that fails before it has a part.
+pub async fn first_part(mut body: Body, deadline: Instant) -> Result<Body, Error> {
+    match timeout_at(deadline, body.frame()).await {
+        Err(_elapsed) => Ok(body),
+        Ok(None) => Ok(Body::empty()),
+        Ok(Some(frame)) => Ok(match frame?.into_data() {
+            Ok(data) => resumed(data, None, body),
+            Err(trailers) => resumed(Bytes::new(), Some(trailers), body),
+        }),
+    }
+}
+
+fn resumed(read: Bytes, trailers: Option<Frame<Bytes>>, rest: Body) -> Body {
     if read.is_empty() && trailers.is_none() {
         return rest;
     }
-    let first = (!read.is_empty()).then(|| read.freeze());
+    let first = (!read.is_empty()).then_some(read);
     rest.wrapped(|rest| Resumed { first, trailers, rest })
 }
 
@@ -106,6 +122,17 @@ mod tests {
         let frames: Vec<_> =
             pieces.iter().map(|&size| Ok(Frame::data(vec![b'x'; size].into()))).collect();
         Body::streaming(http_body_util::StreamBody::new(futures_util::stream::iter(frames)))
+    }
+
+    #[tokio::test]
+    async fn a_first_part_is_waited_for_and_an_error_before_it_is_returned() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let body = first_part(streaming(&[100, 200]), deadline).await.expect("it begins");
+        assert_eq!(body.collect(1_000).await.expect("whole").len(), 300);
+
+        let failed = futures_util::stream::iter([Err::<Frame<Bytes>, Error>("broken".into())]);
+        let failed = Body::streaming(http_body_util::StreamBody::new(failed));
+        assert!(first_part(failed, deadline).await.is_err());
     }
 
     #[tokio::test]

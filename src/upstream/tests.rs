@@ -381,6 +381,7 @@ impl Client {
             began,
             retries: None,
             has_fallback: false,
+            reads_content: false,
             key: None,
             arrival: None,
         }

@@ -91,6 +91,41 @@ fn an_invalid_answer_is_logged_with_the_reason() {
     }
 }
 
+/// Whatever the method: nothing of it was relayed yet either.
+#[test]
+fn a_response_that_breaks_off_before_its_content_is_502() {
+    for (response, cause) in [
+        (&b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"[..], "closed before the end"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n",
+            "closed after 0 of 20 bytes of the response",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n",
+            "closed after 0 of 2000000 bytes of the response",
+        ),
+    ] {
+        let service = Upstream::by_hand(move |mut stream, connection, _| {
+            let mut reading = Reading::new(&stream);
+            if reading.head(connection).is_some() {
+                let _ = stream.write_all(response);
+            }
+        });
+        let gateway = Gateway::start("", &open(&service));
+        for method in ["GET", "POST"] {
+            let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+            let answer = gateway.ask(&request);
+
+            assert_eq!(answer.status, 502, "{method} {cause}");
+            let line = line(&gateway, answer.field("x-request-id").expect("an id"));
+            assert!(
+                line["error.cause"].as_str().is_some_and(|shown| shown.contains(cause)),
+                "{line}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_response_that_breaks_off_is_logged_with_both_lengths() {
     let service = Upstream::start(|_| {

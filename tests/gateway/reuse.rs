@@ -32,6 +32,45 @@ fn a_record_with_an_answer_and_a_piece_of_another_leaves_nothing_to_the_next_cli
     }
 }
 
+/// RFC 9110 §15.5.9: the service closes a connection that was idle for too long, while the next request is on its way.
+#[test]
+fn a_408_on_an_idle_connection_is_its_end_and_no_response() {
+    let service = Upstream::by_hand(|mut stream, connection, seen| {
+        let mut reading = Reading::new(&stream);
+        while let Some(request) = reading.head(connection) {
+            let is_late = request.line().contains("/late") && connection == 0;
+            seen(request);
+            if is_late {
+                let gone = b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(gone);
+                return;
+            }
+            let _ = stream.write_all(&ok("fine"));
+        }
+    });
+    let gateway = Gateway::start("", &open(&service));
+
+    assert_eq!(gateway.get("/", "").text(), "fine");
+    assert_eq!(gateway.get("/late", "").text(), "fine");
+
+    assert_eq!(service.connections(), 2);
+}
+
+#[test]
+fn an_idle_connection_is_used_no_more_after_a_reload_that_keeps_none() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("", &open(&service));
+    assert_eq!(gateway.get("/", "").status, 200);
+
+    let rest = open(&service).replace("targets", "keep_alive: 0s, targets");
+    gateway.reload("", &rest).expect("a good file");
+
+    for connections in 2..=3 {
+        assert_eq!(gateway.get("/", "").status, 200);
+        assert_eq!(service.connections(), connections);
+    }
+}
+
 #[test]
 fn the_beginning_of_a_record_is_the_beginning_of_an_answer() {
     for cut in [1, 4, 5, 20] {

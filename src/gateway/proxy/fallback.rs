@@ -10,6 +10,7 @@ use super::route_upstream::RouteUpstream;
 use super::stale_responses::{StaleKey, StaleResponses};
 use crate::base::body::Body;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::method::is_idempotent;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::response::static_response::StaticResponse;
 use crate::observe::metrics::FallbackKind;
@@ -149,7 +150,7 @@ impl Fallback {
         let (unsent, may_repeat, attempts) = match own {
             Ok(sent) => (None, true, sent.attempts),
             Err(failed) => {
-                let may_repeat = !failed.sent || request.head.method.is_idempotent();
+                let may_repeat = !failed.sent || is_idempotent(&request.head.method);
                 (failed.content.take(), may_repeat, failed.attempts)
             }
         };
@@ -214,5 +215,5 @@ impl Fallback {
 
 /// Whether a response shows that the upstream is unhealthy, to a request that may be repeated.
 fn replaces(status: StatusCode, method: &Method) -> bool {
-    blames_endpoint(status) && method.is_idempotent()
+    blames_endpoint(status) && is_idempotent(method)
 }

@@ -73,6 +73,7 @@ impl Mirror {
                 began: now.uptime,
                 retries: None,
                 has_fallback: false,
+                reads_content: true,
                 key,
                 arrival: None,
             };

@@ -22,6 +22,7 @@ use moka::sync::Cache;
 use crate::base::body::Body;
 use crate::base::cache_control::{age, seconds};
 use crate::base::header_fields::fields_bytes;
+use crate::base::method::is_safe;
 use crate::base::watched_body::{Polled, Watch, Watched};
 use crate::gateway::response::hardening::has_directive;
 use crate::upstream::{CloseDelimited, OutgoingRequest};
@@ -71,14 +72,14 @@ impl StaleKey {
         let is_public = !is_private
             && private.iter().all(|name| !headers.contains_key(name))
             && !has_directive(headers, &["no-store"]);
-        if head.method.is_safe() && !(head.method == Method::GET && is_public) {
+        if is_safe(&head.method) && !(head.method == Method::GET && is_public) {
             return None;
         }
         let host = host.or(headers.get(HOST)).map_or(&b""[..], HeaderValue::as_bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         // None of the parts can contain a space, so the key is unambiguous.
         let target = [upstream.as_bytes(), b" ", host, b" ", target.as_bytes()].concat().into();
-        Some(Self { target, is_unsafe: !head.method.is_safe() })
+        Some(Self { target, is_unsafe: !is_safe(&head.method) })
     }
 }
 

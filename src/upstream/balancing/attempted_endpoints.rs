@@ -3,6 +3,7 @@
 use http::Method;
 
 use super::endpoint::Endpoint;
+use crate::base::method::is_idempotent;
 use crate::upstream::http2::Sharing;
 use crate::upstream::settings::Retries;
 
@@ -96,8 +97,7 @@ impl AttemptedEndpoints {
         method: &Method,
         sent: bool,
     ) -> bool {
-        self.count.saturating_sub(self.free) <= retries.attempts
-            && (!sent || method.is_idempotent())
+        self.count.saturating_sub(self.free) <= retries.attempts && (!sent || is_idempotent(method))
     }
 
     pub(in crate::upstream) fn contains(&self, endpoint: &Endpoint) -> bool {

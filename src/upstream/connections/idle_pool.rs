@@ -34,6 +34,8 @@ struct IdleConnections {
 
 struct IdleConnection {
     connection: Box<Connection>,
+    /// Uptime at which the connection was put back.
+    since: Duration,
     /// Uptime at which the connection expires.
     until: Duration,
 }
@@ -44,20 +46,23 @@ impl IdlePool {
         &self.http2
     }
 
-    /// Takes the most recently used connection to `endpoint`, if one is still usable by a read as recent as `read`.
+    /// Takes the most recently used connection to `endpoint`, if one is still usable by a read as recent as `read`, and has
+    /// been idle for less than `keep_alive`, which a reload may have shortened since.
     pub(in crate::upstream) fn take(
         &self,
         endpoint: &Endpoint,
         now: Duration,
         read: FreshRead,
+        keep_alive: Duration,
     ) -> Option<Box<Connection>> {
         let mut slots = self.idle.borrow_mut();
         let slot = slots.get_mut(endpoint.slot().index)?;
         if slot.generation != endpoint.slot().generation {
             return None;
         }
-        while let Some(IdleConnection { mut connection, until }) = slot.resting.pop() {
-            if now < until && connection.is_quiet(read) {
+        while let Some(IdleConnection { mut connection, since, until }) = slot.resting.pop() {
+            let is_kept = now < until && now.saturating_sub(since) < keep_alive;
+            if is_kept && connection.is_quiet(read) {
                 connection.rest(false);
                 return Some(connection);
             }
@@ -87,7 +92,7 @@ impl IdlePool {
             let endpoint = Arc::downgrade(endpoint);
             *slot = IdleConnections { generation, endpoint, resting: Vec::new() };
         }
-        slot.resting.push(IdleConnection { connection, until: now + keep_alive });
+        slot.resting.push(IdleConnection { connection, since: now, until: now + keep_alive });
     }
 
     /// Drops expired and closed connections, and those to addresses that are no longer in use; called by a worker

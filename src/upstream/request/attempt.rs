@@ -6,15 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{HOST, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Response, StatusCode};
 
-use super::attempt_result::{Answered, Failed, MAX_HELD_BYTES};
+use super::attempt_result::{Answered, Failed, MAX_HELD_BYTES, MAX_WAIT_FOR_CONTENT};
 use super::extra_headers::OutgoingRequest;
 use super::long_lived_response::is_endless;
 use super::send_options::SendOptions;
 use crate::base::body::Body;
 use crate::base::header_fields::fields_bytes;
-use crate::base::read_ahead::read_ahead;
+use crate::base::method::is_idempotent;
+use crate::base::read_ahead::{first_part, read_ahead};
 use crate::http1::{BodyWriter, Length};
 use crate::upstream::Upstream;
 use crate::upstream::attempt_error::AttemptError;
@@ -119,11 +120,15 @@ impl Upstream {
         }
         // A request that cannot be sent twice looks whether the upstream has just closed the connection.
         let is_repeatable =
-            request.head.method.is_idempotent() && sending.length() == Length::Exact(0);
+            is_idempotent(&request.head.method) && sending.length() == Length::Exact(0);
         let read = if is_repeatable { FreshRead::OfLastWait } else { FreshRead::OfNow };
         // All idle connections may be closed by now: only the first attempt uses one.
         let may_use_idle = tried.count() == 1 && opened.is_none();
-        let kept = if may_use_idle { idle.take(&endpoint, began, read) } else { None };
+        let kept = if may_use_idle {
+            idle.take(&endpoint, began, read, self.settings.keep_alive)
+        } else {
+            None
+        };
         let is_reused = kept.is_some();
         let connection = match (kept, opened) {
             (Some(connection), _) => {
@@ -160,6 +165,21 @@ impl Upstream {
         let before = options.begin_exchange();
         let reply = connection.exchange(request, host, sending, wait, since).await;
         match reply {
+            Ok(reply)
+                if is_reused
+                    && is_repeatable
+                    && reply.response.status() == StatusCode::REQUEST_TIMEOUT =>
+            {
+                // The upstream ended an idle connection with it, and has not read the request (RFC 9110 §15.5.9).
+                let error = AttemptError {
+                    failure: UpstreamError::Reset,
+                    sent: true,
+                    stale: true,
+                    client_was_silent: false,
+                    remaining_content: None,
+                };
+                Err(Failed { blameless, ..Failed::of(error, endpoint, None) })
+            }
             Ok(reply) => Ok(self.over_http1(reply, endpoint, load, began, options)),
             Err(lost) => {
                 if !lost.sent {
@@ -220,25 +240,27 @@ impl Upstream {
     ) -> Result<Answered, Failed> {
         let body = core::mem::take(answered.response.body_mut());
         let deadline = tokio::time::Instant::now() + limit;
-        let body = match read_ahead(body, MAX_HELD_BYTES, Some(deadline)).await {
-            Ok(body) => body,
-            Err(error) => {
-                let failure = error.downcast_ref::<UpstreamError>().copied();
-                let failure = failure.unwrap_or(UpstreamError::Reset);
-                let error = AttemptError {
-                    failure,
-                    sent: true,
-                    stale: false,
-                    client_was_silent: false,
-                    remaining_content: None,
-                };
-                let endpoint = answered.endpoint;
-                return Err(Failed { counted: true, ..Failed::of(error, endpoint, None) });
+        match read_ahead(body, MAX_HELD_BYTES, Some(deadline)).await {
+            Ok(body) => {
+                *answered.response.body_mut() = body;
+                answered.at = self.clock.uptime();
+                Ok(answered)
             }
-        };
-        *answered.response.body_mut() = body;
-        answered.at = self.clock.uptime();
-        Ok(answered)
+            Err(error) => Err(Failed::without_content(&error, answered.endpoint)),
+        }
+    }
+
+    /// Waits a moment for the beginning of the content, so that a response that breaks off before it is no success
+    /// without content.
+    pub(super) async fn await_content(&self, mut answered: Answered) -> Result<Answered, Failed> {
+        let body = core::mem::take(answered.response.body_mut());
+        match first_part(body, tokio::time::Instant::now() + MAX_WAIT_FOR_CONTENT).await {
+            Ok(body) => {
+                *answered.response.body_mut() = body;
+                Ok(answered)
+            }
+            Err(error) => Err(Failed::without_content(&error, answered.endpoint)),
+        }
     }
 
     /// Returns the `Host` field that replaces the one of the request.

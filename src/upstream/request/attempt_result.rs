@@ -8,7 +8,7 @@ use http_body::Body as _;
 
 use super::long_lived_response::is_endless;
 use super::tunnel::Tunnel;
-use crate::base::body::Body;
+use crate::base::body::{self, Body};
 use crate::upstream::attempt_error::AttemptError;
 use crate::upstream::balancing::attempted_endpoints::Refund;
 use crate::upstream::balancing::endpoint::Endpoint;
@@ -49,10 +49,19 @@ impl Answered {
         may_be_small && !body.is_buffered() && self.tunnel.is_none()
     }
 
+    /// Whether content that may be waited for has not arrived yet.
+    pub(super) fn awaits_content(&self) -> bool {
+        let body = self.response.body();
+        !body.is_buffered()
+            && !body.is_end_stream()
+            && self.tunnel.is_none()
+            && !is_endless(self.response.headers())
+    }
+
     /// Returns how long the rest of such a response is waited for, in the time that is `left` for the response.
     pub(super) fn max_hold(&self, left: Duration) -> Duration {
         let has_length = self.response.body().size_hint().exact().is_some();
-        if has_length { left } else { left.min(MAX_HOLD_OF_UNKNOWN_LENGTH) }
+        if has_length { left } else { left.min(MAX_WAIT_FOR_CONTENT) }
     }
 }
 
@@ -95,6 +104,21 @@ impl Failed {
         }
     }
 
+    /// Creates the failure of an attempt whose response broke off before its head was passed on; its content has counted the
+    /// `error`.
+    pub(super) fn without_content(error: &body::Error, endpoint: Arc<Endpoint>) -> Self {
+        let failure = error.downcast_ref::<UpstreamError>().copied();
+        let failure = failure.unwrap_or(UpstreamError::Reset);
+        let error = AttemptError {
+            failure,
+            sent: true,
+            stale: false,
+            client_was_silent: false,
+            remaining_content: None,
+        };
+        Self { counted: true, ..Self::of(error, endpoint, None) }
+    }
+
     /// Creates the failure of an attempt that the deadline of its request ended while the endpoint was not silent: the request
     /// waited for its client, for a permit or for a connection.
     pub(super) const fn overdue(endpoint: Arc<Endpoint>) -> Self {
@@ -111,5 +135,6 @@ impl Failed {
 
 /// The size up to which the rest of a response is waited for before its head is passed on.
 pub(super) const MAX_HELD_BYTES: usize = 64 * 1024;
-/// How long the content of unknown length is waited for, which may be a stream whose client waits for its beginning.
-const MAX_HOLD_OF_UNKNOWN_LENGTH: Duration = Duration::from_millis(25);
+/// How long content of unknown length, which may be a stream whose client waits for its beginning, and the beginning of any
+/// content are waited for.
+pub(super) const MAX_WAIT_FOR_CONTENT: Duration = Duration::from_millis(25);

@@ -13,6 +13,7 @@ use super::extra_headers::OutgoingRequest;
 use super::send_options::{RequestContent, SendOptions};
 use super::tunnel::Tunnel;
 use crate::base::body::Body;
+use crate::base::method::is_idempotent;
 use crate::http1::BodyWriter;
 use crate::observe::metrics::UpstreamFailure;
 use crate::upstream::Upstream;
@@ -172,7 +173,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Makes one attempt, which ends with the deadline of the request. A small response is waited for to its end where the
-    /// request could be repeated if it broke off.
+    /// request could be repeated if it broke off, any other for the beginning of its content.
     async fn attempt(
         &mut self,
         endpoint: &Arc<Endpoint>,
@@ -190,11 +191,14 @@ impl<'a> Sending<'a> {
                 outcome.unwrap_or_else(|_| Err(Failed::overdue(Arc::clone(endpoint))))?
             }
         };
-        if !answered.may_be_small() || !self.may_repeat() {
-            return Ok(answered);
+        if answered.may_be_small() && self.may_repeat() {
+            let limit = answered.max_hold(self.options.within(Instant::now()));
+            return Box::pin(self.upstream.hold(answered, limit)).await;
         }
-        let limit = answered.max_hold(self.options.within(Instant::now()));
-        Box::pin(self.upstream.hold(answered, limit)).await
+        if answered.awaits_content() && !self.options.reads_content {
+            return Box::pin(self.upstream.await_content(answered)).await;
+        }
+        Ok(answered)
     }
 
     /// Whether the request may be sent once more after it was processed, here or to the fallback.
@@ -202,7 +206,7 @@ impl<'a> Sending<'a> {
         let method = &self.request.head.method;
         let has_other = || self.upstream.endpoints.load().members.len() > 1;
         self.whole.is_some()
-            && method.is_idempotent()
+            && is_idempotent(method)
             && (self.options.has_fallback
                 || self.tried.permit_another(self.retries, method, false) && has_other())
     }

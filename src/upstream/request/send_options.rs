@@ -27,6 +27,8 @@ pub struct SendOptions<'a> {
     pub retries: Option<&'a Retries>,
     /// Whether the request may go to another upstream after this one: a small response is then waited for.
     pub has_fallback: bool,
+    /// Whether the caller itself reads the content, even for a client that leaves: the beginning is not waited for then.
+    pub reads_content: bool,
     /// The hash of the value that selects the endpoint, where the upstream balances by hash.
     pub key: Option<u64>,
     /// A flag to be set as soon as something of the request may have reached an endpoint; `None` for most requests.

@@ -59,6 +59,23 @@ fn targets_that_die_one_after_the_other_cost_no_request() {
 }
 
 #[test]
+fn methods_that_are_idempotent_by_their_registry_are_sent_again() {
+    for (method, attempts) in
+        [("PROPFIND", 2), ("REPORT", 2), ("SEARCH", 2), ("MKCOL", 2), ("LOCK", 1), ("PATCH", 1)]
+    {
+        let services = [(); 2].map(|()| Service::start(|_| Vec::new()));
+        let gateway =
+            Gateway::start("", &file(&[&services[0], &services[1]], "retries: { budget: 100% }"));
+
+        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(gateway.ask(&request).status, 502, "{method}");
+
+        let sent = services.iter().flat_map(Service::received).map(|(_, count)| count);
+        assert_eq!(sent.sum::<usize>(), attempts, "{method}");
+    }
+}
+
+#[test]
 fn all_that_a_target_had_in_flight_when_it_died_is_sent_again() {
     let may_answer = Arc::new(AtomicBool::new(false));
     let [dying, other] = [(); 2].map(|()| {
