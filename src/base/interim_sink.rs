@@ -13,6 +13,10 @@ pub trait InterimSink: fmt::Debug {
 
     /// Sends a response, unless there are too many, or too large ones.
     fn send(&self, response: Response<()>);
+
+    /// Tells a client that has its response that the gateway refused the rest of its request. In HTTP/1.1 the end of the
+    /// connection says so.
+    fn refuse_rest(&self) {}
 }
 
 /// Interim responses to one request.

@@ -1,10 +1,12 @@
 //! The state of one request and its response, from arrival to last byte.
 //!
 //! Stages record what they learn; [`Exchange::finish`] sets the header fields that every response gets and wraps its
-//! content, so that metrics and access log count it when the content ends, or when the client disconnects before.
+//! content, so that metrics and access log count the exchange when both response and request have ended, or when the client
+//! disconnects before.
 
 mod finish;
 pub(super) mod panicked;
+mod request_end;
 mod response_recorder;
 
 use core::cell::Cell;
@@ -426,17 +428,6 @@ impl Exchange {
     fn call_ended(&mut self, fields: &http::HeaderMap) {
         if self.response_format.is_grpc() {
             self.grpc_status = grpc::status_of(fields);
-        }
-    }
-
-    /// Records the response, which has ended. The exchange keeps what it holds of limits while the upstream still
-    /// reads the request.
-    fn response_ended(mut self: Box<Self>, status: u16, sent: u64) {
-        self.record(status, sent);
-        let received = Rc::clone(&self.received);
-        // One reference is held here, one by the exchange, and one by the content if it still exists.
-        if Rc::strong_count(&received) > 2 {
-            received.hold_exchange(self);
         }
     }
 

@@ -11,6 +11,7 @@ mod compression;
 mod connections;
 #[path = "../support/dpop.rs"]
 mod dpop;
+mod early_responses;
 mod explained;
 #[path = "../support/fault_injection.rs"]
 mod fault_injection;

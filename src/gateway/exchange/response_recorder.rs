@@ -43,7 +43,10 @@ impl ResponseRecorder {
         exchange.error = match termination {
             Some(reason) => Some(reason.name()),
             None if gone => None,
-            None if is_client => Some(exchange.body_failed().name()),
+            None if is_client => {
+                exchange.content_refused();
+                exchange.error
+            }
             None if is_overdue => Some(Rejection::DeadlineExceeded.name()),
             None => Some("upstream-failed"),
         };

@@ -50,10 +50,27 @@ impl BodyLimits {
 pub struct BodyProgress {
     bytes: Cell<u64>,
     fault: Cell<Option<Fault>>,
+    /// Whether the content exists, and may still be read.
+    is_open: Cell<bool>,
+    /// Whether the content was dropped before its end.
+    is_unread: Cell<bool>,
     /// The index of the first limit that would have ended the content, were it no dry run.
     dry_run: Cell<Option<u16>>,
     /// The exchange, if its response ended before the content.
     finished_exchange: RefCell<Option<Box<dyn Any>>>,
+}
+
+/// How request content ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ContentEnd {
+    /// All of it was read, or there was none.
+    Whole,
+    /// The gateway aborted it.
+    Refused,
+    /// The client aborted it.
+    Broken,
+    /// The upstream stopped reading it.
+    Unread,
 }
 
 /// The reason for aborting request content.
@@ -142,6 +159,21 @@ impl BodyProgress {
     /// Whether the gateway aborted the content.
     pub fn is_refused(&self) -> bool {
         matches!(self.fault.get(), Some(Fault::TooLarge | Fault::TooSlow | Fault::Limited(_)))
+    }
+
+    /// Whether the content may still be read.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open.get()
+    }
+
+    /// Returns how the content ended.
+    pub(crate) fn end(&self) -> ContentEnd {
+        match self.fault.get() {
+            Some(Fault::Broken) => ContentEnd::Broken,
+            Some(_) => ContentEnd::Refused,
+            None if self.is_unread.get() => ContentEnd::Unread,
+            None => ContentEnd::Whole,
+        }
     }
 
     /// Keeps the exchange, and what it holds of limits, until the content has ended.
@@ -233,6 +265,7 @@ pub(crate) fn limit_body(
         return Err(Rejection::BodyTooLarge);
     }
     let gap = IdleTimeout::new(bounds.gap);
+    received.is_open.set(true);
     Ok(Some(Box::new(LimitedBody {
         body,
         first: None,
@@ -243,6 +276,7 @@ pub(crate) fn limit_body(
         waiting_since: None,
         waited: Duration::ZERO,
         charging,
+        has_ended: false,
         received: Rc::clone(received),
     })))
 }
@@ -264,6 +298,8 @@ pub(crate) struct LimitedBody {
     waited: Duration,
     /// The limits to charge, if the length was not declared.
     charging: Option<ContentCharging>,
+    /// Whether the end was read.
+    has_ended: bool,
     received: Rc<BodyProgress>,
 }
 
@@ -330,7 +366,10 @@ impl LimitedBody {
                 }
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Fault::Broken))),
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                self.has_ended = true;
+                Poll::Ready(None)
+            }
             Poll::Pending => {
                 self.waiting_since.get_or_insert_with(Instant::now);
                 self.gap.poll_elapsed(cx).map(|()| Some(Err(Fault::TooSlow)))
@@ -363,7 +402,10 @@ impl LimitedBody {
 
 impl Drop for LimitedBody {
     fn drop(&mut self) {
-        // Releases what the exchange holds of limits.
+        let has_ended = self.has_ended || http_body::Body::is_end_stream(self);
+        self.received.is_unread.set(!has_ended);
+        self.received.is_open.set(false);
+        // Records the exchange, and releases what it holds of limits.
         drop(self.received.finished_exchange.take());
     }
 }

@@ -82,4 +82,9 @@ impl InterimSink for Responder {
         self.interim_bytes_left.set(bytes_left);
         self.send_interim(response);
     }
+
+    fn refuse_rest(&self) {
+        // The implicit reset, with NO_ERROR, would say that the request is served (RFC 9113 §8.1).
+        self.sender.borrow_mut().send_reset(Reason::CANCEL);
+    }
 }

@@ -162,6 +162,17 @@ impl Http2 {
         false
     }
 
+    /// Waits for the reset of a stream; its code, or `None` if the connection ends before.
+    pub(crate) fn reset_code(&mut self, stream: u32) -> Option<u32> {
+        self.client.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        loop {
+            let (kind, _, on, payload) = self.frame()?;
+            if kind == RST_STREAM && on == stream {
+                return Some(number(&payload));
+            }
+        }
+    }
+
     /// The next frame, with what it says of windows taken note of; `None` if the connection is over.
     fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let (kind, flags, on, payload) = read_frame(&mut self.client.stream).ok()?;
