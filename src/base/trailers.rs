@@ -10,7 +10,7 @@ pub const MAX_TRAILER_FIELDS: usize = 64;
 pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
 /// Whether a field is allowed in a trailer section: it must not affect framing, routing,
-/// authentication or state (RFC 9110 §6.5.1).
+/// authentication or state (RFC 9110 §6.5.1), nor replace what the gateway says in the header section of a response.
 pub fn is_allowed_trailer(name: &HeaderName) -> bool {
     use http::header as h;
     let forbidden = [
@@ -42,12 +42,19 @@ pub fn is_allowed_trailer(name: &HeaderName) -> bool {
         h::EXPIRES,
         h::FORWARDED,
         h::VIA,
+        h::SERVER,
+        h::STRICT_TRANSPORT_SECURITY,
+        h::CONTENT_SECURITY_POLICY,
+        h::X_CONTENT_TYPE_OPTIONS,
+        h::X_FRAME_OPTIONS,
+        h::REFERRER_POLICY,
     ];
     let name_is = |names: &[&str]| names.contains(&name.as_str());
     let begins = |with: &str| name.as_str().replace('_', "-").starts_with(with);
     !forbidden.contains(name)
         && !name_is(&["keep-alive", "proxy-connection", "http2-settings"])
         && !name_is(&["content_length", "transfer_encoding"])
+        && !name_is(&["ratelimit", "ratelimit-policy", "dpop-nonce"])
         && !begins("x-forwarded-")
         && !begins("x-auth-")
 }

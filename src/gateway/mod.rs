@@ -42,7 +42,7 @@ use self::exchange::panicked;
 pub use self::peer::Peer;
 use self::policy::cors;
 use self::process_state::RequestPermit;
-use self::proxy::destination::Destination;
+use self::proxy::references::References;
 use self::proxy::websocket;
 use self::request::headers;
 use self::request::host;
@@ -102,8 +102,8 @@ impl Snapshot {
         if route.properties.is_disabled {
             return Err(Rejection::NoRoute);
         }
-        if let Some(destination) = Destination::read(head, exchange.host.as_ref())? {
-            self.check_destination(destination, route, &host, head, exchange)?;
+        if let Some(references) = References::read(head, exchange.host.as_ref())? {
+            self.check_references(references, route, &host, head, exchange)?;
         }
         exchange.compression = ResponseCompression::negotiate(&route.compress, &head.headers);
         // A request that is refused for its declared size is not charged to any limit.
@@ -183,28 +183,28 @@ impl Snapshot {
         match_route::find(&self.router, host, head, readings, &own, answers_preflights)
     }
 
-    /// Checks that the destination of a request leads to the route of the request, and keeps the destination for the
-    /// action.
-    fn check_destination(
+    /// Checks that the references of a request lead to the route of the request, and keeps them for the action.
+    fn check_references(
         &self,
-        mut destination: Destination,
+        mut references: References,
         route: &Arc<Route>,
         host: &str,
         head: &mut Parts,
         exchange: &Exchange,
     ) -> Result<(), Rejection> {
-        let readings = match_route::read_path(&mut destination.target)?;
-        let own = core::mem::replace(&mut head.uri, destination.target.clone());
-        let found = self.find(host, head, &readings, exchange);
-        head.uri = own;
-        match found {
-            Ok(Found::Route(other)) if Arc::ptr_eq(route, other) => {
-                head.extensions.insert(destination);
-                Ok(())
+        for target in references.targets() {
+            let readings = match_route::read_path(target)?;
+            let own = core::mem::replace(&mut head.uri, target.clone());
+            let found = self.find(host, head, &readings, exchange);
+            head.uri = own;
+            match found {
+                Ok(Found::Route(other)) if Arc::ptr_eq(route, other) => {}
+                Err(Rejection::AmbiguousPath) => return Err(Rejection::AmbiguousPath),
+                _ => return Err(Rejection::Forbidden),
             }
-            Err(Rejection::AmbiguousPath) => Err(Rejection::AmbiguousPath),
-            _ => Err(Rejection::Forbidden),
         }
+        head.extensions.insert(references);
+        Ok(())
     }
 
     /// Returns the header fields that the gateway sets whatever the route, in place of the client's.

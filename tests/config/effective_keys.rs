@@ -95,7 +95,7 @@ const PLACES: &[(&str, &str, &str)] = &[
     ("issuers::JwtCache", "/issuers/main/jwt_cache", ""),
     ("issuers::Decryption", "/issuers/main/decryption", ""),
     ("limits::Limit", "/limits/rate /limits/quota /limits/concurrency", ""),
-    ("limits::ToldCost", "/limits/quota/cost /limits/told/cost", ""),
+    ("limits::CostOfResponse", "/limits/quota/cost /limits/told/cost", ""),
     ("limits::Plans", "/limits/told/quota", ""),
     ("limits::Response", "/limits/rate/response", ""),
     ("metering::Metering", "/metering", ""),

@@ -500,7 +500,8 @@ fn informational_answers_are_never_taken_for_the_final_one() {
 fn fields_that_a_route_removes_or_sets_are_removed_from_trailers_of_responses() {
     let service = Upstream::start(|_| {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
-          X-Internal: secret\r\nX-Set: other\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"
+          X-Internal: secret\r\nX-Set: other\r\nX-Request-Id: 1\r\nServer: evil\r\n\
+          RateLimit: \"a\";r=1\r\nStrict-Transport-Security: max-age=0\r\nAccess-Control-Allow-Origin: *\r\nX-Sum: 42\r\n\r\n"
             .to_vec()
     });
     let edits = "auth: none, cors: { origins: [\"https://a.test\"] }, headers: { response: { remove: [X-Internal], set: { X-Set: a } } } }";

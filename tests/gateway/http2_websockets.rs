@@ -23,6 +23,9 @@ fn accepting(serve: fn(std::net::TcpStream)) -> Upstream {
         let Some(request) = reading.head(connection) else { return };
         let key = request.field("sec-websocket-key").unwrap_or_default().to_owned();
         let plain = request.field("upgrade").is_none();
+        let protocol = request
+            .field("sec-websocket-protocol")
+            .map_or_else(String::new, |offered| format!("Sec-WebSocket-Protocol: {offered}\r\n"));
         seen(request);
         if plain {
             let _ = stream.write_all(&ok("no handshake"));
@@ -31,7 +34,7 @@ fn accepting(serve: fn(std::net::TcpStream)) -> Upstream {
         let accept = accept(&key);
         let head = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
+             Sec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
         );
         stream.write_all(head.as_bytes()).expect("a reader");
         serve(stream);

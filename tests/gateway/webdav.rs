@@ -83,10 +83,9 @@ fn conditions_name_resources_as_the_service_knows_them() {
                 "</dav/x> (Not <urn:1>) <https://a/dav/y%20z>([\"e\"])",
                 &*format!("</v1/x> (Not <urn:1>) <{host}/v1/y%20z>([\"e\"])"),
             ),
-            // Not of this route, or of this host.
-            ("<https://a/admin/x> (<urn:1>)", "<https://a/admin/x> (<urn:1>)"),
-            ("<https://other/dav/x> (<urn:1>)", "<https://other/dav/x> (<urn:1>)"),
-            ("<https://a/dav/../admin/x> (<urn:1>)", "<https://a/dav/../admin/x> (<urn:1>)"),
+            // The service judges a resource of another host itself.
+            ("<https://other/dav/x> (<urn:1>)", "<https://other/v1/x> (<urn:1>)"),
+            ("<https://a/x/../dav/x> (<urn:1>)", &*format!("<{host}/v1/x> (<urn:1>)")),
             ("(<urn:1>)", "(<urn:1>)"),
         ] {
             let answer =
@@ -97,6 +96,45 @@ fn conditions_name_resources_as_the_service_knows_them() {
             assert_eq!(all.last().and_then(|request| request.field("if")), Some(seen));
         }
     }
+}
+
+/// Whether its condition holds tells something about a resource.
+#[test]
+fn a_condition_on_a_resource_of_another_route_is_refused() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_header_size: 256KiB", &routes(&service, ""));
+    let long = format!("</dav/{}> (<urn:x>)", "a".repeat(65_600));
+    let carried = format!("</dav/{}> (<urn:x>)", "<".repeat(17_000));
+
+    for (field, status) in [
+        ("</admin/y> ([\"etag\"])", 403),
+        ("<http://a/admin/y> ([\"etag\"])", 403),
+        ("<http://other/admin/y> ([\"etag\"])", 403),
+        ("</dav/x> (<urn:1>) </dav/../admin/y> ([\"etag\"])", 403),
+        ("</dav/..%2fadmin/y> ([\"etag\"])", 400),
+        ("<<< (", 400),
+        ("<y> (<urn:1>)", 400),
+        ("</dav/x", 400),
+        (&long, 414),
+        (&carried, 414),
+    ] {
+        for method in ["PUT", "GET", "UNLOCK"] {
+            let request = format!("{method} /dav/x HTTP/1.1\r\nHost: a\r\nIf: {field}\r\n\r\n");
+            let status_is = gateway.ask(&request).status;
+            assert_eq!(status_is, status, "{method} {}", &field[..field.len().min(60)]);
+        }
+    }
+    assert!(service.seen().is_empty(), "{:#?}", service.seen());
+}
+
+#[test]
+fn a_destination_that_is_too_long_is_one_that_no_target_can_be() {
+    let service = Upstream::polite();
+    let gateway = Gateway::start("max_header_size: 256KiB", &routes(&service, ""));
+
+    let destination = format!("/dav/{}", "a".repeat(65_600));
+
+    assert_eq!(ask(&gateway, "MOVE", "/dav/a", &[&destination]), 414);
 }
 
 fn ask(gateway: &Gateway, method: &str, path: &str, destinations: &[&str]) -> u16 {

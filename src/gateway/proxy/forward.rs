@@ -116,7 +116,7 @@ impl Forward {
         let deadline = read_deadline(head, exchange)?;
         self.target.rewrite(&mut head.uri)?;
         let stale_key = self.stale_key(upstream, head, is_private, exchange);
-        self.rewrite_references(upstream, head, exchange)?;
+        self.rewrite_references(upstream, head)?;
         if exchange.route().is_some_and(|route| route.limits.reads_responses()) {
             response_cost::request_readable(&mut head.headers);
         }
@@ -150,6 +150,7 @@ impl Forward {
         let mut options = self.send_options(upstream, thread, now.uptime);
         options.deadline = deadline.map(CallDeadline::instant);
         (options.key, options.arrival) = (keys.own, arrival.as_deref());
+        options.reads_content = exchange.limit_state.has_unsettled();
         let (began, wait) = (options.began, options.wait);
         let interim = RefCell::default();
         let wanted = exchange.interim.as_ref().is_some_and(|sink| sink.is_open());
@@ -246,6 +247,7 @@ impl Forward {
             began,
             retries: self.retries.as_ref(),
             has_fallback: self.fallback.is_some(),
+            reads_content: false,
             key: None,
             arrival: None,
         }
@@ -288,14 +290,16 @@ impl Forward {
         StaleKey::of(head, exchange.host.as_ref(), &upstream.settings().name, is_private)
     }
 
-    /// Removes the trailers of a response that the route decides.
+    /// Removes the trailers of a response that the route decides, and the request id, which is the gateway's.
     fn without_decided_trailers(
         &self,
         response: Response<Body>,
         exchange: &Exchange,
     ) -> Response<Body> {
         let has_cors = exchange.route().is_some_and(|route| route.cors.is_some());
-        response.map(|body| trailer_edits::remove(body, self.response.decided(), has_cors))
+        let own = core::iter::once(&exchange.context().server.request_id_header);
+        let decided = self.response.decided().chain(own);
+        response.map(|body| trailer_edits::remove(body, decided, has_cors))
     }
 
     /// Returns the upstream that receives the request: the route's own, or another that receives a share of them.

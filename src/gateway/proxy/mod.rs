@@ -3,15 +3,17 @@
 
 pub(crate) mod affinity;
 pub(crate) mod call_deadline;
-pub(crate) mod destination;
+mod destination;
 pub(crate) mod fallback;
 pub(crate) mod forward;
 pub(crate) mod header_edits;
 pub(crate) mod identity_headers;
 pub(crate) mod identity_token;
-pub(crate) mod if_header;
+mod if_header;
 pub(crate) mod mirror;
 pub(crate) mod outcome;
+mod reference;
+pub(crate) mod references;
 pub(crate) mod rewrite;
 pub(crate) mod route_upstream;
 pub(crate) mod split;

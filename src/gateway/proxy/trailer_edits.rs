@@ -17,9 +17,6 @@ pub(crate) fn remove<'a>(
     has_cors: bool,
 ) -> Body {
     let names: Box<[HeaderName]> = names.cloned().collect();
-    if names.is_empty() && !has_cors {
-        return body;
-    }
     body.wrapped(|body| EditedTrailers { body, names, has_cors })
 }
 

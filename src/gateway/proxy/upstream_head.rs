@@ -4,10 +4,9 @@ use http::header::{AUTHORIZATION, HOST, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
-use super::destination::Destination;
 use super::forward::Forward;
 use super::identity_token::IDENTITY_TOKEN;
-use super::if_header;
+use super::references::References;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::policy::authorize::Permit;
 use crate::gateway::policy::dpop_fields::DPOP;
@@ -21,21 +20,17 @@ impl Forward {
     ///
     /// # Errors
     ///
-    /// The rejection of a `Destination` that the rewrite does not lead to a valid target.
+    /// The rejection of a reference that the rewrite does not lead to a valid target.
     pub(super) fn rewrite_references(
         &self,
         upstream: &Upstream,
         head: &mut Parts,
-        exchange: &Exchange,
     ) -> Result<(), Rejection> {
         let keeps_host = upstream.settings().host_header == HostHeader::Preserve;
-        if if_header::is_usual_with(&head.method) {
-            if_header::forward(&mut head.headers, exchange.host.as_ref(), &self.target, keeps_host);
+        match head.extensions.remove::<References>() {
+            Some(references) => references.forward(&self.target, keeps_host, &mut head.headers),
+            None => Ok(()),
         }
-        if let Some(destination) = head.extensions.remove::<Destination>() {
-            destination.forward(&self.target, keeps_host, &mut head.headers)?;
-        }
-        Ok(())
     }
 
     /// Edits the head for the upstream, and returns the fields that are only appended when it is written.

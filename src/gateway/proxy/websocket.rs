@@ -6,7 +6,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -22,6 +23,7 @@ use crate::http1::OnUpgrade;
 pub(crate) struct Handshake {
     protocol: HeaderValue,
     expected: ExpectedAccept,
+    offers: Offers,
     client: OnUpgrade,
 }
 
@@ -47,7 +49,8 @@ impl Handshake {
         let expected = if head.method == Method::GET { expected(&head.headers)? } else { None };
         let client = expected.is_some().then(|| head.extensions.remove::<OnUpgrade>()).flatten();
         let parts = expected.zip(client);
-        Ok(parts.map(|(expected, client)| Self { protocol, expected, client }))
+        let offers = || Offers::of(&head.headers);
+        Ok(parts.map(|(expected, client)| Self { protocol, expected, offers: offers(), client }))
     }
 
     /// Adds the request for the upgrade to the header fields for the upstream.
@@ -58,7 +61,7 @@ impl Handshake {
 
     /// Returns the client's side of the tunnel, if an upstream's 101 accepts the handshake.
     pub(crate) fn accepted_by(self, response: &HeaderMap) -> Option<OnUpgrade> {
-        self.expected.accepts(response).then_some(self.client)
+        (self.expected.accepts(response) && self.offers.include(response)).then_some(self.client)
     }
 }
 
@@ -96,6 +99,47 @@ impl ExpectedAccept {
         only(response, &UPGRADE).is_some_and(|protocol| protocol.eq_ignore_ascii_case(WEBSOCKET))
             && only(response, &SEC_WEBSOCKET_ACCEPT) == Some(self.0.as_bytes())
     }
+}
+
+/// The subprotocols and extensions that a client offers.
+#[derive(Debug)]
+struct Offers {
+    protocols: Vec<HeaderValue>,
+    extensions: Vec<HeaderValue>,
+}
+
+impl Offers {
+    fn of(request: &HeaderMap) -> Self {
+        let all = |name| request.get_all(name).iter().cloned().collect();
+        Self { protocols: all(SEC_WEBSOCKET_PROTOCOL), extensions: all(SEC_WEBSOCKET_EXTENSIONS) }
+    }
+
+    /// Whether the subprotocol and the extensions that a 101 selects are among the offers: the client would fail the
+    /// connection otherwise (§4.1).
+    fn include(&self, response: &HeaderMap) -> bool {
+        let mut protocols = response.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let has_protocol = protocols.next().is_none_or(|protocol| {
+            let selected = protocol.as_bytes().trim_ascii();
+            self.protocols.iter().flat_map(elements).any(|offered| offered == selected)
+        });
+        let mut extensions = response.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().flat_map(elements);
+        let is_offered = |selected: &[u8]| {
+            let mut offered = self.extensions.iter().flat_map(elements);
+            offered.any(|offered| extension_name(offered) == extension_name(selected))
+        };
+        has_protocol && protocols.next().is_none() && extensions.all(is_offered)
+    }
+}
+
+/// Returns the elements of a list.
+fn elements(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let elements = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    elements.filter(|element| !element.is_empty())
+}
+
+/// Returns the name of an extension, without its parameters.
+fn extension_name(extension: &[u8]) -> &[u8] {
+    extension.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 /// Returns the value of a field that occurs exactly once.
@@ -144,6 +188,38 @@ mod tests {
             assert!(matches!(refused, Err(Rejection::BadRequest)), "{key} {versions:?}");
         }
         assert!(matches!(expected(&HeaderMap::new()), Ok(None)));
+    }
+
+    /// RFC 6455 §4.1
+    #[test]
+    fn a_101_selects_what_the_client_offered() {
+        let fields = |fields: &[(HeaderName, &'static str)]| {
+            let fields = fields.iter().cloned();
+            fields.map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
+        };
+        let (protocol, extension) = (SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_EXTENSIONS);
+        let offers: HeaderMap = fields(&[
+            (protocol.clone(), "chat, mqtt"),
+            (protocol.clone(), "stomp"),
+            (extension.clone(), "permessage-deflate; client_max_window_bits, x"),
+        ]);
+
+        for (selected, included) in [
+            (&[][..], true),
+            (&[(protocol.clone(), "mqtt")], true),
+            (&[(protocol.clone(), "stomp"), (extension.clone(), "permessage-deflate;a=b")], true),
+            (&[(protocol.clone(), "evil")], false),
+            (&[(protocol.clone(), "Chat")], false),
+            (&[(protocol.clone(), "")], false),
+            (&[(protocol.clone(), "chat, mqtt")], false),
+            (&[(protocol.clone(), "chat"), (protocol.clone(), "chat")], false),
+            (&[(extension.clone(), "x, permessage-deflate")], true),
+            (&[(extension.clone(), "x, y")], false),
+        ] {
+            assert_eq!(Offers::of(&offers).include(&fields(selected)), included, "{selected:?}");
+            let is_nothing = selected.is_empty();
+            assert_eq!(Offers::of(&HeaderMap::new()).include(&fields(selected)), is_nothing);
+        }
     }
 
     fn handshake(key: &'static str, versions: &[&'static str]) -> HeaderMap {

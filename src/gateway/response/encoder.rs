@@ -31,6 +31,8 @@ pub(crate) struct CompressedBody {
     /// Whether the encoder holds content that was not flushed.
     dirty: bool,
     trailers: Option<HeaderMap>,
+    /// The error of the content, which follows what arrived before it.
+    failure: Option<body::Error>,
     _permit: EncoderPermit,
 }
 
@@ -46,6 +48,7 @@ impl CompressedBody {
             rest: Bytes::new(),
             dirty: false,
             trailers: None,
+            failure: None,
             _permit: permit,
         }))
     }
@@ -64,7 +67,11 @@ impl CompressedBody {
                 self.dirty = true;
             } else if let Some(content) = &mut self.content {
                 match Pin::new(content).poll_frame(cx) {
-                    Poll::Ready(Some(frame)) => match frame?.into_data() {
+                    Poll::Ready(Some(Err(error))) => {
+                        encoder.flush()?;
+                        (self.content, self.failure) = (None, Some(error));
+                    }
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                         Ok(data) => self.rest = data,
                         Err(other) => {
                             self.trailers = other.into_trailers().ok().map(without_digests);
@@ -78,6 +85,8 @@ impl CompressedBody {
                     }
                     Poll::Pending => return Poll::Pending,
                 }
+            } else if let Some(error) = self.failure.take() {
+                return Poll::Ready(Some(Err(error)));
             } else {
                 let end = self.encoder.take().map_or_else(|| Ok(Vec::new()), Encoder::finish)?;
                 return Poll::Ready(Some(Ok(Frame::data(end.into()))));

@@ -19,8 +19,8 @@ use crate::config::route::{HeaderMatch, HostPattern, PathPattern};
 use crate::config::{self, AuthMethod, Config, Credential};
 use crate::gateway::compile::{compile_issuer, matches_gateway_fields};
 use crate::gateway::policy::authorize::AuthorizationRules;
-use crate::gateway::proxy::destination as webdav;
 use crate::gateway::proxy::identity_token;
+use crate::gateway::proxy::references::References;
 use crate::gateway::proxy::rewrite;
 use crate::gateway::proxy::rewrite::TargetRewriter;
 use crate::gateway::proxy::websocket::is_websocket;
@@ -172,22 +172,24 @@ impl<'c> RouteExplainer<'c> {
         let path = head.uri.path().to_owned();
         let candidates = self.candidates(&host, readings.forwarded(&path), &head.method);
         let found = |readings: &PathReadings| self.find(&host, &head, readings, &own);
-        let each = readings.all(&path).map(|reading| {
-            (
-                reading.to_owned(),
-                found(&PathReadings::only(reading.to_owned())).map(|(destination, _)| destination),
-            )
-        });
-        let each = each.collect();
+        let mut each: Vec<(String, _)> = Vec::new();
+        for reading in readings.all(&path) {
+            // As a path and as a reference, one path may be read alike.
+            if each.iter().all(|(listed, _)| listed != reading) {
+                let leads = found(&PathReadings::only(reading.to_owned()));
+                each.push((reading.to_owned(), leads.map(|(destination, _)| destination)));
+            }
+        }
         let (outcome, preflight) = match found(&readings) {
             Ok((destination, preflight)) => (Ok(destination), preflight),
             Err(rejection) => (Err(rejection), false),
         };
         let outcome = outcome.and_then(|found| {
-            let target = webdav::Destination::read(&head, authority.as_ref())?;
-            target.map_or(Ok(()), |target| {
-                self.check_target(target.target, found, &host, &mut head, &own)
-            })?;
+            if let Some(mut references) = References::read(&head, authority.as_ref())? {
+                for target in references.targets() {
+                    self.check_target(target, found, &host, &mut head, &own)?;
+                }
+            }
             Ok(found)
         });
         let sent = match &outcome {
@@ -204,17 +206,18 @@ impl<'c> RouteExplainer<'c> {
         RouteDecision { host, path, readings: each, candidates, outcome, preflight, sent }
     }
 
-    /// Checks that the `Destination` field (RFC 4918 §10.3) leads to the route of the request, as the gateway does.
+    /// Checks that a reference of `Destination` or `If` (RFC 4918 §10) leads to the route of the request, as the gateway
+    /// does.
     fn check_target(
         &self,
-        mut target: Uri,
+        target: &mut Uri,
         found: ExplainedDestination<'c>,
         host: &str,
         head: &mut Parts,
         gateway_fields: &HeaderMap,
     ) -> Result<(), Rejection> {
-        let readings = match_route::read_path(&mut target)?;
-        let own = core::mem::replace(&mut head.uri, target);
+        let readings = match_route::read_path(target)?;
+        let own = core::mem::replace(&mut head.uri, target.clone());
         let other = self.find(host, head, &readings, gateway_fields);
         head.uri = own;
         match other {

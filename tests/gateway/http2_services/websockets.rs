@@ -57,4 +57,5 @@ fn a_refusal_of_a_websocket_reaches_the_client() {
 
 const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\n\
                          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Protocol: mqtt, chat\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
