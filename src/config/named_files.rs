@@ -41,7 +41,7 @@ pub(super) fn of(file: &File) -> Vec<(Vec<String>, Value)> {
         let inherited = issuers.into_iter().find(|(name, _)| is_its(&name.value));
         match inherited {
             Some((_, issuer)) if session.client.is_absent() => {
-                files.client(&key_path, &issuer.client)
+                files.client(&key_path, &issuer.client);
             }
             _ => files.client(&key_path, &session.client),
         }

@@ -158,7 +158,6 @@ fn fill(
             (Some(value), _) => {
                 filled.push_str(value);
                 ends_in_value = true;
-                continue;
             }
             // The depth is bounded by `parse`.
             (None, Otherwise::Default(default)) => {

@@ -186,7 +186,7 @@ impl ReadContent {
                     break;
                 };
                 size += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-                broken = frame.is_err().then(|| announced.clone());
+                broken = frame.is_err().then_some(announced);
                 frames.push_back(frame);
                 if broken.is_some() {
                     break;
@@ -246,7 +246,7 @@ impl http_body::Body for ReadContent {
     fn size_hint(&self) -> SizeHint {
         // What was read is not the length of content whose end is missing.
         if let Some(announced) = &self.broken {
-            return announced.clone();
+            return *announced;
         }
         let read: u64 = self.data().map(|data| data.len() as u64).sum();
         let rest = self.rest.size_hint();

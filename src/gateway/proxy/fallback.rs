@@ -115,7 +115,7 @@ impl Fallback {
             Ok(sent) => format!("status {}", sent.response.status().as_u16()).into(),
             Err(failed) => failed.cause.clone(),
         };
-        let of_other = self.ask_other(upstream, &mut own, &mut fallible, &cause).await;
+        let of_other = self.ask_other(upstream, &mut own, &mut fallible, cause.clone()).await;
         match of_other {
             Some(completed) if !replaces(completed.response.status(), method) => {
                 if let (Some(stale), Some(key)) = (&self.stale, &fallible.stale_key) {
@@ -144,7 +144,7 @@ impl Fallback {
         upstream: &Upstream,
         own: &mut Result<UpstreamResponse, Box<SendFailure>>,
         fallible: &mut Fallible<'_>,
-        cause: &Cow<'static, str>,
+        cause: Cow<'static, str>,
     ) -> Option<Completed> {
         let request = fallible.request;
         let (unsent, may_repeat, attempts) = match own {
@@ -170,7 +170,7 @@ impl Fallback {
         let replaced = Replacement {
             kind: FallbackKind::Upstream,
             upstream: Some(Arc::clone(&other.upstream.settings().name)),
-            cause: cause.clone(),
+            cause,
         };
         Some(Completed { replaced: Some(Box::new(replaced)), waited: None, ..sent.into() })
     }

@@ -120,10 +120,8 @@ impl ResetRequest {
             _ => name.starts_with("claim:"),
         };
         match (&*name, value) {
-            _ if !is_value => return Err(ResetError::Value),
-            ("ip", Value::String(ip)) if ip.parse::<IpAddr>().is_err() => {
-                return Err(ResetError::Address);
-            }
+            _ if !is_value => Err(ResetError::Value),
+            ("ip", Value::String(ip)) if ip.parse::<IpAddr>().is_err() => Err(ResetError::Address),
             ("issuer" | "iss", Value::String(issuer)) => match self.issuer.replace(issuer) {
                 None => Ok(()),
                 Some(_) => Err(TWICE),

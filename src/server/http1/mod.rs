@@ -103,7 +103,7 @@ impl<S: Socket + Send + 'static> Connection<S> {
 
     /// Returns the limits of a head, which a reload changes for open connections too.
     fn limits(&self) -> HeadLimits {
-        HeadLimits::of(&self.gateway.shared().snapshot.load().server())
+        HeadLimits::of(self.gateway.shared().snapshot.load().server())
     }
 
     /// Reads the head of the next request, or one that is refused; `None` if the connection is to end.

@@ -308,7 +308,7 @@ fn scopes<'r>(
 ) -> Result<(Option<&'r str>, Scopes), TokenError> {
     let written = |path: &'r str| Some((path, written_claim_at(claims, path)?));
     let found = rules.scope_claim.iter().find_map(|path| {
-        written(&**path).or_else(|| written("scope").filter(|_| is_answer && **path == *"scp"))
+        written(path).or_else(|| written("scope").filter(|_| is_answer && **path == *"scp"))
     });
     let Some((path, value)) = found else { return Ok((None, Scopes::default())) };
     let scopes = match value {

@@ -251,11 +251,11 @@ impl<'a> Sending<'a> {
         if failure.is_deadline() {
             // No time is left for another attempt, here or elsewhere.
             failed.error.sent = true;
-            return Next::End(Err(self.give_up(failed, cause, None)));
+            return self.give_up(failed, cause, None);
         }
         let repeated = || if failed.error.sent { self.content_again() } else { None };
         let again = failed.error.remaining_content.take().or_else(repeated);
-        let Some(again) = again else { return Next::End(Err(self.give_up(failed, cause, None))) };
+        let Some(again) = again else { return self.give_up(failed, cause, None) };
         let (target, refunded) = self.next_target(&failed).await;
         if let Some(target) = target
             && !self.options.is_over()
@@ -273,7 +273,7 @@ impl<'a> Sending<'a> {
             return Next::Attempt(again, target);
         }
         let content = RequestContent { writer: again, whole: self.whole.take() };
-        Next::End(Err(self.give_up(failed, cause, Some(content))))
+        self.give_up(failed, cause, Some(content))
     }
 
     /// Returns the endpoint of the attempt after a failed one, and whether that one does not count against the retries.
@@ -320,13 +320,13 @@ impl<'a> Sending<'a> {
                 || self.upstream.has_budget(self.retries))
     }
 
-    /// Returns the failure of the request after its last attempt.
+    /// Ends the request with the failure of its last attempt.
     fn give_up(
         &self,
         failed: Failed,
         cause: Cow<'static, str>,
         content: Option<RequestContent>,
-    ) -> Box<SendFailure> {
+    ) -> Next {
         let Failed { error, endpoint, counted, .. } = failed;
         let failure = SendFailure {
             failure: error.failure,
@@ -336,7 +336,7 @@ impl<'a> Sending<'a> {
             sent: error.sent,
             content,
         };
-        Box::new(if counted { failure } else { self.upstream.lost(failure) })
+        Next::End(Err(Box::new(if counted { failure } else { self.upstream.lost(failure) })))
     }
 }
 
